@@ -1,0 +1,8 @@
+"""The one exception meant for the person at the keyboard."""
+
+
+class InputError(ValueError):
+    """Say in one sentence what was wrong with an input: which file or frame, what was expected, what to do.
+
+    Readers, the command line, notebook parameters and checkpoints raise it; `nsw` prints its text and exits with 2.
+    """

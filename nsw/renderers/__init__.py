@@ -1,0 +1,1 @@
+"""Renderers: a model and cameras in, a `Render` out."""
