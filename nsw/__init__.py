@@ -30,6 +30,7 @@ def device(name: str = "auto") -> torch.device:
     Raises:
         InputError: for an unknown name, or for CUDA on a machine without it.
 
+    >>> import nsw
     >>> nsw.device("cpu")
     device(type='cpu')
     """
@@ -41,7 +42,9 @@ def device(name: str = "auto") -> torch.device:
     if kind not in ("cpu", "cuda") or (index and not (kind == "cuda" and index.isdigit())):
         raise InputError(f'Unknown device "{name}": expected "auto", "cpu", "cuda" or "cuda:N".')
     if kind == "cuda" and not torch.cuda.is_available():
-        raise InputError(f'Device "{name}" was asked for, but torch finds no CUDA GPU here: use "auto" or "cpu", or see `nsw doctor`.')
+        raise InputError(
+            f'Device "{name}" was asked for, but torch finds no CUDA GPU here: use "auto" or "cpu", or see `nsw doctor`.'
+        )
     return torch.device(name)
 
 

@@ -135,7 +135,9 @@ def project(cameras: Cameras, points_world: Float[Tensor, "N 3"]) -> tuple[Float
     return pixels[..., :2], z
 
 
-def look_at(eyes: Float[Tensor, "C 3"], target: Sequence[float] = (0.0, 0.0, 0.0), up: Sequence[float] = (0.0, 0.0, 1.0)) -> Float[Tensor, "C 4 4"]:
+def look_at(
+    eyes: Float[Tensor, "C 3"], target: Sequence[float] = (0.0, 0.0, 0.0), up: Sequence[float] = (0.0, 0.0, 1.0)
+) -> Float[Tensor, "C 4 4"]:
     """Return `cam_from_world` [C, 4, 4] of cameras at `eyes` that look at `target` with `up` upwards in the picture.
 
     >>> look_at(torch.tensor([[0.0, -2.0, 0.0]]))[0, 2, 3].item()
@@ -203,5 +205,7 @@ def check(cameras: Cameras, names: Sequence[str] | None = None, source: str = "c
     for bad, what in tests:
         if bool(bad.any()):
             first = int(bad.nonzero()[0, 0])
-            raise InputError(f"{source}: {names[first]} {what}; correct that frame or remove it ({int(bad.sum())} of {len(cameras)} frames).")
+            raise InputError(
+                f"{source}: {names[first]} {what}; correct that frame or remove it ({int(bad.sum())} of {len(cameras)} frames)."
+            )
     return cameras

@@ -1,0 +1,162 @@
+"""How pictures and geometry are scored: one named, versioned protocol for every number that NSW prints.
+
+Protocol "nsw-view", version 1: sRGB display values clamped to [0, 1]; pictures with alpha composited over the scene's
+background (white unless said); smaller sizes made by alpha-weighted area averaging of the stored 8-bit pictures; PSNR per
+view, then averaged over views (not from pooled error); SSIM with an 11x11 Gaussian window, sigma 1.5, borders mirrored,
+averaged over views; depth error is the mean absolute difference of camera z over pixels that hit the true surface.
+Change any of these and the version goes up.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from nsw.errors import InputError
+
+PROTOCOL = "nsw-view"
+PROTOCOL_VERSION = 1
+
+
+def describe(scene=None, split: str = "test") -> str:
+    """Return the one line that is printed under numbers.
+
+    >>> describe()
+    'nsw-view v1: PSNR and SSIM (11x11) per view then averaged, sRGB in [0, 1], area resize'
+    """
+    text = f"{PROTOCOL} v{PROTOCOL_VERSION}: PSNR and SSIM (11x11) per view then averaged, sRGB in [0, 1], area resize"
+    if scene is None:
+        return text
+    height, width = scene.images.shape[1:3]
+    return f"{text}; {scene.name} {width}x{height}, {len(scene.frames(split))} {split} views, {scene.background} background"
+
+
+def psnr(
+    predicted: Float[Tensor, "*n H W 3"], target: Float[Tensor, "*n H W 3"], mask: Bool[Tensor, "*n H W"] | None = None
+) -> float:
+    """Return the peak signal-to-noise ratio in dB, per picture and then averaged.
+
+    PSNR = -10 log10(MSE) for values in [0, 1]. Equal pictures give 100 dB rather than infinity, so that means stay finite.
+
+    Args:
+        predicted: clamped to [0, 1] here.
+        target: in [0, 1].
+        mask: score only pixels that are True; pictures without any are left out.
+
+    >>> round(psnr(torch.zeros(4, 4, 3), torch.full((4, 4, 3), 0.1)), 2)
+    20.0
+    """
+    return _mean(psnr_per_view(predicted, target, mask))
+
+
+def psnr_per_view(predicted: Tensor, target: Tensor, mask: Tensor | None = None) -> list[float]:
+    """Return the PSNR in dB of each picture; see `psnr`."""
+    predicted, target = _batched(predicted, target)
+    error = (predicted.double().clamp(0, 1) - target.double()).square().mean(-1)
+    mask = torch.ones_like(error, dtype=torch.bool) if mask is None else mask.reshape(error.shape)
+    per_view = [error[i][mask[i]].mean() for i in range(len(error)) if bool(mask[i].any())]
+    return [float(-10.0 * torch.log10(mse.clamp_min(1e-10))) for mse in per_view]
+
+
+def ssim(predicted: Float[Tensor, "*n H W 3"], target: Float[Tensor, "*n H W 3"]) -> float:
+    """Return structural similarity (Wang et al. 2004), 11x11 Gaussian window, sigma 1.5, averaged over pictures.
+
+    Raises:
+        InputError: for pictures smaller than the window.
+    """
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    predicted, target = _batched(predicted, target)
+    if min(predicted.shape[1:3]) < 11:
+        raise InputError(
+            f"SSIM needs pictures of at least 11x11 pixels, got {predicted.shape[2]}x{predicted.shape[1]}: train at a larger size."
+        )
+    x, y = (t.float().clamp(0, 1).permute(0, 3, 1, 2) for t in (predicted, target))
+    return float(structural_similarity_index_measure(x, y, data_range=1.0, kernel_size=11, sigma=1.5))
+
+
+def lpips(predicted: Float[Tensor, "*n H W 3"], target: Float[Tensor, "*n H W 3"], weights: Path | None = None) -> float | None:
+    """Return LPIPS (Zhang et al. 2018, VGG) when its weights are on disk, else None; nothing is ever downloaded.
+
+    Args:
+        weights: a folder with torchvision's `vgg16-397923af.pth` in torch-hub layout (`hub/checkpoints/`); default is torch's
+            own hub folder.
+    """
+    root = Path(weights) if weights else Path(torch.hub.get_dir())
+    if not (root / "checkpoints" / "vgg16-397923af.pth").is_file():
+        return None
+    os.environ.setdefault("TORCH_HOME", str(root.parent))
+    from torchmetrics.functional.image.lpips import learned_perceptual_image_patch_similarity
+
+    predicted, target = _batched(predicted, target)
+    x, y = (t.float().clamp(0, 1).permute(0, 3, 1, 2) for t in (predicted, target))
+    return float(learned_perceptual_image_patch_similarity(x, y, net_type="vgg", normalize=True))
+
+
+def depth_error(
+    predicted: Float[Tensor, "*n H W"], true: Float[Tensor, "*n H W"], mask: Bool[Tensor, "*n H W"] | None = None
+) -> float:
+    """Return the mean absolute error of camera depth in world units where the true depth is known (> 0)."""
+    mask = true > 0 if mask is None else mask & (true > 0)
+    if not bool(mask.any()):
+        raise InputError("Depth error was asked for, but no pixel has a true depth: choose a scene with depth.")
+    return float((predicted - true).abs()[mask].double().mean())
+
+
+def normal_error_degrees(predicted: Float[Tensor, "*n H W 3"], true: Float[Tensor, "*n H W 3"]) -> float:
+    """Return the mean angle in degrees between normals where the true normal is known (length > 0.5)."""
+    mask = true.norm(dim=-1) > 0.5
+    if not bool(mask.any()):
+        raise InputError("Normal error was asked for, but no pixel has a true normal: choose a scene with normals.")
+    a = torch.nn.functional.normalize(predicted[mask].double(), dim=-1)
+    b = torch.nn.functional.normalize(true[mask].double(), dim=-1)
+    # atan2 keeps small angles exact, where acos loses half the digits
+    return float(torch.rad2deg(torch.atan2(torch.cross(a, b, dim=-1).norm(dim=-1), (a * b).sum(-1))).mean())
+
+
+@dataclass(frozen=True)
+class ViewScores:
+    """Scores over a split: mean PSNR in dB, mean SSIM, mean depth error (None without true depth), PSNR of every view."""
+
+    psnr: float
+    ssim: float
+    depth_error: float | None
+    per_view: tuple[float, ...]
+    protocol: str
+
+
+def evaluate(render: Callable, scene, split: str = "test", background: float = 1.0) -> ViewScores:
+    """Render every view of a split and score it against the pictures.
+
+    Args:
+        render: `render(cameras) -> Render` for a batch of one camera, background included.
+        scene: the scene; its masks are honoured.
+    """
+    frames = scene.frames(split)
+    target = scene.pixels(frames, background)
+    with torch.no_grad():
+        renders = [render(scene.cameras[int(i)]) for i in frames]
+    rgb = torch.cat([r.rgb.detach().cpu() for r in renders])
+    per_view = psnr_per_view(rgb, target, None if scene.masks is None else scene.masks[frames])
+    depth = None
+    if scene.depth is not None:
+        depth = depth_error(torch.cat([r.depth.detach().cpu() for r in renders]), scene.depth[frames].float())
+    return ViewScores(_mean(per_view), ssim(rgb, target), depth, tuple(per_view), describe(scene, split))
+
+
+def _batched(predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    if predicted.shape != target.shape:
+        raise InputError(f"Pictures to compare differ in size: {tuple(predicted.shape)} against {tuple(target.shape)}.")
+    return predicted.reshape(-1, *predicted.shape[-3:]), target.reshape(-1, *target.shape[-3:])
+
+
+def _mean(values: list[float]) -> float:
+    if not values:
+        raise InputError("There is no pixel to score: the mask is empty in every view.")
+    return sum(values) / len(values)

@@ -1,0 +1,90 @@
+"""Metrics against closed forms and independent implementations."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from nsw import losses, metrics
+from nsw.errors import InputError
+
+
+def pictures(n=2, size=24, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(n, size, size, 3, generator=generator), torch.rand(n, size, size, 3, generator=generator)
+
+
+def test_psnr_is_averaged_over_views_not_pooled():
+    target = torch.zeros(2, 4, 4, 3)
+    predicted = torch.stack([torch.full((4, 4, 3), 0.1), torch.full((4, 4, 3), 0.01)])
+    assert metrics.psnr(predicted, target) == pytest.approx((20 + 40) / 2, abs=1e-6)
+
+
+def test_psnr_clamps_the_prediction_and_honours_masks():
+    target = torch.ones(1, 2, 2, 3)
+    predicted = torch.tensor([[[[3.0] * 3, [1.0] * 3], [[0.9] * 3, [0.0] * 3]]])
+    mask = torch.tensor([[[True, True], [True, False]]])
+    assert metrics.psnr(predicted, target, mask) == pytest.approx(-10 * math.log10(0.01 / 3), abs=1e-4)
+    with pytest.raises(InputError, match="mask is empty"):
+        metrics.psnr(predicted, target, torch.zeros_like(mask))
+
+
+def test_ssim_agrees_with_scikit_image():
+    skimage = pytest.importorskip("skimage.metrics")
+    x, y = pictures(1)
+    # skimage crops five pixels where torchmetrics mirrors them: mirror first and the two mean over the same windows
+    a, b = (np.pad(p[0].numpy().astype(np.float64), ((5, 5), (5, 5), (0, 0)), mode="reflect") for p in (x, y))
+    expected = skimage.structural_similarity(
+        a, b, channel_axis=-1, data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, win_size=11
+    )
+    assert metrics.ssim(x, y) == pytest.approx(expected, abs=1e-5)
+
+
+def test_ssim_of_small_pictures_is_refused():
+    with pytest.raises(InputError, match="at least 11x11"):
+        metrics.ssim(torch.zeros(8, 8, 3), torch.zeros(8, 8, 3))
+
+
+def test_shapes_that_differ_are_refused():
+    with pytest.raises(InputError, match="differ in size"):
+        metrics.psnr(torch.zeros(8, 8, 3), torch.zeros(8, 9, 3))
+
+
+def test_loss_ssim_is_zero_for_equal_and_has_a_gradient_that_finite_differences_confirm():
+    x, y = (p.double()[:, :13, :12] for p in pictures(1))
+    assert losses.loss_ssim(x, x).item() == pytest.approx(0.0, abs=1e-9)
+    assert torch.autograd.gradcheck(losses.loss_ssim, (x.requires_grad_(True), y), atol=1e-6)
+
+
+def test_normal_error_measures_angles():
+    true = torch.tensor([[[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]])
+    tilted = torch.tensor([[[0.0, math.sin(0.2), math.cos(0.2)], [1.0, 0.0, 0.0]]])
+    assert metrics.normal_error_degrees(tilted, true) == pytest.approx(math.degrees(0.2), abs=1e-4)
+
+
+def test_depth_error_counts_only_pixels_with_truth():
+    true = torch.tensor([[2.0, 0.0]])
+    assert metrics.depth_error(torch.tensor([[2.5, 9.0]]), true) == pytest.approx(0.5)
+    with pytest.raises(InputError, match="no pixel has a true depth"):
+        metrics.depth_error(true, torch.zeros(1, 2))
+
+
+def test_lpips_needs_weights_on_disk(tmp_path):
+    x, y = pictures(1)
+    assert metrics.lpips(x, y, weights=tmp_path) is None
+
+
+def test_distortion_equals_the_double_sum():
+    generator = torch.Generator().manual_seed(1)
+    weights = torch.rand(3, 7, generator=generator, dtype=torch.float64)
+    edges = torch.rand(3, 8, generator=generator, dtype=torch.float64).sort(dim=1).values
+    middle = 0.5 * (edges[:, 1:] + edges[:, :-1])
+    pairs = weights[:, :, None] * weights[:, None] * (middle[:, :, None] - middle[:, None]).abs()
+    expected = (pairs.sum((1, 2)) + (weights.square() * edges.diff(dim=1)).sum(1) / 3).mean()
+    assert losses.loss_distortion(weights, edges).item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_total_variation_of_a_ramp():
+    ramp = torch.arange(5.0).view(5, 1, 1).expand(5, 4, 3)
+    assert losses.loss_tv(ramp).item() == pytest.approx(1.0)
