@@ -1,1 +1,28 @@
 """Renderers: a model and cameras in, a `Render` out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nsw.cameras import Cameras
+    from nsw.renderers.render import Render
+
+__all__ = ["render_view"]
+
+
+def render_view(model, cameras: Cameras, *, background=1.0, **options) -> Render:
+    """Render pictures of any model: fields, which answer `.query`, by volume rendering, Gaussians by splatting.
+
+    Args:
+        model: a field or `nsw.models.gaussians.Gaussians`.
+        background: grey level or colour [3].
+        options: passed on to `nsw.renderers.volume.render_view` or `nsw.renderers.splats.render_view`.
+    """
+    if hasattr(model, "query"):
+        from nsw.renderers import volume
+
+        return volume.render_view(model, cameras, background=background, **options)
+    from nsw.renderers import splats
+
+    return splats.render_view(model, cameras, background=background, **options)
