@@ -1,0 +1,42 @@
+"""Seeds, seconds and memory of this process."""
+
+from __future__ import annotations
+
+import random
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+
+@dataclass
+class Timer:
+    """What `Run.timed` yields; `seconds` is final once its block has ended."""
+
+    name: str
+    seconds: float = 0.0
+
+
+def peak_memory_mb() -> float:
+    """Return the most memory this process has held so far, in MB (2^20 bytes)."""
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset / 2**20
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def seed_everything(seed: int, device: torch.device) -> torch.Generator:
+    """Seed torch, numpy and Python, ask for repeatable CPU operations, and return a seeded generator on `device`."""
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
+    # On the CPU accumulating index_put_ adds in parallel, in any order, unless asked not to. On CUDA the same switch would
+    # warn about, and slow down, operations that have no repeatable form.
+    torch.use_deterministic_algorithms(device.type == "cpu", warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    return torch.Generator(device).manual_seed(seed)

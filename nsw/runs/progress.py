@@ -1,0 +1,162 @@
+"""Progress of a loop: a right ETA, and one line, bar or panel, whichever the place can show."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+
+class Eta:
+    """Time left, from the steps of this session only, recent ones counting most.
+
+    Args:
+        total: steps in all.
+        done: steps done in earlier sessions.
+        clock: returns seconds.
+        memory: seconds after which a step's weight has fallen to 1/e.
+    """
+
+    def __init__(self, total: int, done: int = 0, clock: Callable[[], float] = time.monotonic, memory: float = 10.0) -> None:
+        self.total, self.done, self._clock, self._memory = total, done, clock, memory
+        self._last = self._start = clock()
+        self._seconds = self._steps = 0.0
+        self._paused = 0.0
+
+    def step(self) -> None:
+        """Count one finished step."""
+        now = self._clock()
+        passed = now - self._last
+        keep = math.exp(-passed / self._memory)
+        self._seconds = self._seconds * keep + passed
+        self._steps = self._steps * keep + 1.0
+        self._last = now
+        self.done += 1
+
+    def skip(self) -> None:
+        """Leave out the time since the last step: a pause, a picture, a checkpoint."""
+        now = self._clock()
+        self._paused += now - self._last
+        self._last = now
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of this session."""
+        return self._clock() - self._start
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds left, or None before the first step. Pictures and checkpoints weigh as they did so far."""
+        if not self._steps:
+            return None
+        working = max(self._last - self._start - self._paused, 1e-9)
+        overhead = 1.0 + min(self._paused / working, 1.0)
+        return self._seconds / self._steps * (self.total - self.done) * overhead
+
+
+def duration(seconds: float | None) -> str:
+    """Return seconds as a person would say them.
+
+    >>> duration(4.2), duration(75), duration(3700), duration(None)
+    ('4 s', '1 min 15 s', '1 h 2 min', '?')
+    """
+    if seconds is None:
+        return "?"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s" if whole % 60 else f"{whole // 60} min"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def numbers(values: Mapping[str, float]) -> str:
+    """Return named numbers in one short line.
+
+    >>> numbers({"loss": 0.0123456, "psnr": 28.5})
+    'loss 0.01235  psnr 28.5'
+    """
+    return "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+
+
+class Reporter(Protocol):
+    """What a loop tells its progress to; `nsw.widgets.training_panel` is one with buttons."""
+
+    paused: bool
+    stopped: bool
+
+    def update(self, step: int, values: Mapping[str, float], image: Any = None) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Lines:
+    """Plain lines at a low rate: for logs and executed notebooks."""
+
+    paused = stopped = False
+
+    def __init__(self, eta: Eta, name: str, interval: float = 10.0) -> None:
+        self._eta, self._name, self._interval = eta, name, interval
+        self._next = time.monotonic() + interval / 4
+
+    def update(self, step: int, values: Mapping[str, float], image: Any = None) -> None:
+        finished = step >= self._eta.total
+        if finished or time.monotonic() >= self._next:
+            self._next = time.monotonic() + self._interval
+            left = "" if finished else f", {duration(self._eta.remaining)} left"
+            print(f"{self._name} {step}/{self._eta.total}  {numbers(values)}  {duration(self._eta.elapsed)}{left}", flush=True)
+
+    def close(self) -> None:
+        sys.stdout.flush()
+
+
+class Bar:
+    """A tqdm bar in a terminal."""
+
+    paused = stopped = False
+
+    def __init__(self, eta: Eta, name: str) -> None:
+        from tqdm import tqdm
+
+        layout = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {postfix}"
+        self._eta = eta
+        self._bar = tqdm(total=eta.total, initial=eta.done, desc=name, bar_format=layout, dynamic_ncols=True, leave=True)
+
+    def update(self, step: int, values: Mapping[str, float], image: Any = None) -> None:
+        self._bar.set_postfix_str(
+            f"{numbers(values)}  {duration(self._eta.elapsed)}, {duration(self._eta.remaining)} left", refresh=False
+        )
+        self._bar.update(step - self._bar.n)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def in_notebook() -> bool:
+    """Return whether a person sits in front of a notebook: a kernel whose front end takes input (papermill's does not)."""
+    if "IPython" not in sys.modules:
+        return False
+    from IPython import get_ipython
+
+    kernel = getattr(get_ipython(), "kernel", None)
+    return bool(getattr(kernel, "_allow_stdin", False))
+
+
+def in_kernel() -> bool:
+    """Return whether the code runs in a Jupyter kernel, watched or not."""
+    if "IPython" not in sys.modules:
+        return False
+    from IPython import get_ipython
+
+    return getattr(get_ipython(), "kernel", None) is not None
+
+
+def reporter(run: Any, eta: Eta, name: str) -> Reporter:
+    """Return the panel, the bar or the lines that fit the place."""
+    if in_notebook():
+        from nsw.widgets import training_panel
+
+        return training_panel(run, eta.total, name)
+    return Bar(eta, name) if sys.stderr.isatty() and not in_kernel() else Lines(eta, name)
