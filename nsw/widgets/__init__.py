@@ -1,0 +1,48 @@
+"""The notebook side: pictures, sliders, the viewer, cards and checks. Everything loads on first use.
+
+Only this package imports ipywidgets, anywidget, plotly, jupyter_rfb and viser, and only inside functions or in modules
+that are imported on use, so that a headless run pays for nothing it does not show.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+_HOME = {
+    "live": "frontend",
+    "show": "pictures",
+    "images": "pictures",
+    "heat": "heatmaps",
+    "lines": "charts",
+    "bars": "charts",
+    "figure": "charts",
+    "sliders": "slider_panel",
+    "viewer": "inline_viewer",
+    "compare": "comparison",
+    "form": "parameter_form",
+    "source": "source_card",
+    "edit": "editing",
+    "edited": "editing",
+    "restore": "editing",
+    "training_panel": "training",
+    "check": "exercises",
+    "claim_table": "tables",
+    "budget": "tables",
+    "table": "tables",
+    "ray_inspector": "inspector",
+    "viser_view": "viser_server",
+    "serve": "viser_server",
+    "method_map": "methods_map",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str):
+    if name in _HOME:
+        return getattr(importlib.import_module(f"nsw.widgets.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'nsw.widgets' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return __all__

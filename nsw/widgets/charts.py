@@ -1,0 +1,121 @@
+"""Line and bar charts in the house style: plotly where a front end draws it, an SVG still everywhere else."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nsw.widgets.frontend import emit
+from nsw.widgets.pictures import need_alt
+
+# Okabe and Ito's palette, told apart with every common form of colour blindness; the yellow is last: it is weak on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "solid", "dash", "dot")
+WIDTH, HEIGHT = 720, 360
+
+
+def figure(data: Sequence[Any] = (), **layout: Any):
+    """Return a plotly figure with the house layout; `layout` overrides it."""
+    import plotly.graph_objects as go
+
+    axis = dict(showline=True, linecolor="#444", ticks="outside", gridcolor="#e3e3e3", zerolinecolor="#bbb", automargin=True)
+    house = dict(
+        width=WIDTH,
+        height=HEIGHT,
+        paper_bgcolor="white",
+        plot_bgcolor="white",
+        font=dict(family="Arial, Helvetica, sans-serif", size=14, color="#222"),
+        margin=dict(l=70, r=20, t=50 if layout.get("title") else 20, b=60),
+        colorway=list(COLOURS),
+        colorscale=dict(sequential="Cividis"),
+        legend=dict(orientation="h", yanchor="bottom", y=1.0, xanchor="left", x=0),
+        xaxis=axis,
+        yaxis=axis,
+    )
+    # An empty template keeps the default one, which is ten times larger than a small chart, out of the notebook file.
+    return go.Figure(list(data), layout=go.Layout(template="none", **house)).update_layout(**layout)
+
+
+def _numbers(values: Any) -> list:
+    """Return values as a plain list: a base64 array would tie the stored notebook to one plotly version."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+    return values.tolist() if hasattr(values, "tolist") else list(values)
+
+
+def lines(
+    series: Mapping[str, tuple[Any, Any]],
+    x: str,
+    y: str,
+    alt: str,
+    title: str | None = None,
+    caption: str | None = None,
+    markers: bool = False,
+    log_x: bool = False,
+    log_y: bool = False,
+):
+    """Show curves {name: (x values, y values)} with named axes; colour and dash both tell them apart."""
+    import plotly.graph_objects as go
+
+    data = [
+        go.Scatter(
+            x=_numbers(xs),
+            y=_numbers(ys),
+            name=name,
+            mode="lines+markers" if markers else "lines",
+            line=dict(color=COLOURS[i % 8], dash=DASHES[i % 8], width=2.5),
+        )
+        for i, (name, (xs, ys)) in enumerate(series.items())
+    ]
+    chart = figure(data, title=title, showlegend=len(data) > 1)
+    chart.update_xaxes(title=x, type="log" if log_x else "linear")
+    chart.update_yaxes(title=y, type="log" if log_y else "linear")
+    show_figure(chart, alt, caption)
+
+
+def bars(
+    values: Mapping[str, float | Mapping[str, float]],
+    alt: str,
+    y: str = "",
+    title: str | None = None,
+    caption: str | None = None,
+):
+    """Show bars {name: value}, or groups {name: {series: value}}, each with its number written on it."""
+    import plotly.graph_objects as go
+
+    grouped = any(isinstance(value, Mapping) for value in values.values())
+    names = list(dict.fromkeys(key for value in values.values() for key in value)) if grouped else [""]
+    data = []
+    for i, name in enumerate(names):
+        heights = [
+            float(value[name]) if grouped and name in value else None if grouped else float(value) for value in values.values()
+        ]
+        labels = ["" if height is None else f"{height:.3g}" for height in heights]
+        colour = COLOURS[i % 8]
+        data.append(
+            go.Bar(x=list(values), y=heights, name=name, text=labels, textposition="outside", cliponaxis=False, marker_color=colour)
+        )
+    chart = figure(data, title=title, showlegend=grouped, barmode="group")
+    chart.update_yaxes(title=y)
+    show_figure(chart, alt, caption)
+
+
+def show_figure(chart: Any, alt: str, caption: str | None = None) -> None:
+    """Display a plotly figure: interactive where plotly's renderer is installed, as an SVG still elsewhere."""
+    need_alt(alt)
+    emit(figure_bundle(chart, alt), metadata={"image/svg+xml": {"alt": alt}})
+    if caption:
+        emit({"text/html": f'<p style="margin:0;font-size:0.9em;opacity:0.85">{html.escape(caption)}</p>', "text/plain": caption})
+
+
+def figure_bundle(chart: Any, alt: str) -> dict[str, Any]:
+    """Return the mime bundle of a figure; nothing in it needs the network."""
+    from nsw.widgets.svg_still import svg
+
+    return {
+        "application/vnd.plotly.v1+json": {**json.loads(chart.to_json()), "config": {"displaylogo": False, "responsive": False}},
+        "image/svg+xml": svg(chart, alt),
+        "text/plain": alt,
+    }

@@ -1,0 +1,106 @@
+"""Maps of one number per pixel, in a colour scale that colour-blind readers can read, with its bar and unit."""
+
+from __future__ import annotations
+
+import html
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from nsw.errors import InputError
+from nsw.widgets import pictures
+from nsw.widgets.frontend import emit
+
+_BAR, _GAP, _TEXT = 16, 12, 110  # bar width, gap, room for its numbers, CSS pixels
+
+
+@cache
+def cividis() -> np.ndarray:
+    """Return the 256 colours of the cividis scale, uint8 [256, 3]: dark blue is low, yellow is high."""
+    from plotly.colors import sequential, unlabel_rgb
+
+    anchors = np.array([_rgb(colour, unlabel_rgb) for colour in sequential.Cividis], dtype=np.float64)
+    at = np.linspace(0, len(anchors) - 1, 256)
+    return np.stack([np.interp(at, np.arange(len(anchors)), anchors[:, i]) for i in range(3)], -1).round().astype(np.uint8)
+
+
+def _rgb(colour: str, unlabel) -> tuple[float, ...]:
+    if colour.startswith("#"):
+        return tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return unlabel(colour)
+
+
+def coloured(values: Any, low: float, high: float) -> np.ndarray:
+    """Return a map [H, W] as uint8 colours [H, W, 3]; values outside [low, high] take its ends, NaN is grey."""
+    values = np.asarray(values, dtype=np.float64)
+    unit = np.clip((np.nan_to_num(values, nan=low) - low) / max(high - low, 1e-300), 0, 1)
+    out = cividis()[(unit * 255 + 0.5).astype(np.int64)]
+    out[np.isnan(values)] = 160
+    return out
+
+
+def heat(map2d: Any, alt: str, unit: str = "", title: str = "", low: float | None = None, high: float | None = None) -> None:
+    """Show a map [H, W] of numbers with a colour bar.
+
+    Args:
+        map2d: tensor or array [H, W], or [1, H, W]; NaN is drawn grey ("no value").
+        alt: one sentence.
+        unit: written beside the bar's numbers.
+        low, high: values of the scale's ends; by default the finite minimum and maximum.
+    """
+    array = map2d.detach().cpu().numpy() if hasattr(map2d, "detach") else np.asarray(map2d)
+    array = array[0] if array.ndim == 3 and array.shape[0] == 1 else array
+    if array.ndim != 2 or not array.size:
+        raise InputError(f"heat() got shape {list(array.shape)}: expected one map [H, W].")
+    pictures.need_alt(alt)
+    array = array.astype(np.float64)
+    finite = array[np.isfinite(array)]
+    low = float(low if low is not None else finite.min() if finite.size else 0.0)
+    high = float(high if high is not None else finite.max() if finite.size else 1.0)
+    colours = coloured(np.where(np.isinf(array), np.sign(array) * 1e300, array), low, high)
+    width = pictures.shown_width(array.shape[1], pictures.NOTEBOOK_WIDTH - _BAR - _GAP - _TEXT)
+    still = _with_bar(pictures.enlarged(colours, width), low, high, unit, title)
+    emit(
+        pictures.bundle(still, alt, _html(colours, width, low, high, unit, title, alt)),
+        metadata={"image/png": {"alt": alt, "width": still.shape[1]}},
+    )
+
+
+def _ticks(low: float, high: float, unit: str) -> list[str]:
+    """Return the labels at the top, the middle and the bottom of the bar."""
+    unit = f" {unit}" if unit else ""
+    return [f"{value:.3g}{unit}" for value in (high, 0.5 * (low + high), low)]
+
+
+def _html(colours: np.ndarray, width: int, low: float, high: float, unit: str, title: str, alt: str) -> str:
+    height = round(width * colours.shape[0] / colours.shape[1])
+    bar = np.ascontiguousarray(cividis()[::-1][:, None])
+    ticks = "".join(f"<span>{html.escape(tick)}</span>" for tick in _ticks(low, high, unit))
+    heading = f'<figcaption style="font-weight:600;padding-bottom:0.3em">{html.escape(title)}</figcaption>' if title else ""
+    return (
+        f'<figure style="margin:0.3em 0">{heading}<div style="display:flex;gap:{_GAP}px">{pictures.img_tag(colours, alt, width)}'
+        f'<img src="{pictures.data_url(pictures.png_bytes(bar))}" alt="" style="width:{_BAR}px;height:{height}px">'
+        f'<div style="display:flex;flex-direction:column;justify-content:space-between;height:{height}px;font-size:0.85em">{ticks}'
+        "</div></div></figure>"
+    )
+
+
+def _with_bar(array: np.ndarray, low: float, high: float, unit: str, title: str) -> np.ndarray:
+    """Return the picture with title, bar and numbers drawn beside it, for places that show no HTML."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    top = 28 if title else 8
+    height, width = array.shape[:2]
+    sheet = Image.new("RGB", (width + _GAP + _BAR + _TEXT, top + height + 8), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
+    sheet.paste(Image.fromarray(array), (0, top))
+    bar = cividis()[::-1][(np.arange(height) * 255 // max(height - 1, 1))][:, None].repeat(_BAR, 1)
+    sheet.paste(Image.fromarray(np.ascontiguousarray(bar)), (width + _GAP, top))
+    for i, tick in enumerate(_ticks(low, high, unit)):
+        draw.text(
+            (width + _GAP + _BAR + 6, top + (height - 1) * i / 2), pictures.drawable(tick), fill="black", font=font, anchor="lm"
+        )
+    if title:
+        draw.text((0, 4), pictures.drawable(title), fill="black", font=ImageFont.load_default(16))
+    return np.asarray(sheet)

@@ -1,0 +1,132 @@
+"""Sliders over a drawing function: latest-wins, coarse while moving, full at rest, and a still in every case."""
+
+from __future__ import annotations
+
+import inspect
+import numbers
+from collections.abc import Callable
+from typing import Any
+
+from nsw.errors import InputError
+from nsw.widgets import pictures
+from nsw.widgets.frontend import Latest, emit, failure_line, live
+
+
+def control(name: str, spec: Any):
+    """Return the ipywidgets control of one range.
+
+    Args:
+        name: label.
+        spec: (minimum, maximum, value[, step]) for a slider, whole numbers when all are; a list for a dropdown (its first
+            entry is chosen); a bool for a checkbox.
+    """
+    import ipywidgets
+
+    look = dict(description=name.replace("_", " "), style={"description_width": "initial"}, layout={"width": "min(100%, 480px)"})
+    if isinstance(spec, bool):
+        return ipywidgets.Checkbox(value=spec, indent=False, **look)
+    if isinstance(spec, list) and spec:
+        return ipywidgets.Dropdown(options=spec, value=spec[0], **look)
+    if not (isinstance(spec, tuple) and len(spec) in (3, 4) and all(isinstance(v, numbers.Real) for v in spec)):
+        raise InputError(f"Slider {name}: expected (minimum, maximum, value[, step]), a list of choices or a bool, not {spec!r}.")
+    low, high, value = spec[:3]
+    if not low < high or not low <= value <= high:
+        raise InputError(f"Slider {name}: expected minimum <= value <= maximum, got {spec!r}.")
+    if all(isinstance(v, numbers.Integral) for v in spec):
+        return ipywidgets.IntSlider(value=value, min=low, max=high, step=spec[3] if len(spec) == 4 else 1, **look)
+    step = spec[3] if len(spec) == 4 else (high - low) / 100
+    return ipywidgets.FloatSlider(value=value, min=low, max=high, step=step, readout_format=".3g", **look)
+
+
+def sliders(draw: Callable[..., Any], alt: str, caption: str | None = None, **ranges: Any) -> None:
+    """Show `draw(**values)` under one control per range and redraw it as they move.
+
+    While a slider moves only its newest value is drawn; values that came in between are dropped. When `draw` takes an
+    argument `coarse`, it is called with coarse=True while values keep coming and once with coarse=False at rest.
+
+    Args:
+        draw: returns a picture (anything `pictures.to_array` takes) or a plotly figure.
+        alt: what the picture shows.
+        ranges: see `control`.
+    """
+    pictures.need_alt(alt)
+    controls = {name: control(name, spec) for name, spec in ranges.items()}
+    takes_coarse = "coarse" in inspect.signature(draw).parameters and "coarse" not in ranges
+    first = draw(**{name: c.value for name, c in controls.items()}, **({"coarse": False} if takes_coarse else {}))
+    panel = _Panel(draw, controls, first, alt, takes_coarse) if live() else None
+    emit_still(first, alt, caption or _values_text(controls), panel.box if panel else None)
+
+
+def _values_text(controls: dict[str, Any]) -> str:
+    """Return the settings that a still was drawn with."""
+    return ", ".join(
+        f"{name} = {c.value:.4g}" if isinstance(c.value, float) else f"{name} = {c.value}" for name, c in controls.items()
+    )
+
+
+def emit_still(drawn: Any, alt: str, caption: str | None, widget: Any) -> None:
+    """Display a drawn picture or figure as the still of `widget`."""
+    if hasattr(drawn, "to_plotly_json"):
+        from nsw.widgets.charts import figure_bundle
+
+        bundle = figure_bundle(drawn, alt)
+        emit(bundle, widget, metadata={"image/svg+xml": {"alt": alt}})
+    else:
+        pictures.emit_picture(pictures.to_array(drawn), alt, caption, widget)
+
+
+class _Panel:
+    """The live box: controls, the picture or figure, and one red line for errors."""
+
+    def __init__(self, draw: Callable[..., Any], controls: dict[str, Any], first: Any, alt: str, takes_coarse: bool):
+        import ipywidgets
+
+        self.draw, self.controls, self.takes_coarse = draw, controls, takes_coarse
+        self.latest = Latest(self.redraw, coarse=takes_coarse)
+        self.error = ipywidgets.HTML()
+        self.view = _figure_view(first) if hasattr(first, "to_plotly_json") else _picture_view(first, alt)
+        self.css_width = None if hasattr(first, "to_plotly_json") else self.view.css_width
+        self.box = ipywidgets.VBox([*controls.values(), self.view, self.error])
+        self.box.add_class("nsw-sliders")
+        for c in controls.values():
+            c.observe(lambda change: self.latest.submit(self.values()), names="value")
+
+    def values(self) -> dict[str, Any]:
+        return {name: c.value for name, c in self.controls.items()}
+
+    def redraw(self, values: dict[str, Any], coarse: bool) -> None:
+        import html
+
+        try:
+            drawn = self.draw(**values, **({"coarse": coarse} if self.takes_coarse else {}))
+            if self.css_width is None:
+                self._update_figure(drawn)
+            else:
+                self.view.show_image(drawn, self.css_width)
+            self.error.value = ""
+        except Exception as error:  # the learner's own function: whatever it raises must be seen, and the panel must go on
+            self.error.value = f'<span role="alert" style="color:#b00020">{html.escape(failure_line(error))}</span>'
+
+    def _update_figure(self, drawn: Any) -> None:
+        same = [t.type for t in drawn.data] == [t.type for t in self.view.data]
+        if not same:
+            self.view.data = []
+            self.view.add_traces(list(drawn.data))
+            self.view.layout = drawn.layout
+            return
+        with self.view.batch_update():
+            for old, new in zip(self.view.data, drawn.data, strict=True):
+                old.update(new.to_plotly_json(), overwrite=True)
+            self.view.layout.update(drawn.layout.to_plotly_json(), overwrite=True)
+
+
+def _figure_view(figure: Any):
+    import plotly.graph_objects as go
+
+    return go.FigureWidget(figure)
+
+
+def _picture_view(image: Any, alt: str):
+    from nsw.widgets.picture_widget import picture
+
+    return picture(image, alt)
