@@ -1,0 +1,171 @@
+"""NeRF (Mildenhall et al., ECCV 2020): what the paper adds to volume rendering, apart from its network and samplers.
+
+The network is `nsw.models.mlp.NerfMLP`, the encoding `nsw.models.encodings.frequency_encoding`, stratified and importance
+sampling and the quadrature are in `nsw.renderers.volume`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nsw.cameras import Cameras, Rays, pixel_rays
+from nsw.models.encodings import encoded_size, frequency_encoding
+from nsw.renderers.volume import RayRender
+
+
+def ray_batch(
+    pixels: Float[Tensor, "N H W 3"], cameras: Cameras, n_rays: int, generator: torch.Generator
+) -> tuple[Rays, Float[Tensor, "n_rays 3"]]:
+    """Return rays through random pixels of all pictures, and the pixels' colours.
+
+    Nothing is remembered between calls: the batch depends on the generator's state alone, so a resumed run repeats it.
+
+    Args:
+        pixels: pictures in [0, 1], background included, in the order of the cameras.
+        generator: on the pictures' device.
+    """
+    n, height, width = pixels.shape[:3]
+    index = torch.randint(n * height * width, (n_rays,), generator=generator, device=pixels.device)
+    camera, row, column = torch.unravel_index(index, (n, height, width))
+    return pixel_rays(cameras, camera, row, column), pixels.view(-1, 3)[index]
+
+
+def learning_rate(step: int, n_steps: int, start: float = 5e-4, factor: float = 0.1) -> float:
+    r"""Return the learning rate of a step, falling continuously by `factor` over `n_steps`.
+
+    $$\mathrm{lr}(k) = \mathrm{lr}_0 \cdot 0.1^{k / \tau}$$
+
+    >>> round(learning_rate(1000, 1000), 6)
+    5e-05
+    """
+    return start * factor ** (step / n_steps)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of every parameter group."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def ndc_rays(
+    origins_cam: Float[Tensor, "R 3"],
+    directions_cam: Float[Tensor, "R 3"],
+    focal: tuple[float, float],
+    width: int,
+    height: int,
+    near: float = 1.0,
+) -> tuple[Float[Tensor, "R 3"], Float[Tensor, "R 3"]]:
+    r"""Return rays in normalised device coordinates, in which the frustum beyond `near` is the cube [-1, 1]^3.
+
+    $$x' = \tfrac{f_x}{W/2}\tfrac{x}{z},\quad y' = \tfrac{f_y}{H/2}\tfrac{y}{z},\quad z' = 1 - \tfrac{2n}{z}$$
+    A straight ray stays straight; t' in [0, 1] of the new one runs from the near plane to infinity (NeRF, appendix C,
+    here for OpenCV's axes, z forward). For forward-facing scenes only: every ray needs z direction > 0. Colour still
+    depends on the direction in the world, not on the new one, which has no unit length.
+
+    Args:
+        origins_cam, directions_cam: rays in the axes of the reference camera.
+        focal: (fx, fy) in pixels.
+        near: distance n of the near plane, to which origins are moved first.
+    """
+    o, d = origins_cam, directions_cam
+    o = o + ((near - o[:, 2]) / d[:, 2])[:, None] * d
+    scale = o.new_tensor([2 * focal[0] / width, 2 * focal[1] / height])
+    at_origin, slope = o[:, :2] / o[:, 2:], d[:, :2] / d[:, 2:]
+    moved = torch.cat([scale * at_origin, 1 - 2 * near / o[:, 2:]], dim=-1)
+    turned = torch.cat([scale * (slope - at_origin), 2 * near / o[:, 2:]], dim=-1)
+    return moved, turned
+
+
+def fit_image(
+    image: Float[Tensor, "H W 3"], levels: int, n_steps: int = 300, width: int = 64, depth: int = 3, lr: float = 5e-3, seed: int = 0
+) -> Float[Tensor, "H W 3"]:
+    """Fit a small network (x, y) -> colour to a picture, all pixels in every step, and return what it learned.
+
+    The experiment behind the encoding (NeRF, section 5.1; Tancik et al. 2020): the network is the same for every number of
+    `levels`, only what it is told about a position changes.
+
+    Args:
+        levels: octaves of the encoding, 0 for raw coordinates.
+        width, depth: units and number of hidden layers.
+    """
+    height, width_px = image.shape[:2]
+    rows, columns = (torch.linspace(-1, 1, n, device=image.device) for n in (height, width_px))
+    inputs = frequency_encoding(torch.cartesian_prod(rows, columns), levels)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        sizes = [encoded_size(2, levels)] + [width] * depth
+        hidden = [layer for a, b in zip(sizes, sizes[1:], strict=False) for layer in (nn.Linear(a, b), nn.ReLU(inplace=True))]
+        network = nn.Sequential(*hidden, nn.Linear(width, 3), nn.Sigmoid()).to(image.device)
+    optimizer = torch.optim.Adam(network.parameters(), lr=lr)
+    with torch.enable_grad():  # also from inside a slider's callback
+        for step in range(n_steps):
+            set_learning_rate(optimizer, learning_rate(step, n_steps, lr))
+            loss = (network(inputs) - image.reshape(-1, 3)).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return network(inputs).detach().view_as(image)
+
+
+def spectrum(image: Float[Tensor, "H W 3"]) -> Float[Tensor, "H W"]:
+    """Return log10 of the picture's Fourier amplitude, averaged over colours, frequency zero in the middle."""
+    amplitude = torch.fft.fft2(image - image.mean(dim=(0, 1)), dim=(0, 1)).abs().mean(-1)
+    return torch.fft.fftshift(amplitude).clamp_min(1e-3).log10()
+
+
+def flops_per_picture(model: nn.Module, n_pixels: int, samples_per_pixel: int) -> float:
+    """Return the floating-point operations of rendering a picture: a multiplication and an addition per weight and sample.
+
+    Args:
+        model: one network; for a pair add the two.
+    """
+    return 2.0 * sum(p.numel() for p in model.parameters() if p.ndim == 2) * n_pixels * samples_per_pixel
+
+
+def diagnose(out: RayRender, colours: Float[Tensor, "R 3"], true_depth: Float[Tensor, "R"] | None = None) -> list[str]:
+    """Say in words what is wrong with a rendered batch of rays; an empty list when nothing looks wrong.
+
+    Args:
+        out: rays rendered by `nsw.renderers.volume.render_rays`, [R, S] samples, over pixels of several pictures.
+        colours: their true colours.
+        true_depth: their true distance t in world units where known, 0 elsewhere.
+    """
+    return list(_symptoms(out, colours, true_depth))
+
+
+def _symptoms(out: RayRender, colours: Tensor, true_depth: Tensor | None) -> Iterator[str]:
+    if not bool(torch.isfinite(out.rgb).all()):
+        yield "Some colours are not finite: lower the learning rate, and look for a division by a length of zero."
+        return
+    near, far = out.t_starts[:, 0], out.t_ends[:, -1]
+    hit = far > near
+    if not bool(hit.any()):
+        yield "No ray meets the scene's box: check the poses, the box, and near and far."
+        return
+    place = (out.t[hit] - near[hit, None]) / (far - near)[hit, None]
+    weights, varied = out.weights[hit], float(colours.std(dim=0).mean()) > 0.05
+    total = weights.sum().clamp_min(1e-9)
+    if float(out.alpha.max()) < 0.01:
+        yield "Density is zero everywhere: the picture is the background. Start with softplus or a positive bias, or crop to the middle."
+        return
+    if float(weights[place > 0.95].sum() / total) > 0.5:
+        yield "There is a wall at far: most weight lies in the last 5 % of the rays. Far is too near, or the background is not set."
+    if float(weights[place < 0.05].sum() / total) > 0.5:
+        yield "There is a wall at near: most weight lies in the first 5 % of the rays. Near is too far, or floaters hide the scene."
+    if varied and float(out.rgb.std(dim=0).mean()) < 0.1 * float(colours.std(dim=0).mean()):
+        yield "All rays have the same colour: the network has not left its start, or its input does not reach it."
+    solid = out.alpha[hit] > 0.5
+    mean = (weights * place).sum(-1) / weights.sum(-1).clamp_min(1e-9)
+    spread = ((weights * (place - mean[:, None]).square()).sum(-1) / weights.sum(-1).clamp_min(1e-9)).sqrt()
+    if bool(solid.any()) and float(spread[solid].median()) > 0.2:
+        yield "The scene is fog: along half of the solid rays the weight is spread over more than a fifth of the ray. Train longer."
+    if true_depth is not None:
+        known = true_depth > 0
+        outside = known & ((true_depth < near) | (true_depth > far))
+        if bool(outside.any()):
+            share = 100 * float(outside.sum() / known.sum())
+            yield f"{share:.0f} % of the true surface lies outside of [near, far]: widen them or the box."
