@@ -47,6 +47,7 @@ class Scene:
         background: picture background meant by the data set: "white", "black" or "none" (no alpha).
         source: where it was read from.
         digest: SHA-256 over pictures and cameras, for provenance.
+        notes: sentences about what the reader decided, for example which views it held out.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Scene:
     background: str = "white"
     source: Path | None = None
     digest: str = ""
+    notes: Sequence[str] = ()
 
     def __len__(self) -> int:
         return self.images.shape[0]
@@ -128,13 +130,13 @@ class Scene:
 
         return replace(
             self,
-            images=torch.cat([_area_average(image[None], height, width) for image in self.images]),
+            images=torch.cat([area_average(image[None], height, width) for image in self.images]),
             cameras=self.cameras.resized(width, height),
             **{name: nearest(getattr(self, name)) for name in ("masks", "depth", "normals", "albedo", "ids")},
         )
 
 
-def _area_average(images: UInt8[Tensor, "n H W c"], height: int, width: int) -> UInt8[Tensor, "n h w c"]:
+def area_average(images: UInt8[Tensor, "n H W c"], height: int, width: int) -> UInt8[Tensor, "n h w c"]:
     """Return pictures averaged over the pixels' areas, alpha-weighted so that transparent pixels lend no colour."""
     from torch.nn.functional import interpolate
 

@@ -1,0 +1,122 @@
+"""One call for every scene: bundled, downloaded, or a folder in any of the common layouts."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+
+from nsw.errors import InputError
+from nsw.scenes.scene import Scene
+
+_LOOKED_FOR = "manifest.json, transforms_train.json, transforms.json, COLMAP's sparse/0 or cameras.bin, poses_bounds.npy"
+
+
+def load(name_or_path: str | Path, size: int | None = None) -> Scene:
+    """Return a scene by its bundled or downloaded name, or from a folder whose layout is recognised.
+
+    A plain name means the bundled scene of that name, then the downloaded one, then a folder here; a path with a
+    separator ("./toybox") always means the folder. Folders are tried in this order: manifest.json with transforms.json
+    (bundled), transforms_train.json (NeRF-synthetic), transforms.json (nerfstudio, instant-ngp), a COLMAP model in
+    sparse/0, sparse, colmap/sparse/0 or the folder itself, poses_bounds.npy (LLFF). A folder with both a COLMAP model and
+    poses_bounds.npy is read as COLMAP where pycolmap is installed, because it has points, else as LLFF.
+
+    Args:
+        name_or_path: "toybox", "lego", "photos/desk", ...
+        size: picture width to area-average to; None keeps the stored size.
+
+    Raises:
+        InputError: nothing of that name, no known layout, or anything wrong inside it.
+    """
+    from nsw.scenes import download
+
+    bundled = _bundled()
+
+    text = str(name_or_path)
+    plain = isinstance(name_or_path, str) and "/" not in text and "\\" not in text
+    folder = None
+    if plain and text in bundled.names():
+        folder = bundled.data_dir() / text
+    elif plain and not Path(text).exists():
+        folder = download.downloaded().get(text)
+    folder = folder or Path(name_or_path).expanduser()
+    try:
+        if not text.strip() or not folder.exists():
+            raise InputError(_unknown(text))
+        if folder.is_file():
+            if folder.name != "transforms.json":
+                raise InputError(f"{folder}: is a file, expected a scene's folder; give the folder that holds it.")
+            folder = folder.parent
+        read = reader_of(folder)
+        scene = read(folder) if read is bundled.load_bundled else read(folder, size)
+    except PermissionError as error:
+        raise InputError(
+            f"{error.filename or folder}: no permission to read it; change its rights or choose another folder."
+        ) from None
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or folder}: cannot be read ({error.strerror or error}); check the disk and the path."
+        ) from None
+    if read is bundled.load_bundled and size is not None:
+        from nsw.scenes.frames import checked_size, with_digest
+
+        scene = with_digest(scene.resized(checked_size(size)))
+    return scene
+
+
+def reader_of(folder: Path) -> Callable[..., Scene]:
+    """Return the reader for a folder's layout.
+
+    Raises:
+        InputError: none fits; the message lists what was looked for.
+    """
+    from nsw.scenes import read_blender, read_colmap, read_llff, read_transforms
+
+    bundled = _bundled()
+
+    if (folder / "manifest.json").is_file() and (folder / "transforms.json").is_file():
+        return bundled.load_bundled
+    if (folder / "transforms_train.json").is_file():
+        return read_blender.read
+    if (folder / "transforms.json").is_file():
+        return read_transforms.read
+    has_model = read_colmap.model_folder(folder) is not None
+    if (folder / "poses_bounds.npy").is_file() and not (has_model and read_colmap.available()):
+        return read_llff.read
+    if has_model:
+        return read_colmap.read
+    entries = sorted(path.name for path in folder.iterdir())
+    found = ", ".join(entries[:5]) + (", ..." if len(entries) > 5 else "") if entries else "an empty folder"
+    inside = [name for name in entries if (folder / name).is_dir() and _is_scene(folder / name)]
+    advice = f'perhaps you mean "{folder / inside[0]}"' if inside else "photos without poses go through `nsw scene photos`"
+    raise InputError(f"{folder}: not a scene; looked for {_LOOKED_FOR}; found {found}; {advice}.")
+
+
+def _is_scene(folder: Path) -> bool:
+    from nsw.scenes import read_colmap
+
+    names = ("transforms.json", "transforms_train.json", "poses_bounds.npy")
+    return any((folder / name).is_file() for name in names) or read_colmap.model_folder(folder) is not None
+
+
+def _unknown(text: str) -> str:
+    from nsw.scenes import download
+
+    bundled = _bundled()
+
+    known = [*bundled.names(), *sorted(download.downloaded())]
+    near = difflib.get_close_matches(text, known, n=1, cutoff=0.5)
+    guess = (
+        f'did you mean "{near[0]}"' if near else f"give a folder, or download {', '.join(download.DATASETS)} with `nsw scene get`"
+    )
+    return f'No scene "{text}": there is no such folder, and the scenes here are {", ".join(known) or "none"}; {guess}.'
+
+
+def _bundled():
+    try:
+        from nsw.scenes import bundled
+    except ImportError:
+        from types import SimpleNamespace
+
+        return SimpleNamespace(names=lambda: (), load_bundled=None, data_dir=None)
+    return bundled
