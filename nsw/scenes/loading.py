@@ -28,17 +28,14 @@ def load(name_or_path: str | Path, size: int | None = None) -> Scene:
     Raises:
         InputError: nothing of that name, no known layout, or anything wrong inside it.
     """
-    from nsw.scenes import download
-
     bundled = _bundled()
-
     text = str(name_or_path)
     plain = isinstance(name_or_path, str) and "/" not in text and "\\" not in text
     folder = None
     if plain and text in bundled.names():
         folder = bundled.data_dir() / text
-    elif plain and not Path(text).exists():
-        folder = download.downloaded().get(text)
+    elif not Path(text).exists():
+        folder = _downloaded(text)
     folder = folder or Path(name_or_path).expanduser()
     try:
         if not text.strip() or not folder.exists():
@@ -87,16 +84,27 @@ def reader_of(folder: Path) -> Callable[..., Scene]:
         return read_colmap.read
     entries = sorted(path.name for path in folder.iterdir())
     found = ", ".join(entries[:5]) + (", ..." if len(entries) > 5 else "") if entries else "an empty folder"
-    inside = [name for name in entries if (folder / name).is_dir() and _is_scene(folder / name)]
+    inside = [name for name in entries if (folder / name).is_dir() and is_scene(folder / name)]
     advice = f'perhaps you mean "{folder / inside[0]}"' if inside else "photos without poses go through `nsw scene photos`"
     raise InputError(f"{folder}: not a scene; looked for {_LOOKED_FOR}; found {found}; {advice}.")
 
 
-def _is_scene(folder: Path) -> bool:
+def is_scene(folder: Path) -> bool:
+    """Return whether a folder has one of the layouts that `load` reads, by file names alone."""
     from nsw.scenes import read_colmap
 
     names = ("transforms.json", "transforms_train.json", "poses_bounds.npy")
     return any((folder / name).is_file() for name in names) or read_colmap.model_folder(folder) is not None
+
+
+def _downloaded(text: str) -> Path | None:
+    """Return the downloaded scene of a name, "lego" or, where two data sets have one, "nerf-synthetic/lego"."""
+    from nsw.scenes import download
+
+    found = {name: path for name, path in download.downloaded().items() if text in (name, name.partition("/")[2])}
+    if len(found) > 1:
+        raise InputError(f'"{text}" is in several data sets: say which, {" or ".join(found)}.')
+    return next(iter(found.values()), None)
 
 
 def _unknown(text: str) -> str:
