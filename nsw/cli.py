@@ -1,0 +1,238 @@
+"""The command line: `nsw doctor | run | board | scene | view | export`. Each command loads what it needs and no more."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from tyro.conf import Positional, UseAppendAction, arg
+
+from nsw.errors import InputError
+
+HELP = """The Neural Scene Workbench.
+
+Examples:
+  nsw doctor                          what works on this machine, and how to add the rest
+  nsw run 03_gaussian_splatting       train and check one notebook (preset laptop)
+  nsw run --all --preset smoke -j 2   every notebook at its smallest, two at a time
+  nsw run dvgo -p seed 3              one parameter of the notebook changed
+  nsw board                           one table of all claims, and the executed gallery
+  nsw scene photos DIR --out SCENE    your own photos as a scene
+  nsw view gaussian_splatting         a trained run in a 3D viewer in the browser
+  nsw export gaussian_splatting mp4   an orbit video of a trained run
+"""
+SCENE_HELP = "Scenes: list them, make them, fetch them, build them from photos."
+Preset = Literal["smoke", "laptop", "gpu"]
+OptionalPath = Path | None
+
+
+def doctor(warm: bool = False) -> int:
+    """Say what works on this machine, what is missing, and the one command that adds it.
+
+    Args:
+        warm: compile the CPU kernels first, so that the first picture need not wait.
+    """
+    from nsw.runs.doctor import doctor as examine
+
+    return examine(warm)
+
+
+def run(
+    notebooks: Annotated[Positional[tuple[str, ...]], arg(metavar="NOTEBOOK")] = (),
+    /,
+    preset: Annotated[str | None, arg(metavar="smoke|laptop|gpu")] = None,
+    param: Annotated[UseAppendAction[tuple[tuple[str, str], ...]], arg(aliases=["-p"], metavar="NAME VALUE")] = (),
+    all: bool = False,  # noqa: A002 - the option is called --all
+    jobs: Annotated[int, arg(aliases=["-j"])] = 1,
+    seeds: tuple[int, ...] = (),
+    record: bool = False,
+    timeout: Annotated[float | None, arg(metavar="MINUTES")] = None,
+    resume: bool = False,
+) -> int:
+    """Execute notebooks without a browser; the exit status says whether their claims hold.
+
+    Args:
+        notebooks: by slug (dvgo), number (02), file name or path.
+        preset: size of the run; by default the notebook's own, laptop.
+        param: a parameter of the notebook; may be given several times.
+        all: every notebook.
+        jobs: how many at a time.
+        seeds: one run for each seed.
+        record: add time, memory and claims to data/measured.json.
+        timeout: minutes a notebook may take; by default 5 (smoke), 45 (laptop) or a day (gpu).
+        resume: continue from the checkpoints of a run that was stopped.
+    """
+    from nsw.runs import headless
+
+    given = {}
+    for name, value in param:
+        if given.setdefault(name, value) != value:
+            raise InputError(f"The parameter {name} is given twice, as {given[name]} and as {value}.")
+    planned = headless.plan(notebooks, preset=preset, given=given, every=all, seeds=seeds, timeout=timeout)
+    return headless.run(planned, parallel=jobs, resume=resume, save=record)
+
+
+def board(out: OptionalPath = None, readme: bool = False) -> int:
+    """Gather the claims of all runs into one table, and build the executed gallery.
+
+    Args:
+        out: folder of the gallery; by default board/ beside runs/.
+        readme: write the table and the pictures of README.md anew, from the executed notebooks.
+    """
+    from nsw.runs import board as boards
+
+    return boards.board(out, readme=readme)
+
+
+def scene_list() -> int:
+    """List the scenes that can be loaded by name."""
+    from nsw.runs.scene_commands import list_scenes
+
+    return list_scenes()
+
+
+def scene_info(scene: Positional[str], /) -> int:
+    """Show size, splits, bounds and contents of a scene.
+
+    Args:
+        scene: name or folder.
+    """
+    from nsw.runs.scene_commands import describe_scene
+
+    return describe_scene(scene)
+
+
+def scene_make(name: Positional[str], /, size: int | None = None, spp: int | None = None, out: OptionalPath = None) -> int:
+    """Render a bundled scene anew with Mitsuba, larger if asked (extra synth); a stopped run continues.
+
+    Args:
+        name: toybox, shelf, room or town.
+        size: width of the pictures in pixels.
+        spp: light paths a pixel.
+        out: folder; by default beside the bundled scenes.
+    """
+    from nsw.runs.scene_commands import make_scene
+
+    return make_scene(name, size=size, spp=spp, out=out)
+
+
+def scene_get(name: Positional[str], /, out: OptionalPath = None, yes: bool = False) -> int:
+    """Download a public data set; its licence is shown first.
+
+    Args:
+        name: nerf-synthetic, mip-nerf-360, nerf_llff or tanks-and-temples.
+        out: folder; by default nsw's own data folder.
+        yes: do not ask.
+    """
+    from nsw.runs.scene_commands import get_scene
+
+    return get_scene(name, out=out, yes=yes)
+
+
+def scene_photos(photos: Positional[Path], /, out: Path) -> int:
+    """Find the cameras of your own photos and write them as a scene (extra sfm), with a report on every photo.
+
+    Args:
+        photos: folder of photos.
+        out: folder of the scene.
+    """
+    from nsw.runs.scene_commands import photos_scene
+
+    return photos_scene(photos, out)
+
+
+def view(run: Positional[str], /, port: int = 0, host: str = "localhost") -> int:
+    """Open a trained run in the 3D viewer, until Ctrl-C.
+
+    Args:
+        run: folder or slug of a run.
+        port: 0 takes a free one.
+        host: address to listen on; anything but localhost lets others in.
+    """
+    from nsw.runs.kept import view_run
+
+    return view_run(run, port=port, host=host)
+
+
+def export(run: Positional[str], what: Positional[str], /, out: OptionalPath = None, frames: int = 90) -> int:
+    """Write what a run has learned to a file.
+
+    Args:
+        run: folder or slug of a run.
+        what: ply, points, mp4 or gif.
+        out: the file; by default it stands in the run's folder.
+        frames: pictures of an orbit.
+    """
+    from nsw.export import export_run
+    from nsw.runs.kept import find_run
+
+    if frames < 2:
+        raise InputError(f"--frames is {frames}: an orbit needs at least 2 pictures.")
+    print(export_run(find_run(run), what, out, frames))
+    return 0
+
+
+def scene(rest: Positional[tuple[str, ...]] = (), /) -> int:
+    """Scenes: list | info | make | get | photos; see nsw scene --help.
+
+    Args:
+        rest: the scene command and its arguments.
+    """
+    return _scenes(list(rest))
+
+
+def _dispatch(functions: dict[str, Callable[..., int]], prog: str, description: str, args: Sequence[str]) -> int:
+    app = tyro.extras.SubcommandApp()
+    for name, function in functions.items():
+        app.command(function, name=name)
+    return app.cli(prog=prog, description=description, args=list(args) or ["--help"], config=(tyro.conf.FlagCreatePairsOff,))
+
+
+def _scenes(args: Sequence[str]) -> int:
+    functions = {"list": scene_list, "info": scene_info, "make": scene_make, "get": scene_get, "photos": scene_photos}
+    return _dispatch(functions, "nsw scene", SCENE_HELP, args)
+
+
+def _commands(args: Sequence[str]) -> int:
+    if args[:1] == ["scene"]:
+        return _scenes(args[1:])
+    functions = {"doctor": doctor, "run": run, "board": board, "scene": scene, "view": view, "export": export}
+    return _dispatch(functions, "nsw", HELP, args)
+
+
+def _guard(call: Callable[[], Any]) -> int:
+    """Return the exit status of a command; what a person can mend becomes one sentence."""
+    try:
+        status = call()
+        sys.stdout.flush()
+        return int(status or 0)
+    except InputError as error:
+        return _fail(str(error))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader is gone: say nothing more, also at exit
+        return 141
+    except KeyboardInterrupt as error:
+        print(f"nsw: {error or 'interrupted'}", file=sys.stderr)
+        return 130
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        return _fail(f"{error.strerror or error}{where}.")
+
+
+def _fail(sentence: str) -> int:
+    print(f"nsw: {' '.join(sentence.split())}", file=sys.stderr)
+    return 2
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    args = list(sys.argv[1:] if args is None else args)
+    return _guard(lambda: _commands(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

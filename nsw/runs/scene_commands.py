@@ -1,0 +1,71 @@
+"""`nsw scene`: what the subcommands print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nsw.errors import InputError
+from nsw.runs.table import text_table
+
+
+def list_scenes() -> int:
+    """Print the scenes that `nsw.scenes.load` knows by name, and those that can be fetched."""
+    from nsw import scenes
+    from nsw.scenes import download
+
+    rows = [[name, "bundled"] for name in scenes.names()]
+    rows += [[name, str(path)] for name, path in sorted(download.downloaded().items())]
+    print(text_table(["scene", "where"], rows) if rows else "No scene is here yet.")
+    print(f"\nTo download (nsw scene get NAME): {', '.join(download.DATASETS)}")
+    return 0
+
+
+def describe_scene(name: str) -> int:
+    """Print what a scene holds."""
+    from nsw import scenes
+
+    scene = scenes.load(name)
+    height, width = scene.images.shape[1:3]
+    splits = {**scene.splits, **scene.extra_splits}
+    maps = [key for key in ("masks", "points", "depth", "normals", "albedo", "ids") if getattr(scene, key) is not None]
+    low, high = ([round(v, 3) for v in corner] for corner in scene.aabb.tolist())
+    rows = [
+        ["pictures", f"{len(scene)} of {width} x {height}" + (", with alpha" if scene.has_alpha else "")],
+        ["splits", ", ".join(f"{split} {len(frames)}" for split, frames in splits.items())],
+        ["also", ", ".join(maps) or "nothing else"],
+        ["box", f"{low} to {high}"],
+        ["near, far", f"{scene.near:.3g}, {scene.far:.3g}"],
+        ["background", scene.background],
+        ["read from", str(scene.source or "")],
+        ["digest", scene.digest[:16]],
+    ]
+    print(text_table([scene.name, ""], rows))
+    return 0
+
+
+def make_scene(name: str, *, size: int | None, spp: int | None, out: Path | None) -> int:
+    """Render a bundled scene with Mitsuba."""
+    from nsw.scenes.make import make_scene as make
+
+    if size is not None and size < 16:
+        raise InputError(f"--size is {size}: expected at least 16 pixels.")
+    if spp is not None and spp < 1:
+        raise InputError(f"--spp is {spp}: expected at least 1 light path a pixel.")
+    print(make(name, size=size, spp=spp, out=out))
+    return 0
+
+
+def get_scene(name: str, *, out: Path | None, yes: bool) -> int:
+    """Download a public data set."""
+    from nsw.scenes.download import get
+
+    print(get(name, out=out, yes=yes))
+    return 0
+
+
+def photos_scene(photos: Path, out: Path) -> int:
+    """Turn a folder of photos into a scene and print the report."""
+    from nsw.scenes.photos import photos_to_scene
+
+    print(photos_to_scene(photos, out))
+    return 0

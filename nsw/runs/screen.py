@@ -1,0 +1,60 @@
+"""Progress of several notebooks on one terminal, or in a log."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from nsw.runs.progress import duration
+
+if TYPE_CHECKING:
+    from nsw.runs.headless import Job
+
+
+class Screen:
+    """Progress of all jobs: one line kept up to date in a terminal, a line now and then elsewhere."""
+
+    def __init__(self, stream: Any = None) -> None:
+        self._stream = stream or sys.stderr
+        self._live = self._stream.isatty()
+        self._lock = threading.Lock()
+        self._running: dict[str, str] = {}
+        self._next = 0.0
+
+    def begin(self, job: Job) -> None:
+        expected = job.expected_seconds
+        self._line(f"{job.name}: starts" + (f", {duration(expected)} when measured" if expected else ""))
+
+    def update(self, job: Job, began: float, done: int, total: int, line: str) -> None:
+        seconds, expected = time.monotonic() - began, job.expected_seconds
+        left = f", about {duration(max(expected - seconds, 0))} left" if expected and seconds < expected else ""
+        with self._lock:
+            previous = line or self._running.get(job.name, "").rpartition(" | ")[2]
+            self._running[job.name] = f"{job.path.stem} cell {done + 1}/{total}, {duration(seconds)}{left} | {previous}"
+            if self._live:
+                text = "   ".join(self._running.values())
+                self._stream.write("\r\x1b[K" + text[: _width() - 1])
+                self._stream.flush()
+            elif time.monotonic() >= self._next:
+                self._next = time.monotonic() + 15.0
+                self._stream.write("".join(f"  {text}\n" for text in self._running.values()))
+                self._stream.flush()
+
+    def end(self, job: Job) -> None:
+        with self._lock:
+            self._running.pop(job.name, None)
+        assert job.outcome is not None
+        self._line(f"{job.name}: {job.verdict[0]} after {duration(job.outcome.seconds)}")
+
+    def _line(self, text: str) -> None:
+        with self._lock:
+            self._stream.write(("\r\x1b[K" if self._live else "") + text + "\n")
+            self._stream.flush()
+
+
+def _width() -> int:
+    import shutil
+
+    return shutil.get_terminal_size((120, 24)).columns
