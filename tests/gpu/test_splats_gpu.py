@@ -1,0 +1,68 @@
+"""On a GPU the same model, cameras and call go through gsplat: pictures and gradients must be those of the CPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nsw.cameras import orbit
+from nsw.methods import gaussian_splatting as gs
+from nsw.methods.density_control import DensityControl
+from nsw.models.gaussians import Gaussians
+from nsw.renderers.splats import render_view
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here: gsplat's own rasterizer cannot run")
+
+
+def splats_and_cameras(n: int = 2000):
+    generator = torch.Generator().manual_seed(0)
+    splats = Gaussians.random(torch.tensor([[-1.0] * 3, [1.0] * 3]), n, generator, sh_degree=2)
+    with torch.no_grad():
+        splats.quats.normal_(generator=generator)
+        splats.scales += 0.4 * torch.randn(n, 3, generator=generator)
+        splats.opacities.normal_(generator=generator)
+        splats.shN.normal_(std=0.1, generator=generator)
+    return splats, orbit(3, 3.5, width=120, height=90)
+
+
+@pytest.mark.parametrize("antialiased", [False, True])
+def test_pictures_agree_within_the_cards_tolerance(antialiased):
+    splats, cameras = splats_and_cameras()
+    with torch.no_grad():
+        cpu = render_view(splats, cameras, antialiased=antialiased)
+        gpu = render_view(splats.to("cuda"), cameras, antialiased=antialiased).to("cpu")
+    # a splat that sits on the 1/255 or the transmittance limit may fall either way in a few pixels
+    for one, other, limit in ((cpu.rgb, gpu.rgb, 2e-3), (cpu.alpha, gpu.alpha, 1e-3)):
+        assert float(((one - other).abs() > limit).float().mean()) < 1e-3
+    assert float((cpu.depth - gpu.depth).abs().median()) < 1e-3
+
+
+def test_gradients_agree():
+    gradients = {}
+    for device in ("cpu", "cuda"):
+        splats, cameras = splats_and_cameras()
+        splats = splats.to(device)
+        render = render_view(splats, cameras, absgrad=True)
+        (render.rgb.square().mean() + 0.1 * render.depth.mean()).backward()
+        gradients[device] = {name: p.grad.cpu() for name, p in splats.params.items()}
+        gradients[device]["absgrad"] = render.extras["meta"]["means2d"].absgrad.cpu()
+    for name, cpu in gradients["cpu"].items():
+        gpu = gradients["cuda"][name]
+        assert float((cpu - gpu).norm() / cpu.norm()) < 1e-2, name
+
+
+def test_training_with_density_control_runs_on_the_gpu():
+    splats, cameras = splats_and_cameras(300)
+    splats = splats.to("cuda")
+    control = DensityControl(start=2, stop=20, every=5, reset_every=0, grow_gradient=1e-7)
+    training = gs.Training(splats, 3.0, 20, control=control)
+    target = torch.rand(1, 90, 120, 3, generator=torch.Generator().manual_seed(1)).cuda()
+    losses = []
+    for step in range(20):
+        render = render_view(splats, cameras[step % 3], depth=False)
+        loss = (render.rgb - target).abs().mean()
+        loss.backward()
+        training.step(step, render.extras["meta"])
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0]
+    assert len(splats) > 300
