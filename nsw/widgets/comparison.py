@@ -15,7 +15,8 @@ from nsw.widgets.frontend import emit, live
 _ESM = """
 function render({ model, el }) {
   const box = document.createElement("div");
-  box.style.cssText = "position:relative;display:block;max-width:100%;overflow:hidden;touch-action:none;cursor:ew-resize;user-select:none";
+  box.style.cssText = "position:relative;display:block;max-width:100%;overflow:hidden";
+  box.style.cssText += ";touch-action:none;cursor:ew-resize;user-select:none";
   box.style.width = model.get("css_width") + "px";
   const urls = [];
   const image = (name) => {
@@ -41,7 +42,8 @@ function render({ model, el }) {
   const tag = (text, side) => {
     const span = document.createElement("span");
     span.textContent = text;
-    span.style.cssText = "position:absolute;bottom:4px;background:rgba(0,0,0,.65);color:#fff;font-size:12px;line-height:1.4;padding:0 5px;" + side + ":4px";
+    span.style.cssText = "position:absolute;bottom:4px;background:rgba(0,0,0,.65);color:#fff;font-size:12px";
+    span.style.cssText += ";line-height:1.4;padding:0 5px;" + side + ":4px";
     return span;
   };
   box.append(below, above, bar, tag(model.get("labels")[0], "left"), tag(model.get("labels")[1], "right"));
@@ -60,7 +62,12 @@ function render({ model, el }) {
     const r = box.getBoundingClientRect();
     move((100 * (event.clientX - r.left)) / r.width);
   };
-  box.addEventListener("pointerdown", (event) => { box.setPointerCapture(event.pointerId); follow(event); bar.focus(); event.preventDefault(); });
+  box.addEventListener("pointerdown", (event) => {
+    box.setPointerCapture(event.pointerId);
+    follow(event);
+    bar.focus();
+    event.preventDefault();
+  });
   box.addEventListener("pointermove", (event) => { if (event.buttons & 1) follow(event); });
   bar.addEventListener("keydown", (event) => {
     const step = { ArrowLeft: -2, ArrowRight: 2, PageDown: -10, PageUp: 10, Home: -100, End: 100 }[event.key];

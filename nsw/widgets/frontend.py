@@ -12,20 +12,20 @@ _seen_front_end = False
 def live() -> bool:
     """Say whether an interactive notebook front end is attached to this kernel.
 
-    JupyterLab, Notebook 7 and VS Code send the cell's id with every execution; papermill, nbclient and plain Python do
-    not. Once a front end was seen, the kernel keeps counting as live: callbacks carry no cell id.
+    JupyterLab, Notebook 7 and VS Code send the cell's id with every execution, and front ends with a person before them
+    allow input; papermill, nbclient and plain Python do neither. Once a front end was seen, the kernel keeps counting as
+    live: callbacks carry no cell id.
     """
     global _seen_front_end
-    shell = _shell()
-    kernel = getattr(shell, "kernel", None)
+    kernel = getattr(shell(), "kernel", None)
     if kernel is None:
         return False
     metadata = (kernel.get_parent() or {}).get("metadata") or {}
-    _seen_front_end = _seen_front_end or bool(metadata.get("cellId"))
+    _seen_front_end = _seen_front_end or bool(metadata.get("cellId")) or bool(getattr(kernel, "_allow_stdin", False))
     return _seen_front_end
 
 
-def _shell():
+def shell():
     """Return the running IPython shell or None, without importing IPython where nobody did."""
     import sys
 

@@ -16,7 +16,8 @@ function render({ model, el }) {
   const img = document.createElement("img");
   img.style.cssText = "max-width:100%;height:auto;display:block";
   const cross = document.createElement("div");
-  cross.style.cssText = "position:absolute;box-sizing:border-box;border:2px solid #fff;outline:2px solid #000;pointer-events:none;display:none";
+  cross.style.cssText = "position:absolute;box-sizing:border-box;border:2px solid #fff;outline:2px solid #000";
+  cross.style.cssText += ";pointer-events:none;display:none";
   const line = document.createElement("div");
   line.setAttribute("role", "alert");
   line.style.cssText = "color:#b00020;font-size:0.9em;line-height:1.4;overflow-wrap:anywhere";

@@ -35,7 +35,8 @@ def svg(figure: Any, alt: str) -> str:
     label = html.escape(alt, quote=True)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{label}" viewBox="0 0 {width} {height}" width="{width}" '
-        f'height="{height}" style="max-width:100%;height:auto" font-family="Arial, Helvetica, sans-serif" font-size="13" fill="#222">'
+        f'height="{height}" style="max-width:100%;height:auto" font-family="Arial, Helvetica, sans-serif" '
+        'font-size="13" fill="#222">'
         f'<title>{label}</title><rect width="{width}" height="{height}" fill="white"/>{"".join(parts)}</svg>'
     )
 
@@ -158,7 +159,8 @@ def _frame(
     if y_title:
         at = left - 52
         parts.append(
-            f'<text x="{at}" y="{middle:.1f}" text-anchor="middle" transform="rotate(-90 {at} {middle:.1f})">{_plain(y_title)}</text>'
+            f'<text x="{at}" y="{middle:.1f}" text-anchor="middle" '
+            f'transform="rotate(-90 {at} {middle:.1f})">{_plain(y_title)}</text>'
         )
     return parts
 
@@ -193,7 +195,8 @@ def _scatter_marks(x: np.ndarray, y: np.ndarray, trace: dict, colour: str) -> li
             parts.append(f'<path d="{"".join(path)}" fill="{colour}" fill-opacity="0.15" stroke="none"/>')
         dash = _DASH.get(line.get("dash", ""), "")
         parts.append(
-            f'<path d="{"".join(path)}" fill="none" stroke="{colour}" stroke-width="{line.get("width", 2)}" stroke-dasharray="{dash}"/>'
+            f'<path d="{"".join(path)}" fill="none" stroke="{colour}" '
+            f'stroke-width="{line.get("width", 2)}" stroke-dasharray="{dash}"/>'
         )
     if "markers" in mode:
         marker = trace.get("marker", {})

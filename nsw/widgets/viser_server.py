@@ -1,0 +1,306 @@
+"""The full 3D viewer in the browser: cameras, training views, points, splats and the live model, on one local page."""
+
+from __future__ import annotations
+
+import html
+import math
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nsw.cameras import Cameras
+from nsw.errors import InputError
+from nsw.widgets.frontend import emit
+from nsw.widgets.pictures import to_array
+
+_REST = 0.3  # seconds without camera movement before the full picture
+_COARSE, _FULL = 160, 512  # widths of the live picture, pixels
+_MOST_FRUSTUMS = 64
+LIVE, ELLIPSOIDS, POINTS = "live model", "ellipsoids", "points"
+
+
+def free_port(host: str, port: int) -> int:
+    """Return `port` when it is free, or any free one for 0.
+
+    Raises:
+        InputError: when the port is taken or the address cannot be used.
+    """
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as trial:
+        try:
+            trial.bind((host, port))
+        except (OSError, OverflowError) as error:
+            raise InputError(f"Cannot open {host}:{port} ({error}): choose another --port, or 0 for any free one.") from None
+        return trial.getsockname()[1]
+
+
+def quaternions(rotations: np.ndarray) -> np.ndarray:
+    """Return unit quaternions [n, 4] (w, x, y, z) of rotation matrices [n, 3, 3]."""
+    from scipy.spatial.transform import Rotation
+
+    return Rotation.from_matrix(rotations).as_quat()[:, [3, 0, 1, 2]]
+
+
+def client_camera(wxyz: Any, position: Any, fov: float, aspect: float, width: int) -> Cameras:
+    """Return the camera of a browser: OpenCV axes, vertical field of view in radians, `width` pixels wide."""
+    from scipy.spatial.transform import Rotation
+
+    height = max(8, round(width / max(aspect, 1e-3)))
+    rotation = torch.tensor(Rotation.from_quat(np.asarray(wxyz)[[1, 2, 3, 0]]).as_matrix(), dtype=torch.float32)
+    cam_from_world = torch.eye(4)
+    cam_from_world[:3, :3] = rotation.T
+    cam_from_world[:3, 3] = -(rotation.T @ torch.tensor(np.asarray(position), dtype=torch.float32))
+    focal = 0.5 * height / math.tan(fov / 2)
+    K = torch.tensor([[focal, 0.0, width / 2], [0.0, focal, height / 2], [0.0, 0.0, 1.0]])
+    return Cameras(cam_from_world[None], K[None], width, height)
+
+
+class _LiveView(threading.Thread):
+    """Draws the model for one browser: the newest camera only, coarse while it moves and full at rest."""
+
+    def __init__(self, client: Any, model: Any, background: float, shown: threading.Event):
+        super().__init__(daemon=True, name="nsw-live-view")
+        self.client, self.model, self.background, self.shown = client, model, background, shown
+        self.moved, self.over = threading.Event(), threading.Event()
+
+    def run(self) -> None:
+        full = True
+        while not self.over.is_set():
+            moved = self.moved.wait(None if full else _REST)
+            if self.over.is_set():
+                return
+            self.moved.clear()
+            if not self.shown.is_set():
+                self.client.scene.set_background_image(None)
+                full = True
+                continue
+            full = not moved
+            self._draw(_FULL if full else _COARSE, full)
+
+    def _draw(self, width: int, full: bool) -> None:
+        from nsw.renderers import render_view
+
+        camera = self.client.camera
+        cameras = client_camera(camera.wxyz, camera.position, camera.fov, camera.aspect, width).to(_device(self.model))
+        with torch.no_grad():
+            out = render_view(self.model, cameras, background=self.background)
+        depth = None
+        if full:
+            # Where nothing was hit the picture is behind everything, so that cameras and points stay visible.
+            depth = torch.where(out.alpha[0] > 0.5, out.depth[0], torch.full_like(out.depth[0], 160.0)).cpu().numpy()
+        self.client.scene.set_background_image(to_array(out), format="jpeg", jpeg_quality=90 if full else 60, depth=depth)
+
+    def end(self) -> None:
+        self.over.set()
+        self.moved.set()
+
+
+def _device(model: Any) -> torch.device:
+    parameter = next(iter(model.parameters()), None) if hasattr(model, "parameters") else None
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
+class ViserView:
+    """A running server: its `url`, and `stop()`."""
+
+    def __init__(self, model: Any, scene: Any, port: int, host: str):
+        import viser
+
+        self.model, self.scene, self.host = model, scene, host
+        self.port = free_port(host, port)
+        self.server = viser.ViserServer(host=host, port=self.port, label="Neural Scene Workbench", verbose=False)
+        self.port = self.server.get_port()
+        self.url = f"http://{'localhost' if host in ('127.0.0.1', '0.0.0.0') else host}:{self.port}"
+        self.splats = hasattr(model, "covariances")
+        self.live = threading.Event()
+        self.views: dict[int, _LiveView] = {}
+        self.server.scene.set_up_direction("+z")
+        if scene is not None:
+            self._add_scene()
+        self._add_gui()
+        self.server.on_client_connect(self._connected)
+        self.server.on_client_disconnect(self._left)
+
+    def _add_scene(self) -> None:
+        """Add training cameras with their pictures, and sparse points."""
+        frames = self.scene.splits["train"]
+        frames = frames[torch.linspace(0, len(frames) - 1, min(len(frames), _MOST_FRUSTUMS)).round().long()]
+        cameras = self.scene.views(frames)
+        pictures = self.scene.pixels(frames)
+        poses = cameras.world_from_cam.cpu().numpy()
+        turns = quaternions(poses[:, :3, :3])
+        step = max(1, cameras.width // 64)
+        size = 0.12 * float(np.linalg.norm(poses[:, :3, 3] - poses[:, :3, 3].mean(0), axis=-1).max() or 1.0)
+        for i in range(len(cameras)):
+            fov = 2 * math.atan(cameras.height / (2 * float(cameras.Ks[i, 1, 1])))
+            frustum = self.server.scene.add_camera_frustum(
+                f"/training views/{i}",
+                fov=fov,
+                aspect=cameras.width / cameras.height,
+                scale=size,
+                image=to_array(pictures[i])[::step, ::step],
+                wxyz=turns[i],
+                position=poses[i, :3, 3],
+            )
+            frustum.on_click(self._go_to(turns[i], poses[i, :3, 3]))
+        if self.scene.points is not None:
+            self.server.scene.add_point_cloud(
+                "/sparse points",
+                points=self.scene.points.xyz.cpu().numpy(),
+                colors=to_array(self.scene.points.rgb[None])[0],
+                point_size=0.004 * float((self.scene.aabb[1] - self.scene.aabb[0]).norm()),
+                visible=False,
+            )
+        first = self.scene.views("test")[0]
+        pose = first.world_from_cam[0].cpu().numpy()
+        distance = max(0.1, float((self.scene.aabb.mean(0).cpu().numpy() - pose[:3, 3]) @ pose[:3, 2]))
+        camera = self.server.initial_camera
+        camera.position, camera.look_at, camera.up = pose[:3, 3], pose[:3, 3] + distance * pose[:3, 2], np.array([0.0, 0.0, 1.0])
+
+    def _go_to(self, wxyz: np.ndarray, position: np.ndarray):
+        def go(event: Any) -> None:
+            with event.client.atomic():
+                event.client.camera.position = position
+                event.client.camera.wxyz = wxyz
+
+        return go
+
+    def _add_gui(self) -> None:
+        gui = self.server.gui
+        modes = (LIVE, ELLIPSOIDS, POINTS) if self.splats else (LIVE, "nothing")
+        self.mode = gui.add_dropdown("show", options=modes, initial_value=ELLIPSOIDS if self.splats else LIVE)
+        self.mode.on_update(lambda _: self._show())
+        if self.splats:
+            hint = "splats below this opacity are hidden"
+            self.cut = gui.add_slider("opacity cut-off", min=0.0, max=0.95, step=0.01, initial_value=0.0, hint=hint)
+            self.cut.on_update(lambda _: self._show())
+        if self.scene is not None:
+            shown = gui.add_checkbox("training views", initial_value=True)
+            shown.on_update(lambda _: self._toggle(shown.value))
+        gui.add_markdown("Drag turns, right-drag moves, the wheel zooms. Click a training view to stand there.")
+        self._show()
+
+    def _toggle(self, visible: bool) -> None:
+        self.server.scene.add_frame("/training views", show_axes=False, visible=visible)
+
+    def _show(self) -> None:
+        """Show the chosen mode in every browser."""
+        for name in ("/splats", "/centres"):
+            self.server.scene.remove_by_name(name)
+        if self.splats and self.mode.value != LIVE:
+            self._add_splats()
+        (self.live.set if self.mode.value == LIVE else self.live.clear)()
+        for view in list(self.views.values()):
+            view.moved.set()
+
+    def _add_splats(self) -> None:
+        with torch.no_grad():
+            opacities = self.model.activated_opacities
+            keep = opacities >= self.cut.value
+            centres = self.model.means[keep].cpu().numpy()
+            rgb = self.model.base_rgb[keep].clamp(0, 1).cpu().numpy()
+            covariances, opacities = self.model.covariances[keep].cpu().numpy(), opacities[keep, None].cpu().numpy()
+        if not len(centres):
+            return
+        if self.mode.value == POINTS:
+            size = 0.003 * float(np.linalg.norm(np.ptp(centres, axis=0))) or 0.01
+            self.server.scene.add_point_cloud("/centres", points=centres, colors=(rgb * 255).astype(np.uint8), point_size=size)
+        else:
+            self.server.scene.add_gaussian_splats(
+                "/splats", centers=centres, covariances=covariances, rgbs=rgb, opacities=opacities
+            )
+
+    def _connected(self, client: Any) -> None:
+        background = 0.0 if getattr(self.scene, "background", "white") == "black" else 1.0
+        view = self.views[client.client_id] = _LiveView(client, self.model, background, self.live)
+        client.camera.on_update(lambda _: view.moved.set())
+        view.start()
+        view.moved.set()
+
+    def _left(self, client: Any) -> None:
+        view = self.views.pop(client.client_id, None)
+        if view is not None:
+            view.end()
+
+    def stop(self) -> None:
+        """Close the page and free the port."""
+        for view in list(self.views.values()):
+            view.end()
+        self.views.clear()
+        self.server.stop()
+
+
+def viser_view(model: Any, scene: Any = None, port: int = 0, host: str = "127.0.0.1") -> ViserView:
+    """Open the full 3D viewer of a model and show its link; `.url` and `.stop()` are on what it returns.
+
+    Args:
+        model: a field or Gaussians.
+        scene: its scene, for the training views and points; None shows the model alone.
+        port: 0 takes any free one.
+        host: "127.0.0.1" keeps the page on this machine; "0.0.0.0" opens it to the network.
+
+    Raises:
+        InputError: when the port is taken.
+    """
+    view = ViserView(model, scene, port, host)
+    link = f'<a href="{html.escape(view.url)}" target="_blank" rel="noopener">{html.escape(view.url)}</a>'
+    emit(
+        {
+            "text/html": f"<p>3D viewer of this model: {link} (on this machine, until its <code>.stop()</code>)</p>",
+            "text/plain": view.url,
+        }
+    )
+    return view
+
+
+def open_run(run_folder: Path | str, name: str | None = None) -> tuple[Any, Any]:
+    """Return the model that a run kept, and its scene or None when it cannot be found any more.
+
+    Args:
+        run_folder: a run's folder, or the folder of one kept model.
+        name: which of the kept models; by default the only one, or the one kept last.
+
+    Raises:
+        InputError: when the folder holds no kept model.
+    """
+    import json
+
+    from nsw import models, scenes
+
+    folder = Path(run_folder).expanduser()
+    kept = (
+        [folder] if (folder / "model.json").is_file() else sorted((folder / "models").glob("*/"), key=lambda f: f.stat().st_mtime)
+    )
+    kept = [f for f in kept if (f / "model.json").is_file() and name in (None, f.name)]
+    if not kept:
+        wanted = f'model "{name}"' if name else "kept model"
+        raise InputError(f"{folder} has no {wanted}: expected a run's folder with models/NAME/model.json, which run.keep() writes.")
+    model = models.load(kept[-1])
+    about_file = kept[-1] / "scene.json"
+    if not about_file.is_file():
+        return model, None
+    try:
+        about = json.loads(about_file.read_text(encoding="utf-8"))
+        source = about.get("source")
+        return model, scenes.load(source if source and Path(source).exists() else about["scene"], size=about.get("width"))
+    except (InputError, ValueError, KeyError, OSError):
+        return model, None
+
+
+def serve(run_folder: Path | str, port: int = 8080, host: str = "127.0.0.1", name: str | None = None) -> None:
+    """Show a run's model in the browser until Ctrl-C; the body of `nsw view`.
+
+    Raises:
+        InputError: a folder without a model, or a port that is taken.
+    """
+    model, scene = open_run(run_folder, name)
+    view = ViserView(model, scene, port, host)
+    told = "" if scene is not None else " (its scene was not found: the model alone)"
+    print(f"{view.url}{told}\nCtrl-C stops.", flush=True)
+    try:
+        threading.Event().wait()
+    finally:
+        view.stop()
