@@ -1,0 +1,287 @@
+"""Own photos to a scene: features, matches and cameras by pycolmap (extra `nsw[sfm]`), with a report."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sqlite3
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from nsw.errors import InputError
+from nsw.scenes.capture_report import CaptureError, CaptureReport, Photo, reasons, sharpness
+from nsw.scenes.images import is_picture, read_picture
+from nsw.scenes.read_colmap import need_pycolmap
+
+MIN_PHOTOS = 3
+EXHAUSTIVE_UP_TO = 80
+_LONGEST_SIDE = 1600
+_PHOTO_SUFFIXES = (".heic", ".heif", ".dng", ".cr2", ".nef", ".arw")
+_FOCAL_TAGS = (0x920A, 0xA405)  # EXIF FocalLength and FocalLengthIn35mmFilm: a start for the intrinsics, nothing private
+_CAMERA_TAGS = (0x010F, 0x0110)  # Make and Model
+
+
+def photos_to_scene(folder: str | Path, out: str | Path, progress: bool = True) -> CaptureReport:
+    """Find the cameras of a folder of photos and write the scene: OUT/images, OUT/sparse/0 and OUT/report.json.
+
+    SIFT features, exhaustive matching (sequential above 80 photos, in the order of their names), incremental mapping;
+    photos are turned upright and brought to at most 1600 pixels. `nsw.scenes.load(out)` reads the result. The same
+    photos give the same cameras up to rounding.
+
+    Args:
+        folder: at least 3 photos, better 20 to 60, that overlap by two thirds, taken from different places.
+        out: a folder that does not exist yet; it appears only when all is done.
+        progress: show progress bars.
+
+    Raises:
+        InputError: pycolmap missing, nothing to read, `out` exists.
+        CaptureError: (an InputError) no cameras could be found; its `report` has the reason for every photo.
+    """
+    folder, out = Path(folder).expanduser(), Path(out).expanduser()
+    files = _list_photos(folder)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: exists already; choose another name for the scene, or delete it first.")
+    pycolmap = need_pycolmap("Finding the cameras of photos")
+    started = time.monotonic()
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({error.strerror}); choose another place for the scene.") from None
+    try:
+        return _build(pycolmap, files, folder, work, out, progress, started)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({error.strerror or error}); choose another place for the scene.") from None
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _build(pycolmap, files: Sequence[Path], folder: Path, work: Path, out: Path, progress: bool, started: float) -> CaptureReport:
+    names, sharp, unreadable = _prepare(files, work / "images", progress)
+    if len(names) < MIN_PHOTOS:
+        raise InputError(
+            f"{folder}: only {len(names)} of {len(files)} photos can be read, expected at least {MIN_PHOTOS}; {unreadable[0][1]}"
+        )
+    database = work / "database.db"
+    _extract(pycolmap, database, work / "images", names, progress)
+    _match(pycolmap, database, len(names), progress)
+    model = _map(pycolmap, database, work, names, progress)
+    features, matches, turning = _statistics(pycolmap, database, names)
+    placed, points = np.zeros(len(names), bool), np.zeros(len(names), int)
+    if model is not None:
+        for image in model.images.values():
+            if image.has_pose:
+                placed[names.index(image.name)], points[names.index(image.name)] = True, image.num_points3D
+    photos = reasons(names, placed, sharp, features, matches, points)
+    photos += [Photo(path.name, False, "unreadable") for path, _ in unreadable]
+    photos.sort(key=lambda photo: photo.name)
+    seconds = time.monotonic() - started
+    if model is None or placed.sum() < MIN_PHOTOS:
+        cause = f"{folder}: no cameras could be found for these {len(files)} photos; {_cause(photos, matches, turning)}"
+        raise CaptureError(cause, CaptureReport(photos, seconds=seconds, cause=cause))
+    report = CaptureReport(photos, model.num_points3D(), model.compute_mean_reprojection_error(), seconds)
+    scene = work / "scene"
+    (scene / "sparse" / "0").mkdir(parents=True)
+    (scene / "images").mkdir()
+    model.write_binary(str(scene / "sparse" / "0"))
+    for photo in report.registered:
+        shutil.move(work / "images" / photo.name, scene / "images" / photo.name)
+    report.save(scene / "report.json")
+    if out.exists():
+        out.rmdir()
+    scene.rename(out)
+    return report
+
+
+def _list_photos(folder: Path) -> list[Path]:
+    if not folder.exists():
+        raise InputError(f"{folder}: there is no such folder of photos; check the path.")
+    if not folder.is_dir():
+        raise InputError(f"{folder}: is a file, expected a folder of photos; give the folder.")
+    try:
+        files = sorted(p for p in folder.iterdir() if p.is_file() and (is_picture(p) or p.suffix.lower() in _PHOTO_SUFFIXES))
+    except PermissionError:
+        raise InputError(f"{folder}: no permission to read this folder; change its rights.") from None
+    if len(files) < MIN_PHOTOS:
+        raise InputError(f"{folder}: found {len(files)} photos, expected at least {MIN_PHOTOS} (20 to 60 are good); add photos.")
+    return files
+
+
+def _prepare(files: Sequence[Path], images: Path, progress: bool) -> tuple[list[str], list[float], list[tuple[Path, str]]]:
+    """Write upright photos of at most 1600 pixels; return their names, sharpness, and the unreadable ones with why."""
+    from PIL import Image
+    from tqdm.auto import tqdm
+
+    images.mkdir()
+    names, sharp, unreadable = [], [], []
+    for path in tqdm(files, desc="reading photos", unit="photo", disable=not progress):
+        try:
+            picture = Image.fromarray(np.ascontiguousarray(read_picture(path, upright=True)[..., :3]))
+        except InputError as error:
+            unreadable.append((path, str(error)))
+            continue
+        if max(picture.size) > _LONGEST_SIDE:
+            picture.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE), Image.Resampling.LANCZOS)
+        names.append(path.name)
+        sharp.append(sharpness(np.asarray(picture)))
+        is_jpeg = path.suffix.lower() in (".jpg", ".jpeg")
+        options = {"quality": 95, "subsampling": 0, "exif": _focal_exif(path)} if is_jpeg else {}
+        picture.save(images / path.name, **options)
+    return names, sharp, unreadable
+
+
+def _focal_exif(path: Path):
+    """Return only the camera and focal length of a photo's EXIF, not where and when it was taken."""
+    from PIL import Image
+
+    kept = Image.Exif()
+    with contextlib.suppress(Exception), Image.open(path) as image:  # EXIF is a hint; a broken one is as good as none
+        exif = image.getexif()
+        kept.update({tag: exif[tag] for tag in _CAMERA_TAGS if tag in exif})
+        shot = exif.get_ifd(0x8769)
+        kept.get_ifd(0x8769).update({tag: shot[tag] for tag in _FOCAL_TAGS if tag in shot})
+    return kept
+
+
+def _extract(pycolmap, database: Path, images: Path, names: Sequence[str], progress: bool) -> None:
+    options = pycolmap.FeatureExtractionOptions()
+    options.use_gpu = False
+    token = pycolmap.CancellationToken()
+
+    def work() -> None:
+        pycolmap.extract_features(
+            database,
+            images,
+            image_names=list(names),
+            extraction_options=options,
+            device=pycolmap.Device.cpu,
+            cancellation_token=token,
+        )
+
+    _watch(work, token, lambda: _rows(database, "descriptors"), len(names), "finding features", "photo", progress)
+
+
+def _match(pycolmap, database: Path, count: int, progress: bool) -> None:
+    options = pycolmap.FeatureMatchingOptions()
+    options.use_gpu = False
+    token = pycolmap.CancellationToken()
+    verification = pycolmap.TwoViewGeometryOptions()
+    verification.ransac.random_seed = 0
+    shared = dict(matching_options=options, verification_options=verification, device=pycolmap.Device.cpu, cancellation_token=token)
+    if count <= EXHAUSTIVE_UP_TO:
+        pairs = count * (count - 1) // 2
+
+        def work() -> None:
+            pycolmap.match_exhaustive(database, **shared)
+    else:
+        pairing = pycolmap.SequentialPairingOptions()
+        pairs = count * pairing.overlap
+
+        def work() -> None:
+            pycolmap.match_sequential(database, pairing_options=pairing, **shared)
+
+    _watch(work, token, lambda: _rows(database, "two_view_geometries"), pairs, "matching pairs", "pair", progress)
+
+
+def _map(pycolmap, database: Path, folder: Path, names: Sequence[str], progress: bool):
+    """Return the largest model, or None; a set that no wide pair starts is tried once more with a narrower one."""
+    best = None
+    for attempt, (angle, inliers) in enumerate(((16.0, 100), (4.0, 50))):
+        options = pycolmap.IncrementalPipelineOptions()
+        options.min_model_size = MIN_PHOTOS
+        options.random_seed = options.mapper.random_seed = options.triangulation.random_seed = 0
+        options.num_threads = 1  # the order of sums, and so the cameras, would depend on the threads
+        options.mapper.init_min_tri_angle, options.mapper.init_min_num_inliers = angle, inliers
+        token, done, models = pycolmap.CancellationToken(), [0], {}
+        output = folder / f"models{attempt}"
+        output.mkdir()
+
+        def count(done=done) -> None:
+            done[0] += 1
+
+        def work(options=options, models=models, token=token, output=output, count=count) -> None:
+            models.update(
+                pycolmap.incremental_mapping(
+                    database, folder / "images", output, options=options, next_image_callback=count, cancellation_token=token
+                )
+            )
+
+        _watch(work, token, lambda done=done: done[0], len(names), "placing cameras", "photo", progress)
+        best = max([best, *models.values()], key=lambda model: -1 if model is None else model.num_reg_images())
+        if best is not None:
+            return best
+    return None
+
+
+def _watch(work: Callable[[], None], token, count: Callable[[], int], total: int, what: str, unit: str, progress: bool) -> None:
+    """Run a long call of pycolmap beside a progress bar; Ctrl-C cancels it."""
+    from tqdm.auto import tqdm
+
+    failure: list[BaseException] = []
+
+    def guarded() -> None:
+        try:
+            work()
+        except BaseException as error:  # handed to the caller's thread below
+            failure.append(error)
+
+    thread = threading.Thread(target=guarded, daemon=True)
+    with tqdm(total=total, desc=what, unit=unit, disable=not progress) as bar:
+        thread.start()
+        try:
+            while thread.is_alive():
+                thread.join(0.2)
+                bar.update(min(count(), total) - bar.n)
+        except BaseException:
+            token.cancel()
+            thread.join()
+            raise
+        bar.update(min(count(), total) - bar.n)
+    if failure:
+        raise failure[0]
+
+
+def _rows(database: Path, table: str) -> int:
+    """Return how many rows a table of COLMAP's database has by now, for the progress bar."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True, timeout=0.05)) as connection:
+            return int(connection.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0])
+    except sqlite3.Error:  # not created yet, or being written
+        return 0
+
+
+def _statistics(pycolmap, database: Path, names: Sequence[str]) -> tuple[list[int], np.ndarray, int]:
+    """Return features per photo, verified matches [n, n], and how many pairs look like a camera that only turned."""
+    features, matches, turning = [0] * len(names), np.zeros((len(names), len(names)), int), 0
+    kinds = pycolmap.TwoViewGeometryConfiguration
+    with contextlib.closing(pycolmap.Database.open(database)) as opened:
+        index = {image.image_id: names.index(image.name) for image in opened.read_all_images()}
+        for image_id, i in index.items():
+            features[i] = opened.num_keypoints_for_image(image_id)
+        pair_ids, geometries = opened.read_two_view_geometries()
+        for pair_id, geometry in zip(pair_ids, geometries, strict=True):
+            a, b = pycolmap.pair_id_to_image_pair(pair_id)
+            n = len(geometry.inlier_matches)
+            matches[index[a], index[b]] = matches[index[b], index[a]] = n
+            turning += n > 0 and geometry.config in (kinds.PANORAMIC, kinds.PLANAR_OR_PANORAMIC, kinds.PLANAR)
+    return features, matches, turning
+
+
+def _cause(photos: Sequence[Photo], matches: np.ndarray, turning: int) -> str:
+    """Return why nothing could be reconstructed and what to do, for the end of a sentence."""
+    count = {reason: sum(photo.reason == reason for photo in photos) for reason in {photo.reason for photo in photos}}
+    pairs = int((np.triu(matches) > 0).sum())
+    if pairs and turning > 0.5 * pairs:
+        return (
+            f"in {turning} of {pairs} overlapping pairs the camera only turned on one spot, or saw a single flat wall: "
+            "move a step to the side between photos."
+        )
+    common = max(count, key=count.get)
+    advice = next(photo.advice for photo in photos if photo.reason == common)
+    said = "their views do not fit together" if common == "not placed" else f"{count[common]} have the fault: {common}"
+    return f"{said}; {advice}."
