@@ -127,7 +127,11 @@ def _panel(
     ys = [values(t.get("y")) for t in traces]
     x_axis = _Axis(x_layout, xs, left, right, False, 0.0 if not is_bar else 0.05)
     y_axis = _Axis(y_layout, ys, bottom, top, is_bar, 0.08)
-    parts = _frame(x_axis, y_axis, _title(x_layout), _title(y_layout), left, right, bottom, top)
+    # A shared x axis is drawn once, under the panel that it is anchored to.
+    x_shown = x_layout.get("anchor", "y") == y_ref and x_layout.get("showticklabels", True)
+    y_shown = y_layout.get("showticklabels", True)
+    titles = (_title(x_layout) if x_shown else "", _title(y_layout))
+    parts = _frame(x_axis, y_axis, titles, (x_shown, y_shown), left, right, bottom, top)
     drawn_bars = [t for t in traces if t["type"] == "bar"]
     for i, (trace, x, y) in enumerate(zip(traces, xs, ys, strict=True)):
         colour = _colour(trace, everything.index(trace))
@@ -143,24 +147,34 @@ def _panel(
 
 
 def _frame(
-    x_axis: _Axis, y_axis: _Axis, x_title: str, y_title: str, left: float, right: float, bottom: float, top: float
+    x_axis: _Axis,
+    y_axis: _Axis,
+    titles: tuple[str, str],
+    shown: tuple[bool, bool],
+    left: float,
+    right: float,
+    bottom: float,
+    top: float,
 ) -> list[str]:
+    """Return grid, ticks, axis lines and axis titles of one panel."""
     parts = []
     for at, label in x_axis.ticks():
-        grid = "" if x_axis.categories else f'<line x1="{at:.1f}" y1="{top}" x2="{at:.1f}" y2="{bottom}" stroke="#e3e3e3"/>'
-        parts.append(f'{grid}<text x="{at:.1f}" y="{bottom + 18}" text-anchor="middle">{html.escape(label)}</text>')
-    for at, label in y_axis.ticks():
+        if not x_axis.categories:
+            parts.append(f'<line x1="{at:.1f}" y1="{top}" x2="{at:.1f}" y2="{bottom}" stroke="#e3e3e3"/>')
+        if shown[0]:
+            parts.append(f'<text x="{at:.1f}" y="{bottom + 18}" text-anchor="middle">{html.escape(label)}</text>')
+    for at, label in y_axis.ticks() if shown[1] else ():
         parts.append(f'<line x1="{left}" y1="{at:.1f}" x2="{right}" y2="{at:.1f}" stroke="#e3e3e3"/>')
         parts.append(f'<text x="{left - 7}" y="{at + 4:.1f}" text-anchor="end">{html.escape(label)}</text>')
     parts.append(f'<path d="M{left} {top}V{bottom}H{right}" fill="none" stroke="#444"/>')
     middle = (top + bottom) / 2
-    if x_title:
-        parts.append(f'<text x="{(left + right) / 2:.1f}" y="{bottom + 42}" text-anchor="middle">{_plain(x_title)}</text>')
-    if y_title:
+    if titles[0]:
+        parts.append(f'<text x="{(left + right) / 2:.1f}" y="{bottom + 42}" text-anchor="middle">{_plain(titles[0])}</text>')
+    if titles[1]:
         at = left - 52
         parts.append(
             f'<text x="{at}" y="{middle:.1f}" text-anchor="middle" '
-            f'transform="rotate(-90 {at} {middle:.1f})">{_plain(y_title)}</text>'
+            f'transform="rotate(-90 {at} {middle:.1f})">{_plain(titles[1])}</text>'
         )
     return parts
 
@@ -299,13 +313,23 @@ def _annotations(layout: dict, data: list[dict], width: float, height: float, ma
             )
     named = [(i, t) for i, t in enumerate(data) if t.get("name") and t.get("showlegend", True)]
     if layout.get("showlegend", len(named) > 1):
-        x, y = float(margin["l"]), margin["t"] - 8.0
-        for i, trace in named:
-            dash = _DASH.get(trace.get("line", {}).get("dash", ""), "")
-            stroke = (
-                f'stroke="{_colour(trace, i)}" stroke-width="{10 if trace.get("type") == "bar" else 3}" stroke-dasharray="{dash}"'
-            )
-            parts.append(f'<line x1="{x:.0f}" y1="{y - 4:.0f}" x2="{x + 26:.0f}" y2="{y - 4:.0f}" {stroke}/>')
-            parts.append(f'<text x="{x + 32:.0f}" y="{y:.0f}">{_plain(trace["name"])}</text>')
-            x += 52 + 7.2 * len(trace["name"])
+        widths = [52 + 7.2 * len(trace["name"]) for _, trace in named]
+        rows, x = [[]], 0.0
+        for entry, step in zip(named, widths, strict=True):
+            if rows[-1] and x + step > width - margin["l"]:
+                rows.append([])
+                x = 0.0
+            rows[-1].append((x + margin["l"], *entry))
+            x += step
+        for n, row in enumerate(reversed(rows)):
+            for x, i, trace in row:
+                parts += _legend_entry(x, margin["t"] - 8.0 - 18 * n, trace, i)
     return parts
+
+
+def _legend_entry(x: float, y: float, trace: dict, index: int) -> list[str]:
+    dash = _DASH.get(trace.get("line", {}).get("dash", ""), "")
+    thick = 10 if trace.get("type") == "bar" else 3
+    stroke = f'stroke="{_colour(trace, index)}" stroke-width="{thick}" stroke-dasharray="{dash}"'
+    line = f'<line x1="{x:.0f}" y1="{y - 4:.0f}" x2="{x + 26:.0f}" y2="{y - 4:.0f}" {stroke}/>'
+    return [line, f'<text x="{x + 32:.0f}" y="{y:.0f}">{_plain(trace["name"])}</text>']

@@ -6,7 +6,6 @@ import html
 import math
 import socket
 import threading
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -256,49 +255,14 @@ def viser_view(model: Any, scene: Any = None, port: int = 0, host: str = "127.0.
     return view
 
 
-def open_run(run_folder: Path | str, name: str | None = None) -> tuple[Any, Any]:
-    """Return the model that a run kept, and its scene or None when it cannot be found any more.
-
-    Args:
-        run_folder: a run's folder, or the folder of one kept model.
-        name: which of the kept models; by default the only one, or the one kept last.
+def serve(model: Any, scene: Any = None, port: int = 0, host: str = "127.0.0.1") -> None:
+    """Show a model in the browser until Ctrl-C; `nsw view RUN` ends here.
 
     Raises:
-        InputError: when the folder holds no kept model.
+        InputError: when the port is taken.
     """
-    import json
-
-    from nsw import models, scenes
-
-    folder = Path(run_folder).expanduser()
-    kept = (
-        [folder] if (folder / "model.json").is_file() else sorted((folder / "models").glob("*/"), key=lambda f: f.stat().st_mtime)
-    )
-    kept = [f for f in kept if (f / "model.json").is_file() and name in (None, f.name)]
-    if not kept:
-        wanted = f'model "{name}"' if name else "kept model"
-        raise InputError(f"{folder} has no {wanted}: expected a run's folder with models/NAME/model.json, which run.keep() writes.")
-    model = models.load(kept[-1])
-    about_file = kept[-1] / "scene.json"
-    if not about_file.is_file():
-        return model, None
-    try:
-        about = json.loads(about_file.read_text(encoding="utf-8"))
-        source = about.get("source")
-        return model, scenes.load(source if source and Path(source).exists() else about["scene"], size=about.get("width"))
-    except (InputError, ValueError, KeyError, OSError):
-        return model, None
-
-
-def serve(run_folder: Path | str, port: int = 8080, host: str = "127.0.0.1", name: str | None = None) -> None:
-    """Show a run's model in the browser until Ctrl-C; the body of `nsw view`.
-
-    Raises:
-        InputError: a folder without a model, or a port that is taken.
-    """
-    model, scene = open_run(run_folder, name)
     view = ViserView(model, scene, port, host)
-    told = "" if scene is not None else " (its scene was not found: the model alone)"
+    told = "" if scene is not None else " (the model alone: no scene was kept with it)"
     print(f"{view.url}{told}\nCtrl-C stops.", flush=True)
     try:
         threading.Event().wait()
