@@ -150,7 +150,7 @@ def _symptoms(out: RayRender, colours: Tensor, true_depth: Tensor | None) -> Ite
     weights, varied = out.weights[hit], float(colours.std(dim=0).mean()) > 0.05
     total = weights.sum().clamp_min(1e-9)
     if float(out.alpha.max()) < 0.01:
-        yield "Density is zero everywhere: the picture is the background. Start with softplus or a positive bias, or crop to the middle."
+        yield "Density is zero everywhere: the picture is the background. Start with softplus or a positive bias, or crop."
         return
     if float(weights[place > 0.95].sum() / total) > 0.5:
         yield "There is a wall at far: most weight lies in the last 5 % of the rays. Far is too near, or the background is not set."
