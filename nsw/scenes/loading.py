@@ -28,7 +28,8 @@ def load(name_or_path: str | Path, size: int | None = None) -> Scene:
     Raises:
         InputError: nothing of that name, no known layout, or anything wrong inside it.
     """
-    bundled = _bundled()
+    from nsw.scenes import bundled
+
     text = str(name_or_path)
     plain = isinstance(name_or_path, str) and "/" not in text and "\\" not in text
     folder = None
@@ -67,9 +68,7 @@ def reader_of(folder: Path) -> Callable[..., Scene]:
     Raises:
         InputError: none fits; the message lists what was looked for.
     """
-    from nsw.scenes import read_blender, read_colmap, read_llff, read_transforms
-
-    bundled = _bundled()
+    from nsw.scenes import bundled, read_blender, read_colmap, read_llff, read_transforms
 
     if (folder / "manifest.json").is_file() and (folder / "transforms.json").is_file():
         return bundled.load_bundled
@@ -108,9 +107,8 @@ def _downloaded(text: str) -> Path | None:
 
 
 def _unknown(text: str) -> str:
-    from nsw.scenes import download
+    from nsw.scenes import bundled, download
 
-    bundled = _bundled()
 
     known = [*bundled.names(), *sorted(download.downloaded())]
     near = difflib.get_close_matches(text, known, n=1, cutoff=0.5)
@@ -118,13 +116,3 @@ def _unknown(text: str) -> str:
         f'did you mean "{near[0]}"' if near else f"give a folder, or download {', '.join(download.DATASETS)} with `nsw scene get`"
     )
     return f'No scene "{text}": there is no such folder, and the scenes here are {", ".join(known) or "none"}; {guess}.'
-
-
-def _bundled():
-    try:
-        from nsw.scenes import bundled
-    except ImportError:
-        from types import SimpleNamespace
-
-        return SimpleNamespace(names=lambda: (), load_bundled=None, data_dir=None)
-    return bundled
