@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
 import sys
 import threading
@@ -63,7 +64,7 @@ def own_kernel_manager() -> Any:
     from jupyter_client.manager import AsyncKernelManager
 
     manager = AsyncKernelManager(kernel_name="python3")
-    argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=40"]
     manager._kernel_spec = KernelSpec(argv=argv, display_name="Python 3", language="python")
     return manager
 
@@ -80,6 +81,7 @@ class Execution:
     _loop: Any = None
     _manager: Any = None
     _stopped: bool = False
+    cells_started: bool = False
 
     def run(self) -> Outcome:
         """Execute every cell; the notebook is filled in place, up to the cell that failed."""
@@ -92,7 +94,10 @@ class Execution:
     def interrupt(self) -> None:
         """Ask the running cell to stop, as Ctrl-C would; a training loop then writes its checkpoint first."""
         self._stopped = True
-        self._call("interrupt_kernel")
+        if self.cells_started:
+            self._call("interrupt_kernel")
+        else:
+            self._call("shutdown_kernel", now=True)
 
     def kill(self) -> None:
         """End the kernel at once."""
@@ -145,6 +150,7 @@ def _client(execution: Execution, deadline: float) -> Any:
         position = "0"
 
         def cell_started(self, cell: Any, cell_index: int) -> None:
+            execution.cells_started = True
             done = sum(1 for i in code if i < cell_index)
             self.position = f"{done + 1} of {len(code)}"
             self.tell(done, "")
@@ -162,6 +168,7 @@ def _client(execution: Execution, deadline: float) -> Any:
             return super().process_message(msg, cell, cell_index)
 
         async def end(self) -> None:
+            atexit.unregister(self._cleanup_kernel)
             if self.km is not None:
                 await self._async_cleanup_kernel()
 

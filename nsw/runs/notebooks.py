@@ -68,7 +68,10 @@ def read_notebook(path: Path) -> Any:
     from nbformat.validator import NotebookValidationError
 
     try:
-        return nbformat.read(path, as_version=4)
+        notebook = nbformat.read(path, as_version=4)
+        for cell in notebook.cells:
+            cell.metadata.setdefault("tags", [])
+        return notebook
     except OSError as error:
         raise InputError(f"Cannot read {path}: {(error.strerror or str(error)).lower()}.") from error
     except (ValueError, KeyError, AttributeError, NotebookValidationError) as error:
@@ -77,10 +80,11 @@ def read_notebook(path: Path) -> Any:
 
 def parameters(notebook: Any) -> dict[str, Parameter]:
     """Return the typed lines of the cell tagged `parameters`; empty without one."""
-    from papermill.inspection import _infer_parameters
+    from papermill.translators import PythonTranslator
 
     found = {}
-    for item in _infer_parameters(notebook, language="python"):
+    tagged = [cell for cell in notebook.cells if "parameters" in cell.metadata.tags]
+    for item in PythonTranslator.inspect(tagged[0]) if tagged else []:
         try:
             default = ast.literal_eval(item.default)
         except (ValueError, SyntaxError):
