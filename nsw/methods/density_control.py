@@ -94,7 +94,9 @@ def new_rows(n: int, device: torch.device | str = "cpu") -> Rows:
 
 @torch.no_grad()
 def accumulate(rows: Rows, meta: Mapping, absgrad: bool = False) -> None:
-    """Add this view's screen gradients |(W/2 dL/dx, H/2 dL/dy)| x cameras to `grad2d`, and 1 to `count`, where visible.
+    r"""Add this view's screen gradients, in half picture widths, to `grad2d`, and 1 to `count`, where a splat is visible.
+
+    $$g \mathrel{+}= C\,\|(\tfrac W2\,\partial L/\partial m_x,\ \tfrac H2\,\partial L/\partial m_y)\|$$  (C cameras a step)
 
     Call it after `backward`; `meta` is the rasterizer's dictionary.
     """
@@ -111,7 +113,9 @@ def accumulate(rows: Rows, meta: Mapping, absgrad: bool = False) -> None:
 def choose_growth(
     params: Params, rows: Rows, control: DensityControl, scene_scale: float
 ) -> tuple[Bool[Tensor, "N"], Bool[Tensor, "N"]]:
-    """Return which splats to clone and which to split.
+    r"""Return which splats to clone and which to split.
+
+    $$g_k / n_k > \tau: \text{clone where } \max_a s_{ka} \le 0.01\,E, \text{else split}$$  (Kerbl et al. 2023, section 5.2)
 
     Both have a mean screen gradient above the threshold; small ones cover too little and are cloned, large ones cover
     too much and are split.
@@ -168,7 +172,9 @@ def split(
     generator: torch.Generator | None = None,
     revised_opacity: bool = False,
 ) -> None:
-    """Replace every chosen splat by two children at mu + R diag(s) xi, xi ~ N(0, I), of scale s / 1.6.
+    r"""Replace every chosen splat by two smaller children, placed at random inside it.
+
+    $$\mu' = \mu + R\,\mathrm{diag}(s)\,\xi, \quad \xi \sim \mathcal N(0, I), \quad s' = s / 1.6$$  (Kerbl et al. 2023, section 5.2)
 
     The children come last: all first ones, then all second ones.
     """

@@ -7,6 +7,8 @@ loss, the harmonics switched on band by band; density control has its own file, 
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -14,8 +16,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nsw.cameras import Cameras
+from nsw.losses import loss_l1, loss_ssim
 from nsw.methods.density_control import DensityControl, Refined, accumulate, new_rows, refine, reset_opacity
 from nsw.models.gaussians import Gaussians
+from nsw.renderers.splats import render_view
 from nsw.scenes.scene import Points, Scene
 
 
@@ -86,7 +90,7 @@ def frame_at(step: int, n_frames: int, seed: int = 0) -> int:
 
 
 def training_view(
-    scene: Scene, step: int, seed: int = 0, background: float | None = None
+    scene: Scene, step: int, seed: int = 0, background: float | None = None, device: torch.device | str = "cpu"
 ) -> tuple[Cameras, Float[Tensor, "1 H W 3"], Float[Tensor, "3"]]:
     """Return one camera, its picture and its background for a step.
 
@@ -99,7 +103,7 @@ def training_view(
         colour = torch.rand(3, generator=generator_at(seed, step, 2))
     else:
         colour = torch.full((3,), 1.0 if background is None else background)
-    return scene.cameras[frame], scene.pixels(frame, colour), colour
+    return scene.cameras[frame].to(device), scene.pixels(frame, colour).to(device), colour.to(device)
 
 
 def sh_degree_at(step: int, n_steps: int, top: int = 3) -> int:
@@ -163,6 +167,8 @@ class Training:
         self.control = control
         self.optimizers = make_optimizers(gaussians)
         self.rows = new_rows(len(gaussians), gaussians.means.device)
+        self.seconds = 0.0  # wall clock between steps; the first one, which may compile kernels, is not counted
+        self._ended: tuple[int, float] | None = None
 
     def step(self, step: int, meta: dict) -> Refined | None:
         """Take one Adam step after `backward`, then refine when density control is due.
@@ -174,6 +180,10 @@ class Training:
         Returns:
             What density control did, or None when it was not due.
         """
+        now = time.perf_counter()
+        if self._ended is not None and self._ended[0] == step - 1:
+            self.seconds += now - self._ended[1]
+        self._ended = (step, now)
         for name, rate in self.rates.at(step, self.n_steps, self.scene_scale).items():
             optimizer = self.optimizers[name]
             optimizer.param_groups[0]["lr"] = rate
@@ -193,7 +203,12 @@ class Training:
 
     def state_dict(self) -> dict:
         optimizers = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
-        return {"gaussians": self.gaussians.state_dict(), "optimizers": optimizers, "rows": dict(self.rows)}
+        return {
+            "gaussians": self.gaussians.state_dict(),
+            "optimizers": optimizers,
+            "rows": dict(self.rows),
+            "seconds": self.seconds,
+        }
 
     def load_state_dict(self, state: dict) -> None:
         """Restore splats, moments and statistics; the number of splats is taken from what is loaded."""
@@ -203,3 +218,25 @@ class Training:
             optimizer.load_state_dict(state["optimizers"][name])
         device = self.gaussians.means.device
         self.rows = {name: value.to(device).clone() for name, value in state["rows"].items()}
+        self.seconds = float(state["seconds"])
+
+
+def fit(training: Training, scene: Scene, steps: Iterable[int], seed: int = 0, ssim: float = 0.2) -> Training:
+    """Train with the paper's loss, L = (1 - ssim) L1 + ssim (1 - SSIM), as the notebook's loop does it, without watching.
+
+    Args:
+        steps: step numbers, for example `range(n)` or `run.steps(n, name=...)`.
+        ssim: weight of the structural term.
+    """
+    splats, n_steps = training.gaussians, training.n_steps
+    absgrad = training.control is not None and training.control.absgrad
+    for step in steps:
+        camera, target, background = training_view(scene, step, seed, device=splats.means.device)
+        degree = sh_degree_at(step, n_steps, splats.settings.sh_degree)
+        render = render_view(splats, camera, background=background, sh_degree=degree, absgrad=absgrad, depth=False)
+        loss = (1 - ssim) * loss_l1(render.rgb, target)
+        if ssim:
+            loss = loss + ssim * loss_ssim(render.rgb, target)
+        loss.backward()
+        training.step(step, render.extras["meta"])
+    return training

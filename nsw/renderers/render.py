@@ -17,7 +17,8 @@ class Render:
         rgb: [C, H, W, 3] display sRGB, background included; not clamped.
         alpha: [C, H, W] opacity in [0, 1].
         depth: [C, H, W] expected camera z in world units, 0 where alpha is 0.
-        extras: further maps by name, for example "normals" [C, H, W, 3].
+        extras: further maps by name, for example "normals" [C, H, W, 3]; "meta" is the splat rasterizer's dictionary, which
+            `to` leaves where it is.
     """
 
     rgb: Float[Tensor, "C H W 3"]
@@ -26,5 +27,5 @@ class Render:
     extras: dict[str, Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device | str) -> Render:
-        extras = {name: value.to(device) for name, value in self.extras.items()}
+        extras = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in self.extras.items()}
         return Render(self.rgb.to(device), self.alpha.to(device), self.depth.to(device), extras)
