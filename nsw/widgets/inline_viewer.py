@@ -135,6 +135,9 @@ def _frame_class():
     class Frame(RemoteFrameBuffer):
         """Turns pointer and key events into camera moves and draws the newest view only."""
 
+        # jupyter_rfb 1.0.2 names a field that does not exist where a letter is typed, which breaks "+" and "-".
+        _esm = RemoteFrameBuffer._esm.replace("this.focus_el.value", "this._focusElement.value")
+
         def __init__(self, view: Viewer, first: Any, error: ipywidgets.HTML, readout: ipywidgets.HTML):
             width = pictures.shown_width(first.shape[1], room=640, least=384)
             super().__init__(

@@ -171,33 +171,26 @@ class _Glass:
 def _box(glass: _Glass, shown: np.ndarray, alt: str, row: int, column: int, chart: Any):
     """Return the live inspector."""
     import ipywidgets
-    import plotly.graph_objects as go
 
     from nsw.widgets.frontend import failure_line
     from nsw.widgets.picture_widget import picture
+    from nsw.widgets.slider_panel import figure_view, set_figure
 
     view = picture(shown, "The picture whose rays are shown.", clickable=True)
     view.picked = [row, column]
     error = ipywidgets.HTML()
-    plot = go.FigureWidget(chart)
+    plot = figure_view(chart, alt)
     look = dict(style={"description_width": "60px"}, layout={"width": "320px"})
     rows = ipywidgets.IntSlider(value=row, min=0, max=shown.shape[0] - 1, description="row", **look)
     columns = ipywidgets.IntSlider(value=column, min=0, max=shown.shape[1] - 1, description="column", **look)
 
     def draw(at: tuple[int, int], coarse: bool) -> None:
         try:
-            new = glass.chart(*at)
+            set_figure(plot, glass.chart(*at), alt)
         except Exception as problem:  # the learner's own field: show what it raised and stay alive
             error.value = f'<span role="alert" style="color:#b00020">{html.escape(failure_line(problem))}</span>'
             return
         error.value = ""
-        if len(new.data) != len(plot.data):
-            plot.data = []
-            plot.add_traces(list(new.data))
-        with plot.batch_update():
-            for old, fresh in zip(plot.data, new.data, strict=True):
-                old.update(fresh.to_plotly_json(), overwrite=True)
-            plot.layout.title.text = new.layout.title.text
 
     latest = Latest(draw, coarse=False)
 

@@ -168,7 +168,7 @@ def _box(parameters: list[Parameter], values: dict[str, Any], namespace: dict[st
 
     fields = {p.name: field(p, values[p.name]) for p in parameters}
     notes = [ipywidgets.HTML(f'<span style="opacity:0.8">{html.escape(p.help)}</span>') for p in parameters]
-    apply = ipywidgets.Button(description="Apply and run the cells below", button_style="primary", layout={"width": "auto"})
+    apply = ipywidgets.Button(description="Apply and run the cells below", button_style="primary", layout={"width": "260px"})
     apply.add_class("nsw-apply")
     status = ipywidgets.HTML()
     run_below = _runner()

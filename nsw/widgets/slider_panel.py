@@ -81,10 +81,10 @@ class _Panel:
     def __init__(self, draw: Callable[..., Any], controls: dict[str, Any], first: Any, alt: str, takes_coarse: bool):
         import ipywidgets
 
-        self.draw, self.controls, self.takes_coarse = draw, controls, takes_coarse
+        self.draw, self.controls, self.takes_coarse, self.alt = draw, controls, takes_coarse, alt
         self.latest = Latest(self.redraw, coarse=takes_coarse)
         self.error = ipywidgets.HTML()
-        self.view = _figure_view(first) if hasattr(first, "to_plotly_json") else _picture_view(first, alt)
+        self.view = figure_view(first, alt) if hasattr(first, "to_plotly_json") else _picture_view(first, alt)
         self.css_width = None if hasattr(first, "to_plotly_json") else self.view.css_width
         self.box = ipywidgets.VBox([*controls.values(), self.view, self.error])
         self.box.add_class("nsw-sliders")
@@ -100,30 +100,41 @@ class _Panel:
         try:
             drawn = self.draw(**values, **({"coarse": coarse} if self.takes_coarse else {}))
             if self.css_width is None:
-                self._update_figure(drawn)
+                set_figure(self.view, drawn, self.alt)
             else:
                 self.view.show_image(drawn, self.css_width)
             self.error.value = ""
         except Exception as error:  # the learner's own function: whatever it raises must be seen, and the panel must go on
             self.error.value = f'<span role="alert" style="color:#b00020">{html.escape(failure_line(error))}</span>'
 
-    def _update_figure(self, drawn: Any) -> None:
-        same = [t.type for t in drawn.data] == [t.type for t in self.view.data]
-        if not same:
-            self.view.data = []
-            self.view.add_traces(list(drawn.data))
-            self.view.layout = drawn.layout
-            return
-        with self.view.batch_update():
-            for old, new in zip(self.view.data, drawn.data, strict=True):
-                old.update(new.to_plotly_json(), overwrite=True)
-            self.view.layout.update(drawn.layout.to_plotly_json(), overwrite=True)
+
+def figure_view(figure: Any, alt: str):
+    """Return a widget that shows a plotly figure and can show another one without flicker.
+
+    plotly's own FigureWidget sends its five megabytes of script with every chart, which a busy machine does not load
+    within the two seconds that the front end allows; a chart that follows a slider is drawn as SVG instead. Only 3D
+    charts, which want turning, go through plotly's renderer.
+    """
+    import ipywidgets
+
+    view = ipywidgets.Output() if _has_3d(figure) else ipywidgets.HTML()
+    set_figure(view, figure, alt)
+    return view
 
 
-def _figure_view(figure: Any):
-    import plotly.graph_objects as go
+def set_figure(view: Any, figure: Any, alt: str) -> None:
+    """Show another figure in a view made by `figure_view`."""
+    from nsw.widgets.charts import figure_bundle
+    from nsw.widgets.svg_still import svg
 
-    return go.FigureWidget(figure)
+    if hasattr(view, "outputs"):
+        view.outputs = ({"output_type": "display_data", "data": figure_bundle(figure, alt), "metadata": {}},)
+    else:
+        view.value = svg(figure, alt)
+
+
+def _has_3d(figure: Any) -> bool:
+    return any(trace.type.endswith("3d") or trace.type in ("surface", "cone") for trace in figure.data)
 
 
 def _picture_view(image: Any, alt: str):

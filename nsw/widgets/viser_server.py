@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import math
 import socket
@@ -102,6 +103,19 @@ def _device(model: Any) -> torch.device:
     return torch.device("cpu") if parameter is None else parameter.device
 
 
+@contextlib.contextmanager
+def _quiet_console():
+    """Keep viser's banner out of the notebook: it prints one, through rich, even when it is not verbose."""
+    import rich
+
+    console = rich.get_console()
+    before, console.quiet = console.quiet, True
+    try:
+        yield
+    finally:
+        console.quiet = before
+
+
 class ViserView:
     """A running server: its `url`, and `stop()`."""
 
@@ -110,7 +124,8 @@ class ViserView:
 
         self.model, self.scene, self.host = model, scene, host
         self.port = free_port(host, port)
-        self.server = viser.ViserServer(host=host, port=self.port, label="Neural Scene Workbench", verbose=False)
+        with _quiet_console():
+            self.server = viser.ViserServer(host=host, port=self.port, label="Neural Scene Workbench", verbose=False)
         self.port = self.server.get_port()
         self.url = f"http://{'localhost' if host in ('127.0.0.1', '0.0.0.0') else host}:{self.port}"
         self.splats = hasattr(model, "covariances")
