@@ -168,9 +168,9 @@ def make_claim(
 
 
 def edited_functions() -> list[str]:
-    """Return the names of functions that a learner has swapped; empty when the widgets were never loaded."""
-    widgets = sys.modules.get("nsw.widgets")
-    return list(widgets.edited()) if widgets is not None and hasattr(widgets, "edited") else []
+    """Return the names of functions that a learner has swapped; none while the editor was never loaded."""
+    editor = sys.modules.get("nsw.widgets.editing")
+    return list(editor.edited()) if editor is not None else []
 
 
 class Claims:

@@ -155,9 +155,10 @@ class Run:
         self.record(**values, loss=float(total.detach()))
         return total
 
-    def record(self, **values: float) -> None:
+    def record(self, **values: Tensor | float) -> None:
         """Log numbers at the current step."""
-        self._entry().update({name: float(value) for name, value in values.items()})
+        detached = {name: value.detach() if isinstance(value, Tensor) else value for name, value in values.items()}
+        self._entry().update({name: float(value) for name, value in detached.items()})
 
     def history(self, name: str, loop: str | None = None) -> tuple[list[int], list[float]]:
         """Return (steps, values) of a logged number, from the last loop that logged it or from the named one."""

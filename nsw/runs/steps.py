@@ -87,6 +87,11 @@ def _save(run: Run, n: int, name: str, objects: Mapping[str, Any], done: int) ->
     save_checkpoint(checkpoint_path(run.folder, name), objects, {**_about(run, n), "done": done, "log": log}, run.generator)
 
 
+def _interval(run: Run, cost: float) -> float:
+    """Return the seconds between two checkpoints: longer where one takes long to write."""
+    return max(run.checkpoint_seconds, min(20 * cost, 10 * run.checkpoint_seconds))
+
+
 def _draw(run: Run, picture: Callable[[], Any]) -> Any:
     """Call `picture` without gradients and without touching any random state."""
     states = random_states(run.generator)
@@ -146,7 +151,7 @@ def steps(
                 image = _draw(run, picture)
                 shown = time.monotonic() + 4 * (time.monotonic() - began)  # at most a fifth of the time goes into pictures
             report.update(done, run.latest(), image)
-            if save is not None and (last or time.monotonic() - saved >= max(run.checkpoint_seconds, 20 * cost)):
+            if save is not None and (last or time.monotonic() - saved >= _interval(run, cost)):
                 began = time.monotonic()
                 _save(run, n, name, save, done)
                 saved = time.monotonic()

@@ -1,0 +1,133 @@
+"""The claim table: thresholds, verdicts, seeds, what is written, what cannot be certified."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+
+import pytest
+
+import nsw
+from nsw import InputError, metrics
+from nsw.runs import measured
+from nsw.runs.claims import ClaimError, make_claim
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.setattr(measured, "measured_path", lambda: tmp_path / "measured.json")
+    return nsw.start("demo", preset="laptop", out=tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("values", "gain", "verdict"),
+    [
+        ({"ours": 28.0, "baseline": 25.0, "at_least": 3.0}, 3.0, "holds"),
+        ({"ours": 28.0, "baseline": 25.0, "at_least": 3.1}, 3.0, "not reproduced"),
+        ({"ours": [28.0, 30.0], "baseline": [25.0, 26.0], "at_least": 3.5}, 3.5, "holds"),
+        ({"ours": 2.0, "baseline": 5.0, "at_least": 3.0, "better": "lower"}, 3.0, "holds"),
+        ({"ours": 2.0, "baseline": 5.0, "at_most": 0.5, "measure": "ratio"}, 0.4, "holds"),
+        ({"ours": 3.0, "baseline": 5.0, "at_most": 0.5, "measure": "ratio"}, 0.6, "not reproduced"),
+        ({"ours": 3.0, "at_least": 1.0, "at_most": 2.0, "measure": "value"}, 3.0, "not reproduced"),
+        ({"ours": 28.0, "baseline": 25.0, "at_least": (1, 9, 1)}, 3.0, "not reproduced"),
+        ({"ours": 28.0, "baseline": 25.0, "at_least": (9, 1, 9)}, 3.0, "holds"),
+        ({"ours": 28.0, "baseline": 25.0, "at_least": (9, None, 9)}, 3.0, "not asserted"),
+        ({"ours": 28.0, "baseline": 25.0, "at_least": 9, "presets": ("gpu",)}, 3.0, "not asserted"),
+    ],
+)
+def test_verdicts(values, gain, verdict):
+    row = make_claim("x", preset="laptop", **values)
+    assert row.gain == pytest.approx(gain) and row.verdict == verdict
+
+
+@pytest.mark.parametrize("ours", [float("nan"), float("inf"), [30.0, float("nan")]])
+def test_what_is_not_a_number_never_holds(ours):
+    assert make_claim("x", preset="smoke", ours=ours, baseline=25.0, at_least=1.0).verdict == "not reproduced"
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"ours": 1.0, "baseline": 2.0}, "no threshold"),
+        ({"ours": 1.0, "at_least": 2.0}, "no baseline"),
+        ({"ours": "high", "baseline": 2.0, "at_least": 1}, "expected a number"),
+        ({"ours": [], "baseline": 2.0, "at_least": 1}, "empty list"),
+        ({"ours": 1.0, "baseline": 2.0, "at_least": (1, 2)}, "three"),
+        ({"ours": 1.0, "baseline": 2.0, "at_least": 1, "measure": "vibes"}, "measure is one of"),
+        ({"ours": 1.0, "baseline": 2.0, "at_least": 1, "better": "up"}, "higher or lower"),
+    ],
+)
+def test_a_claim_that_makes_no_sense_is_refused(values, says):
+    with pytest.raises(InputError, match=says):
+        make_claim("x", preset="smoke", **values)
+
+
+def test_seeds_are_paired():
+    row = make_claim("x", preset="smoke", ours=[28.0, 30.0], baseline=[25.0, 26.0], at_least=1)
+    assert row.gain_values == (3.0, 4.0) and (row.ours, row.baseline) == (29.0, 25.5)
+
+
+def test_rows_are_written_beside_the_notebook(run):
+    run.claim(
+        "sharper", ours=28.0, baseline=25.0, at_least=1.0, paper="Sun 2022", paper_value="+2.88 dB", dataset="d", hardware="2080 Ti"
+    )
+    run.claim("broken", ours=float("nan"), baseline=25.0, at_least=1.0)
+    text = (run.folder / "claims.json").read_text()
+    stored = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert stored["protocol"] == {"name": metrics.PROTOCOL, "version": metrics.PROTOCOL_VERSION}
+    assert (stored["seed"], stored["preset"], stored["certified"]) == (0, "laptop", True)
+    assert [row["verdict"] for row in stored["claims"]] == ["holds", "not reproduced"]
+    assert stored["claims"][0]["paper_value"] == "+2.88 dB" and stored["claims"][1]["gain"] is None
+    assert stored["provenance"]["versions"]["torch"]
+
+
+def test_check_raises_with_every_failure(run):
+    with pytest.raises(ClaimError, match="no claim"):
+        run.claims.check()
+    run.claim("sharper", ours=28.0, baseline=25.0, at_least=1.0)
+    run.claims.check()
+    run.claim("faster", ours=2.0, baseline=1.0, at_most=0.5, measure="ratio")
+    run.claim("smaller", ours=2.0, baseline=1.0, at_least=1.0, better="lower", unit="MB")
+    with pytest.raises(ClaimError, match=r"2 of 3 claims.*faster: measured 2 x, asked at most 0.5 x; smaller: measured -1 MB"):
+        run.claims.check()
+
+
+def test_a_row_of_the_same_title_is_replaced(run):
+    run.claim("sharper", ours=20.0, baseline=25.0, at_least=1.0)
+    run.claim("sharper", ours=28.0, baseline=25.0, at_least=1.0)
+    assert [row.verdict for row in run.claims] == ["holds"]
+
+
+def test_an_edited_function_is_not_certified(run, monkeypatch):
+    run.claim("sharper", ours=28.0, baseline=25.0, at_least=1.0)
+    monkeypatch.setitem(sys.modules, "nsw.widgets.editing", types.SimpleNamespace(edited=lambda: ["nsw.methods.dvgo.density"]))
+    with pytest.raises(ClaimError, match="dvgo.density is edited"):
+        run.claims.check()
+    run.claim("sharper", ours=28.0, baseline=25.0, at_least=1.0)
+    assert json.loads((run.folder / "claims.json").read_text())["certified"] is False
+
+
+def test_recorded_seeds_give_the_spread(run):
+    for seed, gain in enumerate((2.0, 3.0, 4.0)):
+        rows = [{"title": "sharper", "ours": 25 + gain, "baseline": 25.0, "gain": gain}]
+        measured.record("demo", "laptop", seed, seconds=10.0 + seed, peak_mb=500, claims=rows, hardware="CPU", date="2030-01-01")
+    row = run.claim("sharper", ours=28.0, baseline=25.0, at_least=1.0)
+    assert row.recorded == {"n": 3, "mean": 3.0, "min": 2.0, "max": 4.0}
+    assert measured.budget("demo", "laptop")["seconds"] == 12.0
+    assert run.claim("new", ours=28.0, baseline=25.0, at_least=1.0).recorded is None
+    measured.record("demo", "laptop", 0, seconds=5.0, peak_mb=100, claims=[], hardware="other", date="2030-01-01")
+    assert measured.budget("demo", "laptop")["seconds"] == 5.0
+
+
+def test_a_damaged_record_is_one_sentence(run):
+    measured.measured_path().write_text("{")
+    with pytest.raises(InputError, match="measured.json is not valid JSON"):
+        run.claim("sharper", ours=28.0, baseline=25.0, at_least=1.0)
+
+
+def test_the_table_reads_well(run):
+    run.claim("sharper", ours=28.0, baseline=25.0, at_least=1.0, paper_value="+2.88 dB", dataset="lego", hardware="2080 Ti")
+    assert repr(run.claims) == (
+        "holds: sharper: baseline 25, ours 28 dB; measured +3 dB, asked at least 1 dB better; paper: +2.88 dB (lego; 2080 Ti)"
+    )
