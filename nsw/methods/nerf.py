@@ -7,6 +7,7 @@ sampling and the quadrature are in `nsw.renderers.volume`.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -134,6 +135,7 @@ def diagnose(out: RayRender, colours: Float[Tensor, "R 3"], true_depth: Float[Te
         colours: their true colours.
         true_depth: their true distance t in world units where known, 0 elsewhere.
     """
+    out = replace(out, rgb=out.rgb.detach(), alpha=out.alpha.detach(), weights=out.weights.detach(), coarse=None)
     return list(_symptoms(out, colours, true_depth))
 
 
