@@ -1,0 +1,236 @@
+"""DVGO (Sun, Sun, Chen, CVPR 2022): what the paper adds to a voxel grid and volume rendering.
+
+The grid with its post-activation is `nsw.models.dense_grid`, the optimiser that skips zero gradients is
+`nsw.kernels.masked_adam`; the two stages as functions are in `nsw.methods.dvgo_stages`. Written from the papers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import max_pool3d
+
+from nsw.cameras import Cameras, Rays, camera_rays, pixel_rays, project
+from nsw.errors import InputError
+from nsw.kernels.masked_adam import MaskedAdam
+from nsw.kernels.packed_rays import packed_weights
+from nsw.models.dense_grid import DenseGrid, lattice
+from nsw.renderers.render import Render
+from nsw.renderers.volume import ray_bounds
+
+HIDDEN = -100.0  # a raw density that stays transparent whatever the shift
+
+
+@dataclass(frozen=True)
+class GridRender:
+    """R rendered rays and the K samples that counted.
+
+    Attributes:
+        rgb: [R, 3] colour over the background.
+        left: [R] transmittance behind the last sample, in [0, 1].
+        depth: [R] expected distance t, 0 where nothing was hit.
+        weights: [K]; rgbs: [K, 3]; t: [K]; ray_indices: [K], ascending.
+        n_asked: samples whose density was asked, before the thin and hidden ones were dropped.
+    """
+
+    rgb: Float[Tensor, "R 3"]
+    left: Float[Tensor, "R"]
+    depth: Float[Tensor, "R"]
+    weights: Float[Tensor, "K"]
+    rgbs: Float[Tensor, "K 3"]
+    t: Float[Tensor, "K"]
+    ray_indices: Int[Tensor, "K"]
+    n_asked: int
+
+
+def render(
+    model: DenseGrid,
+    rays: Rays,
+    near: float = 0.0,
+    background: float = 1.0,
+    jitter: torch.Generator | None = None,
+    threshold: float = 1e-4,
+) -> GridRender:
+    """Render rays through a grid: half-voxel steps from `near` to the end of the box, in cells that are not known to be free.
+
+    A first pass without gradients asks densities only. Samples with an opacity or a weight up to `threshold` are dropped
+    before the second, which asks colours too (Improved DVGO, section 3).
+
+    Args:
+        jitter: moves each ray's samples by a random part of a step; without it they are the same every time.
+    """
+    step = model.sample_length
+    first, last, _ = ray_bounds(model, rays, near)
+    if jitter is not None:
+        first = first + torch.rand(first.shape, generator=jitter, device=first.device) * step
+    march = dict(t_min=first, t_max=last, render_step_size=step, early_stop_eps=0.0)
+    ray_indices, t_starts, t_ends = model.occupancy().sampling(rays.origins, rays.directions, **march)
+    t = (t_starts + t_ends) / 2
+    directions = rays.directions[ray_indices]
+    points = rays.origins[ray_indices] + t[:, None] * directions
+    length = step / model.voxel
+    with torch.no_grad():
+        depth = model.sigma(points) * length
+        weights, _ = packed_weights(depth, ray_indices, len(rays))
+        kept = ((weights > threshold) & (depth > threshold)).nonzero()[:, 0]
+    n_asked, t, ray_indices, points, directions = len(t), t[kept], ray_indices[kept], points[kept], directions[kept]
+    weights, left = packed_weights(model.sigma(points) * length, ray_indices, len(rays))
+    rgbs = model.colour(points, directions)
+    rgb = left[:, None] * background + torch.zeros_like(rays.origins).index_add(0, ray_indices, weights[:, None] * rgbs)
+    distance = torch.zeros_like(left).index_add(0, ray_indices, weights.detach() * t) / (1 - left.detach()).clamp_min(1e-6)
+    return GridRender(rgb, left, distance, weights, rgbs, t, ray_indices, n_asked)
+
+
+@torch.no_grad()
+def render_view(model: DenseGrid, cameras: Cameras, near: float = 0.0, background: float = 1.0, chunk: int = 16384) -> Render:
+    """Render whole pictures without gradients."""
+    rays = camera_rays(cameras)
+    parts = [render(model, rays[i : i + chunk], near, background) for i in range(0, len(rays), chunk)]
+    shape = (len(cameras), cameras.height, cameras.width)
+    depth = torch.cat([part.depth for part in parts]) * rays.z_per_t
+    return Render(
+        torch.cat([part.rgb for part in parts]).view(*shape, 3),
+        1.0 - torch.cat([part.left for part in parts]).view(shape),
+        depth.view(shape),
+    )
+
+
+def loss_per_point(out: GridRender, colours: Float[Tensor, "R 3"]) -> Float[Tensor, ""]:
+    r"""Return how far the colour of each sample is from its pixel's, weighted by its share of that pixel.
+
+    $$\frac1R \sum_i \mathrm{sg}(w_i) \lVert c_i - C_{r(i)} \rVert^2$$  (DVGO, eq. 12; sg stops the gradient)
+    """
+    error = (out.rgbs - colours[out.ray_indices]).square().sum(-1)
+    return (out.weights.detach() * error).sum() / len(colours)
+
+
+def frusta_box(cameras: Cameras, near: float, far: float) -> Float[Tensor, "2 3"]:
+    """Return the smallest box around all training frusta between the distances `near` and `far` of their corner rays."""
+    n, device = len(cameras), cameras.Ks.device
+    rows = torch.tensor([0, 0, cameras.height - 1, cameras.height - 1], device=device).repeat(n)
+    columns = torch.tensor([0, cameras.width - 1, 0, cameras.width - 1], device=device).repeat(n)
+    rays = pixel_rays(cameras, torch.arange(n, device=device).repeat_interleave(4), rows, columns)
+    ends = torch.cat([rays.origins + distance * rays.directions for distance in (near, far)])
+    return torch.stack([ends.amin(0), ends.amax(0)])
+
+
+@torch.no_grad()
+def count_views(model: DenseGrid, cameras: Cameras, near: float, far: float) -> Int[Tensor, "X Y Z"]:
+    """Return for each voxel how many cameras have it in their picture, between the distances `near` and `far`."""
+    points = model.vertices().reshape(-1, 3)
+    counts = torch.zeros(len(points), dtype=torch.long, device=points.device)
+    for i in range(len(cameras)):
+        pixels, z = project(cameras[i], points)
+        t = (points - cameras.origins[i]).norm(dim=-1)
+        inside = (pixels[0] >= 0).all(-1) & (pixels[0, :, 0] <= cameras.width) & (pixels[0, :, 1] <= cameras.height)
+        counts += inside & (z[0] > 0) & (t >= near) & (t <= far)
+    return counts.view(model.shape)
+
+
+@torch.no_grad()
+def hide_voxels(model: DenseGrid, cameras: Cameras, near: float, counts: Int[Tensor, "X Y Z"] | None = None) -> None:
+    """Make voxels nearer than `near` to a camera transparent, and those that two views or fewer see."""
+    distance = torch.cdist(model.vertices().reshape(-1, 3), cameras.origins).amin(1).view(model.shape)
+    hidden = distance <= near
+    if counts is not None:
+        hidden |= counts <= 2
+    model.raw_density[hidden] = HIDDEN
+
+
+def view_rate(counts: Int[Tensor, "X Y Z"]) -> Float[Tensor, "X Y Z 1"]:
+    r"""Return each voxel's learning rate relative to the best seen one's.
+
+    $$\mathrm{lr}_v = \mathrm{lr} \cdot n_v / n_{\max}$$  (DVGO, section 4.2)
+    """
+    return (counts / counts.max().clamp_min(1)).float()[..., None]
+
+
+def make_optimizer(model: DenseGrid, lr: float = 0.1, lr_network: float = 1e-3, counts: Tensor | None = None) -> MaskedAdam:
+    """Return the optimiser of both grids (zero gradients skipped) and of the colour network.
+
+    Args:
+        counts: views of each voxel; given, they scale the density's learning rate.
+    """
+    groups = [dict(params=[model.raw_density, model.features], lr=lr)]
+    if model.mlp is not None:
+        groups.append(dict(params=list(model.mlp.parameters()), lr=lr_network, skip_zero=False))
+    optimizer = MaskedAdam(groups, eps=1e-15)  # a transparent start has gradients near 1e-12, which 1e-8 would drown
+    if counts is not None:
+        optimizer.rates[model.raw_density] = view_rate(counts)
+    model.gradients_in_place = True  # this optimiser empties the gradients that the lookups add to
+    for group in optimizer.param_groups:
+        group["start"] = group["lr"]
+    return optimizer
+
+
+def grow(model: DenseGrid, optimizer: MaskedAdam, n_voxels: int) -> None:
+    """Interpolate the grid at more voxels, lower the shift by 1 (both of the official code), and begin with fresh moments."""
+    old = (model.raw_density, model.features)
+    model.resize(n_voxels, shift_change=-1.0)
+    optimizer.replace(old, (model.raw_density, model.features))
+
+
+def decay(optimizer: MaskedAdam, progress: float, factor: float = 0.1) -> None:
+    """Set learning rates to `factor` to the power of `progress` times their start."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["start"] * factor**progress
+
+
+def tight_box(coarse: DenseGrid, threshold: float = 1e-3, margin: float = 1.05) -> Float[Tensor, "2 3"]:
+    """Return the box around voxels more opaque than `threshold`, enlarged about its middle.
+
+    Raises:
+        InputError: when the coarse stage found nothing.
+    """
+    solid = coarse.vertices()[coarse.alpha() > threshold]
+    if len(solid) == 0:
+        raise InputError(
+            f"The coarse stage found no voxel more opaque than {threshold:g}, so there is nothing to refine: check that near "
+            "and far hold the scene and that the background colour is the pictures' (a white scene over white looks empty), "
+            "or train more coarse steps."
+        )
+    low, high = solid.amin(0), solid.amax(0)
+    half = ((high - low) / 2).clamp_min(float(coarse.voxel) / 2)  # a single layer of voxels still has a thickness
+    return torch.stack([(low + high) / 2 - margin * half, (low + high) / 2 + margin * half])
+
+
+def spread(alpha: Float[Tensor, "X Y Z"]) -> Float[Tensor, "X Y Z"]:
+    """Return the largest opacity among each voxel and its 26 neighbours."""
+    return max_pool3d(alpha[None, None], 3, stride=1, padding=1)[0, 0]
+
+
+@torch.no_grad()
+def free_space_mask(
+    coarse: DenseGrid, aabb: Float[Tensor, "2 3"], shape: tuple[int, int, int], threshold: float = 1e-3
+) -> Bool[Tensor, "x y z"]:
+    """Return which cells of a grid over `aabb` are not free: next to a coarse voxel at least as opaque as `threshold`."""
+    near_solid = spread(coarse.alpha()) >= threshold
+    centres = lattice(aabb, shape, centres=True).reshape(-1, 3)
+    size = torch.tensor(coarse.shape, device=centres.device)
+    unit = (centres - coarse.aabb[0]) / (coarse.aabb[1] - coarse.aabb[0])
+    i, j, k = (unit * (size - 1)).round().long().clamp_min(0).minimum(size - 1).unbind(-1)
+    return near_solid[i, j, k].view(shape)
+
+
+@torch.no_grad()
+def refresh_mask(model: DenseGrid, threshold: float = 1e-3) -> float:
+    """Call cells free where opacity has gone, and return the share that is left. The mask only ever shrinks."""
+    centres = lattice(model.aabb, tuple(model.occupied.shape), centres=True).reshape(-1, 3)
+    alpha = -torch.expm1(-model.sigma(centres)).view(model.occupied.shape)
+    model.occupied &= spread(alpha) > threshold
+    return float(model.occupied.float().mean())
+
+
+@torch.no_grad()
+def hits_mask(model: DenseGrid, rays: Rays, near: float = 0.0, chunk: int = 1 << 16) -> Bool[Tensor, "R"]:
+    """Return which rays pass through a cell that is not free; the others can only show the background."""
+    hit = torch.zeros(len(rays), dtype=torch.bool, device=rays.origins.device)
+    for i in range(0, len(rays), chunk):
+        some = rays[i : i + chunk]
+        first, last, _ = ray_bounds(model, some, near)
+        march = dict(t_min=first, t_max=last, render_step_size=model.sample_length, early_stop_eps=0.0)
+        hit[i + model.occupancy().sampling(some.origins, some.directions, **march)[0]] = True
+    return hit

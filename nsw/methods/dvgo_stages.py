@@ -1,0 +1,157 @@
+"""The two stages of DVGO as functions, for baselines, ablations and scripts; the notebook shows the same loops opened up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nsw.cameras import Rays, camera_rays
+from nsw.losses import loss_entropy, loss_mse
+from nsw.methods import dvgo
+from nsw.models.dense_grid import DenseGrid, DenseGridSettings, post_activation
+from nsw.scenes.scene import Scene
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How one stage is trained; the defaults are the coarse stage's of the official configuration, but for its length.
+
+    Attributes:
+        n_voxels: of the full grid.
+        n_steps: optimiser steps.
+        n_rays: rays of a batch.
+        alpha_init: opacity of a voxel at the start.
+        lr, lr_network: learning rates of grids and network.
+        last_rate: factor of the learning rates at the end.
+        per_point, entropy: weights of the per-point colour loss and of the background entropy.
+        threshold: opacity and weight below which samples are dropped.
+        grow: steps at which the number of voxels doubles, up to `n_voxels`.
+        refresh: steps between refreshes of the free-space mask, 0 for none.
+        n_features, mlp_width: of the grid; 0 features store colour.
+    """
+
+    n_voxels: int = 40**3
+    n_steps: int = 300
+    n_rays: int = 2048
+    alpha_init: float = 1e-6
+    lr: float = 0.1
+    lr_network: float = 1e-3
+    last_rate: float = 0.1
+    per_point: float = 0.1
+    entropy: float = 0.01
+    threshold: float = 1e-7
+    grow: tuple[int, ...] = ()
+    refresh: int = 0
+    n_features: int = 0
+    mlp_width: int = 64
+
+
+@dataclass(frozen=True)
+class RayBank:
+    """All rays one may train on, with the colours of their pixels [R, 3]."""
+
+    rays: Rays
+    colours: Float[Tensor, "R 3"]
+
+    def __len__(self) -> int:
+        return len(self.rays)
+
+    def draw(self, n_rays: int, generator: torch.Generator) -> tuple[Rays, Float[Tensor, "n_rays 3"]]:
+        """Return random rays and colours; they depend on the generator's state alone."""
+        index = torch.randint(len(self), (n_rays,), generator=generator, device=self.colours.device)
+        return self.rays[index], self.colours[index]
+
+    def only(self, chosen: Tensor) -> RayBank:
+        """Return the rays at a mask or an index."""
+        return RayBank(self.rays[chosen], self.colours[chosen])
+
+
+def ray_bank(scene: Scene, split: str = "train", background: float = 1.0, device: torch.device | str = "cpu") -> RayBank:
+    """Return every ray of a split with its colour."""
+    return RayBank(camera_rays(scene.views(split)).to(device), scene.pixels(split, background).reshape(-1, 3).to(device))
+
+
+def new_coarse(scene: Scene, stage: Stage, activation: Callable = post_activation) -> DenseGrid:
+    """Return a transparent grid over everything that the training cameras can see between near and far."""
+    box = dvgo.frusta_box(scene.views("train"), scene.near, scene.far)
+    settings = DenseGridSettings(tuple(box.reshape(6).tolist()), n_voxels=stage.n_voxels, alpha_init=stage.alpha_init)
+    return DenseGrid(settings, activation)
+
+
+def new_fine(coarse: DenseGrid, stage: Stage, activation: Callable = post_activation) -> DenseGrid:
+    """Return the grid of the fine stage: tight box, free-space mask, the voxels it starts with."""
+    box = dvgo.tight_box(coarse)
+    settings = DenseGridSettings(
+        tuple(box.reshape(6).tolist()),
+        n_voxels=stage.n_voxels,
+        n_start=stage.n_voxels // 2 ** len(stage.grow),
+        alpha_init=stage.alpha_init,
+        n_features=stage.n_features,
+        mlp_width=stage.mlp_width,
+    )
+    fine = DenseGrid(settings, activation).to(coarse.aabb.device)
+    shape = tuple(max(1, round(float(n))) for n in (fine.aabb[1] - fine.aabb[0]) / fine.voxel)
+    fine.occupied = dvgo.free_space_mask(coarse, fine.aabb, shape)
+    return fine
+
+
+def losses(out: dvgo.GridRender, colours: Float[Tensor, "R 3"], stage: Stage) -> dict[str, Tensor]:
+    """Return the three weighted terms of the loss: colour, per-point colour, background entropy (DVGO, eq. 11 to 13)."""
+    return {
+        "colour": loss_mse(out.rgb, colours),
+        "per_point": stage.per_point * dvgo.loss_per_point(out, colours),
+        "entropy": stage.entropy * loss_entropy(out.left),
+    }
+
+
+def maintain(model: DenseGrid, optimizer: dvgo.MaskedAdam, step: int, stage: Stage) -> bool:
+    """Do what a step calls for before it: refresh the mask, double the voxels; return whether the grid has grown."""
+    if stage.refresh and step % stage.refresh == stage.refresh // 2:
+        dvgo.refresh_mask(model)
+    if step not in stage.grow:
+        return False
+    missing = len(stage.grow) - 1 - stage.grow.index(step)
+    dvgo.grow(model, optimizer, stage.n_voxels // 2**missing)
+    return True
+
+
+def fit(
+    model: DenseGrid,
+    bank: RayBank,
+    stage: Stage,
+    generator: torch.Generator,
+    near: float,
+    counts: Tensor | None = None,
+    background: float = 1.0,
+    seconds: float | None = None,
+    watch: Callable[[int, float, dvgo.GridRender], object] | None = None,
+) -> float:
+    """Train one stage and return how many seconds its steps took.
+
+    Args:
+        near: where rays begin.
+        counts: views of each voxel, for the learning rate of the coarse stage.
+        seconds: stop there; the schedule then follows the clock instead of the step.
+        watch: called after every step with the step, the seconds so far and the batch.
+    """
+    optimizer = dvgo.make_optimizer(model, stage.lr, stage.lr_network, counts)
+    spent = 0.0
+    for step in range(stage.n_steps):
+        start = time.perf_counter()
+        maintain(model, optimizer, step, stage)
+        dvgo.decay(optimizer, step / stage.n_steps if seconds is None else min(1.0, spent / seconds), stage.last_rate)
+        rays, colours = bank.draw(stage.n_rays, generator)
+        out = dvgo.render(model, rays, near, background, generator, stage.threshold)
+        sum(losses(out, colours, stage).values()).backward()
+        optimizer.step()
+        spent += time.perf_counter() - start
+        if watch is not None:
+            watch(step, spent, out)
+        if seconds is not None and spent >= seconds:
+            break
+    return spent
