@@ -83,10 +83,10 @@ def _numbers(value: Any) -> np.ndarray | None:
 
 def _difference(got: Any, expected: Any, tolerance: float, who: str) -> str | None:
     """Return how two answers differ, or None when they agree within tolerance."""
-    mine, right = _numbers(got), _numbers(expected)
-    if right is None and isinstance(expected, tuple | list) and isinstance(got, tuple | list) and len(got) == len(expected):
+    if isinstance(expected, tuple) and isinstance(got, tuple) and len(got) == len(expected):
         parts = (_difference(g, e, tolerance, f"{who}, part {i + 1},") for i, (g, e) in enumerate(zip(got, expected, strict=True)))
         return next((part for part in parts if part), None)
+    mine, right = _numbers(got), _numbers(expected)
     if mine is None or right is None:
         return (
             None if type(got) is type(expected) and got == expected else f"{who} gives {_short(got)}, expected {_short(expected)}."

@@ -161,7 +161,8 @@ def _frame_class():
                 self.error.value = f'<span role="alert" style="color:#b00020">{html.escape(failure_line(error))}</span>'
                 return None
             self._count(array)
-            return pictures.enlarged(array, self.view.size) if array.shape[1] != self.view.size else array
+            full = self.view.camera
+            return array if array.shape[1] == full.width else pictures.enlarged(array, full.width, full.height)
 
         def _count(self, array: Any) -> None:
             now = time.perf_counter()

@@ -51,7 +51,7 @@ METHODS = (
 )
 
 _BOX_WIDTH, _BOX_HEIGHT, _COLUMN, _ROW, _LEFT, _TOP = 128, 34, 142, 0, 92, 34
-_COLOURS = {FIELDS: "#0072B2", GRIDS: "#009E73", SPLATS: "#D55E00", SURFACES: "#AA4499", PRIORS: "#7A6000"}
+_COLOURS = {FIELDS: "#0072B2", GRIDS: "#00734d", SPLATS: "#B34700", SURFACES: "#AA4499", PRIORS: "#7A6000"}
 
 
 def notebooks_of(folder: Path) -> dict[str, str]:
@@ -111,8 +111,9 @@ def map_svg(present: dict[str, str], link: str = "{file}") -> str:
         words = family.split(" ", 1) if len(family) > 12 else [family]
         for n, word in enumerate(words):
             parts.append(f'<text x="6" y="{(top + bottom) / 2 + 4 + (n - (len(words) - 1) / 2) * 15}" font-size="12">{word}</text>')
-    for method in methods:
-        parts += [_arrow(places[a], places[method.slug]) for a in method.after if a in places]
+    for method in sorted(methods, key=lambda m: m.slug in present):
+        colour = "#444" if method.slug in present else "#c4c4c4"
+        parts += [_arrow(places[a], places[method.slug], colour) for a in method.after if a in places]
     parts += [_box(method, places[method.slug], present, link) for method in methods]
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" role="group" aria-label="{label}" viewBox="0 0 {width} {height}" width="{width}" '
@@ -127,16 +128,15 @@ def _unknown(present: dict[str, str]) -> list[str]:
     return [slug for slug in present if slug != "start" and slug not in {method.slug for method in METHODS}]
 
 
-def _arrow(start: tuple[int, int], end: tuple[int, int]) -> str:
+def _arrow(start: tuple[int, int], end: tuple[int, int], colour: str) -> str:
+    line = f'stroke="{colour}" fill="none" marker-end="url(#nsw-tip)"'
     x0, y0 = start[0] + _BOX_WIDTH, start[1] + _BOX_HEIGHT / 2
     x1, y1 = end[0], end[1] + _BOX_HEIGHT / 2
     if start[0] == end[0]:
         x0, y0, x1, y1 = start[0] + 20, start[1] + _BOX_HEIGHT, end[0] + 20, end[1]
-        return f'<path d="M{x0} {y0}L{x1} {y1}" stroke="#999" fill="none" marker-end="url(#nsw-tip)"/>'
+        return f'<path d="M{x0} {y0}L{x1} {y1}" {line}/>'
     bend = (x1 - x0) / 2
-    return (
-        f'<path d="M{x0} {y0}C{x0 + bend} {y0} {x1 - bend} {y1} {x1} {y1}" stroke="#999" fill="none" marker-end="url(#nsw-tip)"/>'
-    )
+    return f'<path d="M{x0} {y0}C{x0 + bend} {y0} {x1 - bend} {y1} {x1} {y1}" {line}/>'
 
 
 def _box(method: Method, place: tuple[int, int], present: dict[str, str], link: str) -> str:
@@ -150,8 +150,8 @@ def _box(method: Method, place: tuple[int, int], present: dict[str, str], link: 
     )
     if file is None:
         return f"<g><title>{text} ({method.year}): no notebook yet</title>{shape}</g>"
-    address = html.escape(link.format(file=file), quote=True)
-    return f'<a href="{address}" aria-label="{text}: open {html.escape(file, quote=True)}"><title>Open {html.escape(file)}</title>{shape}</a>'
+    address, name = html.escape(link.format(file=file), quote=True), html.escape(file, quote=True)
+    return f'<a href="{address}" aria-label="{text}: open {name}"><title>Open {name}</title>{shape}</a>'
 
 
 def method_map(folder: str | Path = ".") -> None:

@@ -87,12 +87,12 @@ def shown_width(width: int, room: int = NOTEBOOK_WIDTH, least: int = MIN_WIDTH) 
     return width * max(1, min(-(-least // width), room // width))
 
 
-def enlarged(array: np.ndarray, width: int) -> np.ndarray:
-    """Return the picture at about `width` pixels: whole-pixel copies upwards, area filter downwards."""
+def enlarged(array: np.ndarray, width: int, height: int | None = None) -> np.ndarray:
+    """Return the picture `width` pixels wide: whole-pixel copies upwards, area filter downwards."""
     from PIL import Image
 
-    height = max(1, round(array.shape[0] * width / array.shape[1]))
-    if width % array.shape[1] == 0:
+    height = height or max(1, round(array.shape[0] * width / array.shape[1]))
+    if width % array.shape[1] == 0 and height * array.shape[1] == width * array.shape[0]:
         factor = width // array.shape[1]
         return array.repeat(factor, axis=0).repeat(factor, axis=1)
     filter_ = Image.Resampling.NEAREST if width > array.shape[1] else Image.Resampling.BOX

@@ -1,0 +1,276 @@
+"""Sliders, viewer, comparison, training panel and inspector: stills, latest-wins, and what a front end gets."""
+
+import asyncio
+import math
+import time
+
+import pytest
+import torch
+
+from nsw import InputError, widgets
+from nsw.cameras import orbit
+from nsw.models.field import FieldOutput
+from nsw.renderers import render_view
+from nsw.renderers.render import Render
+from nsw.scenes import Scene
+from nsw.widgets import frontend, inline_viewer, inspector, slider_panel, training
+from nsw.widgets.orbit_control import OrbitControl
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    out = []
+    monkeypatch.setattr("IPython.display.display", lambda bundle, **_: out.append(bundle))
+    return out
+
+
+@pytest.fixture
+def front_end(monkeypatch):
+    """Pretend that JupyterLab is attached."""
+    monkeypatch.setattr(frontend, "live", lambda: True)
+    for module in (slider_panel, inline_viewer, inspector):
+        monkeypatch.setattr(module, "live", lambda: True)
+    monkeypatch.setattr("nsw.widgets.comparison.live", lambda: True)
+
+
+class Ball:
+    """A ball of radius 0.7 whose colour is its position."""
+
+    aabb = torch.tensor([[-1.0, -1, -1], [1, 1, 1]])
+
+    def query(self, points, directions):
+        return FieldOutput(self.density(points), (points + 1) / 2)
+
+    def density(self, points):
+        return (points.norm(dim=-1) < 0.7) * 8.0
+
+
+@pytest.fixture(scope="module")
+def scene():
+    cameras = orbit(4, 4.0, 30.0, width=24, height=16)
+    out = render_view(Ball(), cameras, n_samples=24)
+    images = (out.rgb.clamp(0, 1) * 255).byte()
+    return Scene(
+        "ball", images, cameras, {"train": torch.arange(3), "test": torch.tensor([3])}, Ball.aabb, 2.0, 6.0, depth=out.depth
+    )
+
+
+def grey(cameras):
+    shape = (len(cameras), cameras.height, cameras.width)
+    return Render(torch.full((*shape, 3), 0.5), torch.ones(shape), torch.ones(shape))
+
+
+def test_controls_from_ranges():
+    assert type(slider_panel.control("n", (1, 9, 3))).__name__ == "IntSlider"
+    assert type(slider_panel.control("x", (0.0, 1, 0.5))).__name__ == "FloatSlider"
+    assert slider_panel.control("opacity_cut", (0.0, 1.0, 0.5, 0.25)).description == "opacity cut"
+    assert slider_panel.control("kind", ["a", "b"]).value == "a"
+    assert slider_panel.control("on", True).value is True
+    for bad in [(3, 1, 2), (0, 1, 5), (0, 1), "abc", [], (0, 1, "x")]:
+        with pytest.raises(InputError, match="Slider n"):
+            slider_panel.control("n", bad)
+
+
+def test_sliders_leave_a_still_without_a_front_end(shown):
+    widgets.sliders(lambda level, n: torch.full((n, n), level), alt="a square", level=(0.0, 1.0, 1.0), n=(2, 9, 4))
+    assert len(shown) == 1 and "application/vnd.jupyter.widget-view+json" not in shown[0]
+    assert shown[0]["image/png"] and "level = 1, n = 4" in shown[0]["text/html"]
+
+
+def test_sliders_redraw_coarse_then_full_and_show_errors(shown, front_end):
+    calls = []
+
+    def draw(n, coarse=False):
+        calls.append((n, coarse))
+        if n == 5:
+            raise ValueError("n must not be <5>")
+        return torch.zeros(n, n)
+
+    async def use():
+        widgets.sliders(draw, alt="a square", n=(2, 9, 4))
+        assert "application/vnd.jupyter.widget-view+json" in shown[0] and "image/png" in shown[0]
+        panel = next(w for w in _widgets() if "nsw-sliders" in getattr(w, "_dom_classes", ()))
+        slider, view, error = panel.children
+        for n in (6, 7, 8):
+            slider.value = n
+        await until(lambda: len(calls) == 3)
+        assert calls[1:] == [(8, True), (8, False)] and view.rows == 8
+        slider.value = 5
+        await until(lambda: error.value)
+        assert "n must not be &lt;5&gt;" in error.value and 'role="alert"' in error.value
+        slider.value, width = 3, view.css_width
+        await until(lambda: calls[-1] == (3, False))
+        assert error.value == "" and view.rows == 3
+        assert view.css_width == width  # the place on the page does not jump with the number of pixels
+
+    asyncio.run(use())
+
+
+def _widgets():
+    from ipywidgets.widgets import widget
+
+    return list(widget._instances.values())
+
+
+async def until(condition, seconds=10.0):
+    """Let the event loop run until the condition holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "the condition did not come true"
+        await asyncio.sleep(0.005)
+
+
+def test_only_the_newest_value_is_drawn_and_nothing_queues():
+    drawn = []
+
+    async def use():
+        latest = frontend.Latest(lambda *call: drawn.append(call), coarse=True, settle=0.01, rest=0.05)
+        for value in range(50):
+            latest.submit(value)
+        await until(lambda: len(drawn) == 2)
+        assert drawn == [(49, True), (49, False)] and latest.dropped == 49
+        latest.submit(50)
+        await until(lambda: len(drawn) == 3)
+        latest.submit(51)  # before the full picture of 50, which is then not drawn at all
+        await until(lambda: len(drawn) == 5)
+        assert drawn[2:] == [(50, True), (51, True), (51, False)]
+
+    asyncio.run(use())
+
+
+def test_a_chart_under_a_slider_is_redrawn(shown, front_end):
+    async def use():
+        widgets.sliders(lambda n: widgets.figure([dict(type="scatter", x=[0, 1], y=[0, n])]), alt="a line", n=(1, 9, 3))
+        panel = [w for w in _widgets() if "nsw-sliders" in getattr(w, "_dom_classes", ())][-1]
+        before = panel.children[1].value
+        panel.children[0].value = 8
+        await until(lambda: panel.children[1].value != before)
+        assert 'aria-label="a line"' in before
+
+    asyncio.run(use())
+    assert "image/svg+xml" in shown[0]
+
+
+def test_viewer_still_and_moves(shown, scene):
+    sizes = []
+
+    def render(cameras):
+        sizes.append(cameras.width)
+        return grey(cameras)
+
+    view = widgets.viewer(render, scene, alt="a ball", size=48)
+    assert shown[0]["image/png"] and sizes == [48]
+    assert len(view.camera) == 1 and (view.camera.width, view.camera.height) == (48, 32)
+    assert torch.allclose(view.camera.cam_from_world, scene.views("test").cam_from_world, atol=1e-5)
+    view.seconds = 1.0  # pretend that the full picture is slow
+    assert view.picture(coarse=True).shape == (16, 24, 3)
+    assert view.key("ArrowLeft") and view.key("+") and not view.key("q")
+    assert not torch.allclose(view.camera.cam_from_world, scene.views("test").cam_from_world, atol=1e-2)
+    assert view.key("Home")
+    assert torch.allclose(view.camera.cam_from_world, scene.views("test").cam_from_world, atol=1e-5)
+    with pytest.raises(InputError, match="between 16 and 2048"):
+        widgets.viewer(render, scene, alt="x", size=4)
+
+
+def test_viewer_frame_follows_events(shown, scene, front_end):
+    changes = []
+
+    async def use():
+        view = widgets.viewer(lambda c: render_view(Ball(), c, n_samples=8), scene, alt="a ball", size=32)
+        view.on_change.append(changes.append)
+        frame = next(w for w in _widgets() if type(w).__name__ == "Frame")
+        assert frame.get_frame() is not None and not changes  # the first picture is not drawn twice
+        start = view.camera.origins
+        frame.handle_event({"type": "pointer_down", "x": 10, "y": 10, "buttons": (1,), "modifiers": ()})
+        frame.handle_event({"type": "pointer_move", "x": 60, "y": 10, "buttons": (1,), "modifiers": ()})
+        after_drag = view.camera.origins
+        assert (after_drag - start).norm() > 0.1 and (after_drag.norm() - start.norm()).abs() < 1e-3
+        frame.handle_event({"type": "pointer_up", "x": 60, "y": 10})
+        frame.handle_event({"type": "pointer_move", "x": 90, "y": 10, "buttons": (), "modifiers": ()})
+        assert torch.equal(view.camera.origins, after_drag)  # no button, no movement
+        frame.handle_event({"type": "wheel", "dy": -200.0})
+        assert view.camera.origins.norm() < after_drag.norm() - 0.1
+        before_pan = view.camera
+        frame.handle_event({"type": "pointer_down", "x": 0, "y": 0, "buttons": (2,), "modifiers": ()})
+        frame.handle_event({"type": "pointer_move", "x": 20, "y": 0, "buttons": (2,), "modifiers": ()})
+        assert torch.allclose(view.camera.cam_from_world[:, :3, :3], before_pan.cam_from_world[:, :3, :3], atol=1e-5)
+        frame.handle_event({"type": "key_down", "key": "Home"})
+        assert frame.get_frame().shape == (21, 32, 3) and len(changes) == 1
+        view.render = lambda cameras: 1 / 0
+        assert frame.get_frame() is None and "division by zero" in frame.error.value
+        await until(lambda: not frame._moving)
+
+    asyncio.run(use())
+
+
+def test_orbit_keeps_distance_stops_at_poles_and_stays_rigid():
+    control = OrbitControl(orbit(1, 4.0, 30.0), torch.zeros(3))
+    for _ in range(300):
+        control.orbit(0.21, 0.3)
+    eye = control.camera.origins[0]
+    assert abs(control.distance - 4.0) < 1e-3 and math.degrees(math.asin(float(eye[2]) / 4)) == pytest.approx(88, abs=0.5)
+    R = control.camera.cam_from_world[0, :3, :3]
+    assert torch.allclose(R @ R.T, torch.eye(3), atol=1e-5)
+    assert torch.allclose(R[2] @ (-eye / 4), torch.tensor(1.0), atol=1e-4)  # still looks at the target
+
+
+def test_compare_needs_one_size_and_leaves_both_pictures(shown, front_end):
+    widgets.compare(torch.zeros(6, 8), torch.ones(6, 8), ("before", "after"), alt="black and white")
+    assert "application/vnd.jupyter.widget-view+json" in shown[0]
+    assert "before" in shown[0]["text/html"] and shown[0]["text/html"].count("<img") == 2
+    with pytest.raises(InputError, match="one size"):
+        widgets.compare(torch.zeros(6, 8), torch.ones(8, 6), alt="x")
+
+
+def test_training_panel_pauses_stops_and_draws(monkeypatch):
+    monkeypatch.setattr("IPython.display.display", lambda *a, **k: None)
+    panel = widgets.training_panel(None, 10, "train")
+    for step in range(1, 6):
+        panel.update(step, {"loss": 1 / step}, torch.rand(4, 4, 3) if step == 5 else None)
+    panel._shown = 0
+    panel.update(6, {"loss": 0.1})
+    assert panel.bar.value == 6 and "loss 0.1" in panel.text.value and "left" in panel.text.value
+    assert panel.picture.rows == 4 and panel.picture.alt
+    panel.pause_button.click()
+    assert panel.paused and panel.pause_button.description == "Continue"
+    panel.stop_button.click()
+    assert panel.stopped and not panel.paused
+    panel.close()
+    assert panel.stop_button.description == "Stopped"
+    assert 'aria-label="loss went from 1 to 0.1"' in training.sparkline(panel._curve, "loss")
+
+
+def test_ray_samples_add_up(shown, scene):
+    from nsw.cameras import pixel_rays
+    from nsw.renderers.volume import render_rays
+
+    rays = pixel_rays(scene.views("test"), *(torch.tensor([v]) for v in (0, 8, 12)))
+    out = render_rays(Ball(), rays, n_samples=200)
+    samples = inspector.samples_of(out)
+    assert samples.transmittance[0] == 1 and (samples.transmittance[:-1] >= samples.transmittance[1:] - 1e-9).all()
+    inside = samples.density > 0
+    assert abs((samples.t[inside].max() - samples.t[inside].min()) - 1.4) < 0.03  # through the centre of the ball
+    assert abs(samples.depth - float(out.depth[0] / out.alpha[0])) < 1e-2
+    widgets.ray_inspector(Ball(), scene, alt="one ray", n_samples=48)
+    assert "true depth" in shown[0]["text/html"] and "<svg" in shown[0]["text/html"] and "<img" in shown[0]["text/html"]
+    with pytest.raises(InputError, match="weights"):
+        inspector.samples_of({"t": torch.zeros(3)})
+    with pytest.raises(InputError, match="belongs to a field"):
+        widgets.ray_inspector(lambda rays: out, scene, alt="x", n_samples=3)
+
+
+def test_ray_inspector_follows_clicks_and_sliders(shown, scene, front_end):
+    async def use():
+        widgets.ray_inspector(Ball(), scene, alt="one ray", row=8, column=12, n_samples=32)
+        box = next(w for w in _widgets() if "nsw-inspector" in getattr(w, "_dom_classes", ()))
+        left, plot = box.children[0].children
+        view, rows, columns = left.children
+        assert "row 8, column 12" in plot.value
+        view.picked = [0, 0]  # a click on the background
+        await until(lambda: "row 0, column 0" in plot.value)
+        assert (rows.value, columns.value) == (0, 0)
+        columns.value = 5
+        await until(lambda: "row 0, column 5" in plot.value)
+        assert view.picked == [0, 5]
+
+    asyncio.run(use())

@@ -1,0 +1,170 @@
+"""Pictures, maps and charts: what is displayed carries alt text, a still, and the right pixels."""
+
+import base64
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nsw import InputError, widgets
+from nsw.renderers.render import Render
+from nsw.widgets import charts, frontend, heatmaps, pictures, svg_still
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """Collect what cells display as (bundle, metadata)."""
+    out = []
+
+    def display(bundle, metadata=None, raw=False):
+        assert raw
+        out.append((bundle, metadata))
+
+    monkeypatch.setattr("IPython.display.display", display)
+    return out
+
+
+def png_of(bundle):
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(bundle["image/png"]))))
+
+
+def test_import_is_cheap():
+    heavy = "{'ipywidgets', 'plotly', 'jupyter_rfb', 'viser', 'anywidget', 'torch'}"
+    code = f"import sys, nsw.widgets as w; dir(w); assert not {heavy} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_name_of_the_package_loads():
+    for name in widgets.__all__:
+        assert callable(getattr(widgets, name)), name
+    with pytest.raises(AttributeError, match="no attribute 'viewr'"):
+        _ = widgets.viewr
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        torch.zeros(4, 5),
+        torch.zeros(4, 5, 1),
+        np.zeros((1, 4, 5, 3), np.float64),
+        np.zeros((4, 5, 4), np.uint8) + np.uint8([0, 0, 0, 255]),
+        Image.new("L", (5, 4)),
+        Render(torch.zeros(2, 4, 5, 3), torch.ones(2, 4, 5), torch.ones(2, 4, 5)),
+        np.zeros((4, 5), bool),
+    ],
+    ids=["grey", "one channel", "batch of one", "opaque rgba", "PIL", "Render", "bool"],
+)
+def test_to_array_takes_what_notebooks_have(image):
+    array = pictures.to_array(image)
+    assert array.shape == (4, 5, 3) and array.dtype == np.uint8 and not array.any()
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 5), (4,), (0, 4, 3), (2, 4, 5, 3)])
+def test_to_array_names_the_shape_it_cannot_show(shape):
+    with pytest.raises(InputError, match="channels last"):
+        pictures.to_array(np.zeros(shape))
+
+
+def test_values_that_are_not_finite_are_magenta_and_transparent_is_white():
+    bad = torch.zeros(2, 2, 3)
+    bad[0, 1, 2] = float("nan")
+    assert pictures.to_array(bad)[0, 1].tolist() == [255, 0, 255]
+    assert pictures.to_array(bad)[0, 0].tolist() == [0, 0, 0]
+    assert pictures.to_array(np.zeros((2, 2, 4)))[0, 0].tolist() == [255, 255, 255]
+
+
+def test_show_leaves_alt_text_and_visible_pixels(shown):
+    image = torch.rand(10, 20, 3, generator=torch.Generator().manual_seed(0))
+    widgets.show(image, alt='noise "quoted"', caption="a < b")
+    bundle, metadata = shown[0]
+    assert 'alt="noise &quot;quoted&quot;"' in bundle["text/html"] and "a &lt; b" in bundle["text/html"]
+    assert bundle["text/plain"] == 'noise "quoted"' and metadata["image/png"]["alt"] == 'noise "quoted"'
+    still = png_of(bundle)
+    assert still.shape == (160, 320, 3)  # whole-pixel copies up to the least width
+    assert np.array_equal(still[::16, ::16], pictures.to_array(image))
+
+
+def test_figures_without_alt_text_are_refused(shown):
+    with pytest.raises(InputError, match="alt text"):
+        widgets.show(torch.zeros(2, 2), alt=" ")
+    with pytest.raises(InputError, match="alt text"):
+        widgets.lines({"a": ([0, 1], [0, 1])}, x="x", y="y", alt="")
+    with pytest.raises(InputError, match="no picture"):
+        widgets.images({}, alt="nothing")
+    assert not shown
+
+
+def test_images_make_one_sheet_with_titles(shown):
+    widgets.images({"truth": torch.zeros(8, 8), "a model with a long name": torch.ones(8, 8)}, alt="two squares", columns=2)
+    bundle, _ = shown[0]
+    assert bundle["text/html"].count("<img") == 2 and 'alt="truth: two squares"' in bundle["text/html"]
+    still = png_of(bundle)
+    assert (still[5, 5] == 0).all() and (still[5, -5] == 255).all() and still.shape[1] <= pictures.NOTEBOOK_WIDTH
+
+
+def test_heat_maps_are_monotone_in_lightness_and_mark_missing_values(shown):
+    luma = heatmaps.cividis().astype(float) @ [0.2126, 0.7152, 0.0722]
+    assert (np.diff(luma) > -1.0).all() and luma[-1] - luma[0] > 150
+    values = torch.tensor([[0.0, 1.0], [2.0, float("nan")]])
+    assert heatmaps.coloured(values, 0, 2)[1, 1].tolist() == [160, 160, 160]
+    widgets.heat(values, alt="a map", unit="dB", title="Error")
+    text = shown[0][0]["text/html"]
+    assert "2 dB" in text and "1 dB" in text and "0 dB" in text and "Error" in text
+    with pytest.raises(InputError, match=r"\[H, W\]"):
+        widgets.heat(torch.zeros(2, 3, 4), alt="x")
+
+
+def test_charts_travel_without_network_and_with_a_still(shown):
+    widgets.lines(
+        {"ours": ([0, 1, 2], torch.tensor([1.0, 2.0, 4.0])), "base": ([0, 2], [1, 1])}, x="step", y="PSNR (dB)", alt="two curves"
+    )
+    bundle, _ = shown[0]
+    spec = bundle["application/vnd.plotly.v1+json"]
+    assert [trace["line"]["color"] for trace in spec["data"]] == list(charts.COLOURS[:2])
+    assert spec["data"][0]["line"]["dash"] != spec["data"][1]["line"]["dash"]  # colour is not the only difference
+    assert spec["data"][0]["y"] == [1.0, 2.0, 4.0]
+    still = bundle["image/svg+xml"]
+    assert (
+        'aria-label="two curves"' in still
+        and "PSNR (dB)" in still
+        and "http" not in still.replace("http://www.w3.org/2000/svg", "")
+    )
+    assert len(str(spec)) < 4000  # plotly's default template alone would be 6 kB
+
+
+def test_svg_still_draws_lines_where_they_are():
+    chart = charts.figure([dict(type="scatter", x=[0, 10], y=[0, 1], mode="lines")])
+    text = svg_still.svg(chart, "a line")
+    path = text.split('<path d="M70.0 ')[1].split('"')[0]  # starts at the left margin
+    start_y, end = path.split("L")
+    end_x, end_y = end.split()
+    assert float(end_x) == 700.0 and float(end_y) < float(start_y)
+
+
+def test_svg_still_of_log_axes_bars_maps_and_3d():
+    log = charts.figure([dict(type="scatter", x=[1, 10, 100], y=[1, 0.1, 0.01], mode="lines+markers")])
+    log.update_xaxes(type="log").update_yaxes(type="log")
+    assert ">100<" in svg_still.svg(log, "log") and ">0.01<" in svg_still.svg(log, "log")
+    bars = charts.figure([dict(type="bar", x=["a", "b"], y=[1.0, None], text=["1", ""])])
+    assert svg_still.svg(bars, "bars").count("<rect") == 2  # the paper and one bar
+    heat = charts.figure([dict(type="heatmap", z=[[0, 1], [2, 3]])])
+    assert "<image" in svg_still.svg(heat, "map")
+    cloud = charts.figure([dict(type="scatter3d", x=[0, 1], y=[0, 1], z=[0, 1], mode="markers")])
+    assert svg_still.svg(cloud, "cloud").count("<circle") == 2
+    odd = charts.figure([dict(type="pie", labels=["a"], values=[1])])
+    assert "pie trace: see the live figure" in svg_still.svg(odd, "pie")
+
+
+def test_live_needs_a_front_end(monkeypatch):
+    monkeypatch.setattr(frontend, "_seen_front_end", False)
+    kernel = type("Kernel", (), {"get_parent": lambda self: {"metadata": {}}, "_allow_stdin": False})()
+    monkeypatch.setattr(frontend, "shell", lambda: type("Shell", (), {"kernel": kernel})())
+    assert not widgets.live()  # papermill: no cell id, no input
+    kernel.get_parent = lambda: {"metadata": {"cellId": "x"}}
+    assert widgets.live()
+    kernel.get_parent = lambda: {"metadata": {}}
+    assert widgets.live()  # a widget's callback carries no cell id
