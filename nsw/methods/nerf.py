@@ -14,8 +14,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nsw.cameras import Cameras, Rays, pixel_rays
+from nsw.losses import loss_mse
 from nsw.models.encodings import encoded_size, frequency_encoding
+from nsw.models.field import Field
 from nsw.renderers.volume import RayRender
+from nsw.scenes.scene import Points
 
 
 def ray_batch(
@@ -50,6 +53,19 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Set the learning rate of every parameter group."""
     for group in optimizer.param_groups:
         group["lr"] = rate
+
+
+def loss_terms(out: RayRender, colours: Float[Tensor, "R 3"]) -> dict[str, Float[Tensor, ""]]:
+    r"""Return the squared colour error of the picture and, where there was one, of the coarse pass before it.
+
+    $$L = \overline{\lVert\hat C_f - C\rVert^2} + \overline{\lVert\hat C_c - C\rVert^2}$$  (NeRF, eq. 6)
+
+    The coarse network needs its own term: the fine samples that it places carry no gradient back to it.
+    """
+    terms = {"fine": loss_mse(out.rgb, colours)}
+    if out.coarse is not None:
+        terms["coarse"] = loss_mse(out.coarse.rgb, colours)
+    return terms
 
 
 def ndc_rays(
@@ -116,6 +132,47 @@ def spectrum(image: Float[Tensor, "H W 3"]) -> Float[Tensor, "H W"]:
     """Return log10 of the picture's Fourier amplitude, averaged over colours, frequency zero in the middle."""
     amplitude = torch.fft.fft2(image - image.mean(dim=(0, 1)), dim=(0, 1)).abs().mean(-1)
     return torch.fft.fftshift(amplitude).clamp_min(1e-3).log10()
+
+
+def encoding_picture(image: Float[Tensor, "H W 3"], levels: int, n_steps: int = 100) -> Float[Tensor, "H w 3"]:
+    """Return the picture, what a small network with that encoding learns of it, and the spectra of both, side by side."""
+    fitted = fit_image(image, levels, n_steps)
+    spectra = [(spectrum(picture) / 6 + 0.5).clamp(0, 1)[..., None].expand_as(image) for picture in (image, fitted)]
+    return torch.cat([image, fitted, *spectra], dim=1)
+
+
+def direction_sphere(
+    field: Field, point_world: Float[Tensor, "3"], up: Float[Tensor, "3"], size: int = 64
+) -> Float[Tensor, "s s 3"]:
+    """Return a small ball painted with the colour that one point shows to each viewer, seen from along `up`.
+
+    Where the ball's normal is n, it has the field's colour for a viewer in direction n, that is for rays of direction -n.
+    A ball of one colour means a matt point; a spot that fades means a highlight. White around the ball.
+    """
+    up = torch.nn.functional.normalize(up, dim=-1)
+    side = torch.nn.functional.normalize(torch.linalg.cross(up, up.roll(1)), dim=-1)
+    v, u = torch.meshgrid(*[torch.linspace(1, -1, size, device=up.device)] * 2, indexing="ij")
+    height = (1 - u.square() - v.square()).clamp_min(0).sqrt()
+    normals = u[..., None] * side + v[..., None] * torch.linalg.cross(up, side) + height[..., None] * up
+    with torch.no_grad():
+        rgb = field.query(point_world.expand(size * size, 3), -normals.reshape(-1, 3)).rgb
+    return torch.where((u.square() + v.square() <= 1)[..., None], rgb.view(size, size, 3), 1.0)
+
+
+@torch.no_grad()
+def density_points(field: Field, threshold: float, cells: int = 64) -> Points:
+    """Return the centres of grid cells whose density is above `threshold`, coloured as seen from above.
+
+    Args:
+        threshold: in 1 / world unit.
+        cells: grid cells along each side of the field's box.
+    """
+    low, high = field.aabb
+    axes = [low[i] + (torch.arange(cells, device=low.device) + 0.5) / cells * (high - low)[i] for i in range(3)]
+    centres = torch.cartesian_prod(*axes)
+    dense = centres[torch.cat([field.density(some) for some in centres.split(65536)]) > threshold]
+    down = dense.new_tensor([0.0, 0.0, -1.0]).expand_as(dense)
+    return Points(dense, field.query(dense, down).rgb)
 
 
 def flops_per_picture(model: nn.Module, n_pixels: int, samples_per_pixel: int) -> float:

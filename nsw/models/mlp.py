@@ -27,6 +27,7 @@ class NerfSettings:
         density_bias: shifts the raw density before its activation.
         softplus: False takes the paper's ReLU instead, which can fail to start (see `NerfMLP`).
         box: minimum and maximum corner of the field in world units, six numbers.
+        n_samples: uniform samples of a ray.
     """
 
     depth: int = 8
@@ -39,6 +40,7 @@ class NerfSettings:
     density_bias: float = -1.0
     softplus: bool = True
     box: tuple[float, ...] = (-1.0, -1.0, -1.0, 1.0, 1.0, 1.0)
+    n_samples: int = 64
 
 
 class NerfMLP(nn.Module):
@@ -64,6 +66,11 @@ class NerfMLP(nn.Module):
             if isinstance(layer, nn.Linear):  # Glorot, as the original; torch's own start leaves the empty solution later
                 nn.init.xavier_uniform_(layer.weight)
                 nn.init.zeros_(layer.bias)
+
+    @property
+    def render_defaults(self) -> dict:
+        """Options of `nsw.renderers.volume.render_rays` that belong to this model."""
+        return {"n_samples": self.settings.n_samples}
 
     def features(self, points_world: Float[Tensor, "N 3"]) -> tuple[Float[Tensor, "N width"], Float[Tensor, "N"]]:
         """Return the trunk's output and the density [N] in 1 / world unit."""
@@ -95,14 +102,12 @@ class NerfMLP(nn.Module):
 
 @dataclass(frozen=True)
 class CoarseFineSettings(NerfSettings):
-    """Sizes of both networks of a `CoarseFine` and how many samples a ray gives each.
+    """Sizes of both networks of a `CoarseFine`; the coarse one sees the `n_samples` uniform samples of a ray.
 
     Attributes:
-        n_coarse: uniform samples, which the coarse network sees.
-        n_fine: further samples where the coarse weights are; the fine network sees n_coarse + n_fine.
+        n_fine: further samples where the coarse weights are; the fine network sees n_samples + n_fine.
     """
 
-    n_coarse: int = 64
     n_fine: int = 128
 
 
@@ -125,7 +130,7 @@ class CoarseFine(nn.Module):
     @property
     def render_defaults(self) -> dict:
         """Options of `nsw.renderers.volume.render_rays` that belong to this model."""
-        return {"n_samples": self.settings.n_coarse, "n_fine": self.settings.n_fine, "proposal": self.coarse}
+        return {"n_samples": self.settings.n_samples, "n_fine": self.settings.n_fine, "proposal": self.coarse}
 
     def query(self, points_world: Float[Tensor, "N 3"], directions: Float[Tensor, "N 3"]) -> FieldOutput:
         """Return the fine network's density and colour."""

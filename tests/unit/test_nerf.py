@@ -11,15 +11,29 @@ import torch
 import nsw.models
 from nsw.cameras import Rays, camera_rays, orbit, pixel_rays
 from nsw.losses import loss_mse
-from nsw.methods.nerf import diagnose, fit_image, flops_per_picture, learning_rate, ndc_rays, ray_batch, set_learning_rate, spectrum
+from nsw.methods.nerf import (
+    density_points,
+    diagnose,
+    direction_sphere,
+    encoding_picture,
+    fit_image,
+    flops_per_picture,
+    learning_rate,
+    loss_terms,
+    ndc_rays,
+    ray_batch,
+    set_learning_rate,
+    spectrum,
+)
 from nsw.metrics import psnr
 from nsw.models.encodings import encoded_size, frequency_encoding
+from nsw.models.field import FieldOutput
 from nsw.models.mlp import CoarseFine, CoarseFineSettings, NerfMLP, NerfSettings
 from nsw.renderers import render_view
 from nsw.renderers.volume import RayRender, render_rays
 
 SMALL = NerfSettings(depth=3, width=16, skip=2, levels_position=3, levels_direction=1)
-PAIR = CoarseFineSettings(depth=3, width=16, skip=2, levels_position=3, levels_direction=1, n_coarse=6, n_fine=5)
+PAIR = CoarseFineSettings(depth=3, width=16, skip=2, levels_position=3, levels_direction=1, n_samples=6, n_fine=5)
 
 
 def _points(n: int = 50) -> tuple[torch.Tensor, torch.Tensor]:
@@ -176,6 +190,51 @@ def test_the_spectrum_of_a_wave_is_two_points():
     assert found == [[16, 16 - 5], [16, 16 + 5]]
 
 
+def test_the_encoding_picture_shows_picture_fit_and_both_spectra():
+    shown = encoding_picture(_checker(16), 4, n_steps=60)
+    picture, fitted, true_spectrum, fitted_spectrum = shown.split(16, dim=1)
+    assert torch.equal(picture, _checker(16)) and (fitted - picture).abs().mean() < 0.3
+    assert (true_spectrum >= 0).all() and (true_spectrum <= 1).all() and true_spectrum.std() > 0.05 and fitted_spectrum.std() > 0.05
+
+
+class Glossy:
+    """A ball of density whose colour tells the direction it is seen from."""
+
+    aabb = torch.tensor([[-1.0, -2.0, -1.0], [1.0, 2.0, 1.0]])
+
+    def density(self, points_world):
+        return 10.0 * (points_world.norm(dim=-1) < 0.8)
+
+    def query(self, points_world, directions):
+        return FieldOutput(self.density(points_world), 0.5 - 0.5 * directions)
+
+
+def test_the_direction_sphere_shows_each_viewers_colour():
+    ball = direction_sphere(Glossy(), torch.zeros(3), torch.tensor([0.0, 0.0, 2.0]), size=33)
+    assert torch.allclose(ball[16, 16], torch.tensor([0.5, 0.5, 1.0]), atol=1e-6)  # the viewer above sees the colour of "up"
+    assert torch.equal(ball[0, 0], torch.ones(3))
+    normals = 2 * ball[4:29, 8:25] - 1
+    assert torch.allclose(normals.norm(dim=-1), torch.ones(25, 17), atol=1e-5)
+
+
+def test_density_points_lie_where_the_density_is():
+    points = density_points(Glossy(), threshold=5.0, cells=20)
+    assert (points.xyz.norm(dim=-1) < 0.8).all()
+    assert abs(len(points) * 16 / 20**3 - 4 / 3 * math.pi * 0.8**3) < 0.15
+    assert torch.allclose(points.rgb, torch.tensor([0.5, 0.5, 1.0]))
+    assert len(density_points(Glossy(), threshold=50.0, cells=4)) == 0
+
+
+def test_the_loss_has_a_term_for_each_network():
+    rays, colours = camera_rays(orbit(1, radius=4.0, width=6, height=5)), torch.rand(30, 3)
+    single, pair = NerfMLP(SMALL), CoarseFine(PAIR)
+    assert set(loss_terms(render_rays(single, rays, **single.render_defaults), colours)) == {"fine"}
+    out = render_rays(pair, rays, **pair.render_defaults)
+    terms = loss_terms(out, colours)
+    assert torch.equal(terms["fine"], (out.rgb - colours).square().mean())
+    assert torch.equal(terms["coarse"], (out.coarse.rgb - colours).square().mean())
+
+
 def test_flops_count_two_per_weight_and_sample():
     model = NerfMLP(NerfSettings())
     weights = 63 * 256 + 4 * 256 * 256 + 319 * 256 + 2 * 256 * 256 + 256 + 256 * 256 + 283 * 128 + 128 * 3
@@ -244,15 +303,14 @@ def test_a_small_network_learns_a_ball_from_its_pictures():
     cameras = orbit(8, radius=3.0, width=20, height=20, fov_x_degrees=35.0)
     unseen = orbit(2, radius=3.0, width=20, height=20, fov_x_degrees=35.0, azimuth_degrees=20.0)
     torch.manual_seed(0)
-    generator, model = torch.Generator().manual_seed(0), CoarseFine(replace(PAIR, width=32, n_coarse=12, n_fine=12))
+    generator, model = torch.Generator().manual_seed(0), CoarseFine(replace(PAIR, width=32, n_samples=12, n_fine=12))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for step in range(120):
         set_learning_rate(optimizer, learning_rate(step, 120, 1e-2))
         rays, colours = ray_batch(truth(cameras), cameras, 128, generator)
         out = render_rays(model, rays, **model.render_defaults, jitter=generator)
-        loss = loss_mse(out.rgb, colours) + loss_mse(out.coarse.rgb, colours)
         optimizer.zero_grad()
-        loss.backward()
+        sum(loss_terms(out, colours).values()).backward()
         optimizer.step()
     target = truth(unseen)
     assert psnr(render_view(model, unseen).rgb, target) > psnr(target.mean(dim=(0, 1, 2)).expand_as(target), target) + 8
