@@ -113,24 +113,23 @@ def scene_make(name: Positional[str], /, size: int | None = None, spp: int | Non
         name: toybox, shelf, room or town.
         size: width of the pictures in pixels.
         spp: light paths a pixel.
-        out: folder; by default beside the bundled scenes.
+        out: folder; by default one of that name and size here.
     """
     from nsw.runs.scene_commands import make_scene
 
     return make_scene(name, size=size, spp=spp, out=out)
 
 
-def scene_get(name: Positional[str], /, out: OptionalPath = None, yes: bool = False) -> int:
+def scene_get(name: Positional[str], /, out: OptionalPath = None) -> int:
     """Download a public data set; its licence is shown first.
 
     Args:
         name: nerf-synthetic, mip-nerf-360, nerf_llff or tanks-and-temples.
-        out: folder; by default nsw's own data folder.
-        yes: do not ask.
+        out: folder; by default nsw's own, where scenes are found by name.
     """
     from nsw.runs.scene_commands import get_scene
 
-    return get_scene(name, out=out, yes=yes)
+    return get_scene(name, out=out)
 
 
 def scene_photos(photos: Positional[Path], /, out: Path) -> int:
@@ -145,13 +144,13 @@ def scene_photos(photos: Positional[Path], /, out: Path) -> int:
     return photos_scene(photos, out)
 
 
-def view(run: Positional[str], /, port: int = 0, host: str = "localhost") -> int:
+def view(run: Positional[str], /, port: int = 0, host: str = "127.0.0.1") -> int:
     """Open a trained run in the 3D viewer, until Ctrl-C.
 
     Args:
         run: folder or slug of a run.
         port: 0 takes a free one.
-        host: address to listen on; anything but localhost lets others in.
+        host: address to listen on; 0.0.0.0 lets other machines in.
     """
     from nsw.runs.kept import view_run
 

@@ -208,6 +208,11 @@ class Claims:
             lines = "; ".join(f"{row.title}: measured {row.measured}, asked {row.asked}" for row in failed)
             raise ClaimError(f"{len(failed)} of {len(self.rows)} claims not reproduced in this run: {lines}.")
 
+    def _repr_html_(self) -> str:
+        from nsw.widgets.tables import claim_html
+
+        return claim_html(self.rows, self.edited)
+
     def __repr__(self) -> str:
         if not self.rows:
             return "no claims yet"

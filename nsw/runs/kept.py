@@ -54,29 +54,12 @@ def load_kept(run: Path) -> tuple[Any, Any]:
     return model, scene
 
 
-def view_run(name: str, *, port: int = 0, host: str = "localhost") -> int:
+def view_run(name: str, *, port: int = 0, host: str = "127.0.0.1") -> int:
     """Serve a run's model in the 3D viewer until Ctrl-C."""
     if not 0 <= port < 65536:
         raise InputError(f"--port is {port}: expected 0 (any free port) to 65535.")
     model, scene = load_kept(find_run(name))
-    check_port(host, port)
     from nsw.widgets import serve
 
     serve(model, scene, port=port, host=host)
     return 0
-
-
-def check_port(host: str, port: int) -> None:
-    """Raise `InputError` when the port cannot be listened on."""
-    import socket
-
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            probe.bind((host, port))
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise InputError(
-            f"Cannot listen on {host}:{port}: {reason}; choose another --port, or leave it out for a free one."
-        ) from error
-    except OverflowError as error:
-        raise InputError(f"Cannot listen on port {port}: expected 0 to 65535.") from error

@@ -107,6 +107,10 @@ class Lines:
             self._next = time.monotonic() + self._interval
             left = "" if finished else f", {duration(self._eta.remaining)} left"
             print(f"{self._name} {step}/{self._eta.total}  {numbers(values)}  {duration(self._eta.elapsed)}{left}", flush=True)
+        if image is not None and not isinstance(image, str) and in_kernel():
+            from nsw.widgets import show
+
+            show(image, alt=f"{self._name}: the picture after {step} steps")
 
     def close(self) -> None:
         sys.stdout.flush()
@@ -135,13 +139,10 @@ class Bar:
 
 
 def in_notebook() -> bool:
-    """Return whether a person sits in front of a notebook: a kernel whose front end takes input (papermill's does not)."""
-    if "IPython" not in sys.modules:
-        return False
-    from IPython import get_ipython
+    """Return whether a person sits in front of a notebook; False in plain Python and in notebooks run by papermill."""
+    from nsw.widgets.frontend import live
 
-    kernel = getattr(get_ipython(), "kernel", None)
-    return bool(getattr(kernel, "_allow_stdin", False))
+    return live()
 
 
 def in_kernel() -> bool:

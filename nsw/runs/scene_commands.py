@@ -44,28 +44,32 @@ def describe_scene(name: str) -> int:
 
 
 def make_scene(name: str, *, size: int | None, spp: int | None, out: Path | None) -> int:
-    """Render a bundled scene with Mitsuba."""
+    """Render a bundled scene with Mitsuba; by default into a folder of its name and size here."""
     from nsw.scenes.make import make_scene as make
 
-    if size is not None and size < 16:
-        raise InputError(f"--size is {size}: expected at least 16 pixels.")
-    if spp is not None and spp < 1:
-        raise InputError(f"--spp is {spp}: expected at least 1 light path a pixel.")
-    print(make(name, size=size, spp=spp, out=out))
+    folder = out or Path(name if size is None else f"{name}-{size}")
+    print(f'The scene is in {make(name, folder, size=size, spp=spp)}: nsw.scenes.load("{folder}") reads it.')
     return 0
 
 
-def get_scene(name: str, *, out: Path | None, yes: bool) -> int:
+def get_scene(name: str, *, out: Path | None) -> int:
     """Download a public data set."""
     from nsw.scenes.download import get
 
-    print(get(name, out=out, yes=yes))
+    print(f"The data set is in {get(name, out)}.")
     return 0
 
 
 def photos_scene(photos: Path, out: Path) -> int:
-    """Turn a folder of photos into a scene and print the report."""
+    """Turn a folder of photos into a scene and print the report on every photo, also when no scene came of it."""
     from nsw.scenes.photos import photos_to_scene
 
-    print(photos_to_scene(photos, out))
+    try:
+        report = photos_to_scene(photos, out)
+    except InputError as error:
+        if (report := getattr(error, "report", None)) is not None:
+            print(report.text())
+        raise
+    print(report.text())
+    print(f'The scene is in {out}: nsw.scenes.load("{out}") reads it.')
     return 0
