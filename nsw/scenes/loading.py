@@ -29,17 +29,21 @@ def load(name_or_path: str | Path, size: int | None = None) -> Scene:
         InputError: nothing of that name, no known layout, or anything wrong inside it.
     """
     from nsw.scenes import bundled
+    from nsw.scenes.frames import checked_size, with_digest
 
+    if not isinstance(name_or_path, str | Path):
+        raise InputError(f"Cannot load {name_or_path!r}: expected the name or a folder of a scene, as text or as a path.")
+    size = size if size is None else checked_size(size)
     text = str(name_or_path)
     plain = isinstance(name_or_path, str) and "/" not in text and "\\" not in text
     folder = None
     if plain and text in bundled.names():
         folder = bundled.data_dir() / text
-    elif not Path(text).exists():
+    elif not _exists(Path(text)):
         folder = _downloaded(text)
     folder = folder or Path(name_or_path).expanduser()
     try:
-        if not text.strip() or not folder.exists():
+        if not text.strip() or not _exists(folder):
             raise InputError(_unknown(text))
         if folder.is_file():
             if folder.name != "transforms.json":
@@ -56,10 +60,15 @@ def load(name_or_path: str | Path, size: int | None = None) -> Scene:
             f"{error.filename or folder}: cannot be read ({error.strerror or error}); check the disk and the path."
         ) from None
     if read is bundled.load_bundled and size is not None:
-        from nsw.scenes.frames import checked_size, with_digest
-
-        scene = with_digest(scene.resized(checked_size(size)))
+        scene = with_digest(scene.resized(size))
     return scene
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name longer than the system takes, or with a zero byte
+        return False
 
 
 def reader_of(folder: Path) -> Callable[..., Scene]:
@@ -109,10 +118,9 @@ def _downloaded(text: str) -> Path | None:
 def _unknown(text: str) -> str:
     from nsw.scenes import bundled, download
 
-
     known = [*bundled.names(), *sorted(download.downloaded())]
     near = difflib.get_close_matches(text, known, n=1, cutoff=0.5)
     guess = (
         f'did you mean "{near[0]}"' if near else f"give a folder, or download {', '.join(download.DATASETS)} with `nsw scene get`"
     )
-    return f'No scene "{text}": there is no such folder, and the scenes here are {", ".join(known) or "none"}; {guess}.'
+    return f'No scene "{text[:80]}": there is no such folder, and the scenes here are {", ".join(known) or "none"}; {guess}.'
