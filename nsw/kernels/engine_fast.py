@@ -1,0 +1,138 @@
+"""The steps of `rasterization` through the compiled kernels, as autograd functions on float32 CPU tensors.
+
+Nothing is kept between calls and kernels write only into arrays made here, so a viewer's thread may draw while another one trains.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nsw.kernels import engine_reference, harmonics_fast, projection
+from nsw.kernels.compiling import announce_first_compile
+from nsw.kernels.meta import Meta, rows_of_pairs
+from nsw.kernels.projection_backward import project_backward
+from nsw.kernels.projection_reference import Projected, View
+from nsw.kernels.rasterize_autograd import CompositeImage
+from nsw.kernels.threads import n_threads, run_shares
+from nsw.kernels.tiles import TILE
+
+__all__ = ["TILE", "composite", "project", "shade"]
+
+
+def _arrays(*tensors: Tensor) -> list[np.ndarray]:
+    return [t.detach().contiguous().numpy() for t in tensors]
+
+
+def shares(n_rows: int) -> int:
+    """Into how many shares work on so many rows is cut: one, where waking a thread would cost more than it saves."""
+    return n_threads() if n_rows > 2000 else 1
+
+
+class _Project(torch.autograd.Function):
+    """[B,N] splats and [B,C] cameras to rows of pairs: radii, means2d, depths, conics, compensations."""
+
+    @staticmethod
+    def forward(ctx, means, quats, scales, opacities, viewmats, Ks, view: View):
+        settings = np.array(
+            [view.width, view.height, view.near_plane, view.far_plane, view.radius_clip, view.eps2d, view.antialiased], np.float32
+        )
+        inputs = _arrays(means, quats, scales, opacities, viewmats, Ks)
+        n_rows = viewmats.shape[0] * viewmats.shape[1] * means.shape[1]
+        radii = np.empty((n_rows, 2), np.int32)
+        outputs = [np.empty((n_rows,) + tail, np.float32) for tail in ((2,), (), (3,), ())]
+        run_shares(projection.project_forward, shares(n_rows), *inputs, settings, radii, *outputs)
+        ctx.arrays = (inputs, settings, radii, outputs[2], outputs[3])
+        tensors = [torch.from_numpy(array) for array in (radii, *outputs)]
+        ctx.mark_non_differentiable(tensors[0])
+        return tuple(tensors)
+
+    @staticmethod
+    def backward(ctx, _, v_means2d, v_depths, v_conics, v_compensations):
+        (means, quats, scales, _, viewmats, Ks), settings, radii, conics, compensations = ctx.arrays
+        (B, N), C = means.shape[:2], viewmats.shape[1]
+        v_means, v_quats, v_scales = np.empty_like(means), np.empty_like(quats), np.empty_like(scales)
+        v_views = np.zeros((B, -(-N // projection.BLOCK), C, projection.N_VIEW_GRADS), np.float32)
+        run_shares(
+            project_backward, shares(B * N), means, quats, scales, viewmats, Ks, settings, radii, conics, compensations,
+            *_arrays(v_means2d, v_depths, v_conics, v_compensations), v_means, v_quats, v_scales, v_views,
+        )  # fmt: skip
+        v_viewmats = torch.zeros(B, C, 4, 4)
+        v_viewmats[..., :3, :] = torch.from_numpy(v_views).sum(dim=1).view(B, C, 3, 4)
+        return torch.from_numpy(v_means), torch.from_numpy(v_quats), torch.from_numpy(v_scales), None, v_viewmats, None, None
+
+
+def project(means, covars, quats, scales, opacities, viewmats, Ks, view: View, packed: bool):
+    """Do what `engine_reference.project` does, for a pinhole and splats given by quats and scales."""
+    announce_first_compile()
+    radii, *rows = _Project.apply(means, quats, scales, opacities, viewmats, Ks, view)
+    ids = None
+    if packed:
+        B, C, N = viewmats.shape[0], viewmats.shape[1], means.shape[1]
+        visible = torch.nonzero((radii > 0).all(dim=-1)).squeeze(-1)
+        ids = torch.unravel_index(visible, (B, C, N)) if len(visible) else (visible, visible, visible)
+        radii, rows = radii[visible], [row[visible] for row in rows]
+    means2d, depths, conics, compensations = rows
+    return Projected(radii, means2d, depths, conics, compensations if view.antialiased else None), ids
+
+
+class _Shade(torch.autograd.Function):
+    """Spherical harmonics of every (camera, splat) pair: [B,N,3] centres, [B, C or 1, N, K, 3] coefficients to colours [R,3]."""
+
+    @staticmethod
+    def forward(ctx, degree: int, means, coefficients, centres, seen):
+        inputs = _arrays(means, coefficients, centres, seen)
+        colors = np.empty((len(seen), 3), np.float32)
+        run_shares(harmonics_fast.shade_forward, shares(len(colors)), degree, *inputs, colors)
+        ctx.degree, ctx.arrays = degree, (inputs, colors)
+        return torch.from_numpy(colors)
+
+    @staticmethod
+    def backward(ctx, v_colors):
+        inputs, colors = ctx.arrays
+        means, coefficients, centres, _ = inputs
+        v_coefficients, v_directions = np.zeros_like(coefficients), np.empty_like(colors)
+        gradients = (*_arrays(v_colors), v_coefficients, v_directions)
+        run_shares(harmonics_fast.shade_backward, shares(len(colors)), ctx.degree, *inputs, colors, *gradients)
+        pulls = torch.from_numpy(v_directions).view(means.shape[0], centres.shape[1], means.shape[1], 3)
+        v_means = pulls[:, 0] if pulls.shape[1] == 1 else pulls.sum(dim=1)
+        return None, v_means, torch.from_numpy(v_coefficients), -pulls.sum(dim=2), None
+
+
+def shade(sh_degree: int, means, coefficients, viewmats, radii, ids) -> Tensor:
+    """Do what `engine_reference.shade` does, up to degree 3 (degree 4 is rare and left to it)."""
+    if sh_degree > harmonics_fast.MAX_DEGREE:
+        return engine_reference.shade(sh_degree, means, coefficients, viewmats, radii, ids)
+    announce_first_compile()
+    B, C, N = viewmats.shape[0], viewmats.shape[1], means.shape[1]
+    seen = (radii > 0).all(dim=-1)
+    if ids is not None:  # the kernel walks all pairs; only the kept ones are worked on
+        seen = torch.zeros(B, C, N, dtype=torch.bool).index_put(ids, seen).flatten()
+    centres = torch.inverse(viewmats)[..., :3, 3]
+    colors = _Shade.apply(sh_degree, means, coefficients, centres, seen)
+    return colors if ids is None else rows_of_pairs(colors.view(B, C, N, 3), ids, C)
+
+
+def composite(meta: Meta, channels, backgrounds, absgrad: bool, channel_chunk: int) -> tuple[Tensor, Tensor]:
+    """Do what `engine_reference.composite` does, picture by picture."""
+    announce_first_compile()
+    n_images, width, height = meta["n_batches"] * meta["n_cameras"], meta["width"], meta["height"]
+    target = meta["means2d"]
+    if absgrad:
+        target.absgrad = torch.zeros_like(target)
+    if meta["gaussian_ids"] is None:
+        n_splats = len(channels) // max(n_images, 1)
+        bounds = [image * n_splats for image in range(n_images + 1)]
+    else:
+        bounds = [0, *torch.bincount(meta.image_ids(), minlength=n_images).cumsum(0).tolist()]
+    rows = [meta.rows(key) for key in ("means2d", "conics", "opacities", "depths", "radii")]
+    pictures, alphas = [], None
+    for begin in range(0, channels.shape[-1], channel_chunk):
+        part = channels[:, begin : begin + channel_chunk]
+        behind = None if backgrounds is None else backgrounds[:, begin : begin + channel_chunk]
+        absolute = target.absgrad.view(-1, 2) if absgrad else None
+        picture, alpha = CompositeImage.apply(*rows[:3], part, behind, *rows[3:], bounds, width, height, absolute, n_threads())
+        pictures.append(picture)
+        alphas = alpha if alphas is None else alphas
+    return pictures[0] if len(pictures) == 1 else torch.cat(pictures, dim=-1), alphas

@@ -1,0 +1,211 @@
+"""Sort the visible splats of one picture by depth and list them by tile, compiled.
+
+Same lists as `tiles_reference.py` in purpose, but tighter: a tile that the splat's ellipse misses is left out, although the box
+around the ellipse touches it. No pixel changes, since the splat is below 1/255 in all of such a tile.
+
+The lists come from a counting sort cut into chunks of splats. Chunk p of a tile begins where all earlier chunks of that tile end:
+so all chunks can be placed at the same time, every list keeps the order of depth, and the number of chunks does not show.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from nsw.kernels.compiling import helper, kernel
+from nsw.kernels.projection import ALPHA_MIN
+
+f4, i4 = np.float32, np.int32
+TILE = 16
+ZERO, HALF, ONE, TWO = f4(0), f4(0.5), f4(1), f4(2)
+LOG2E, LOG2_255 = f4(1.4426950408889634), f4(7.994353436858858)
+WELL_CONDITIONED = f4(1e-3)  # det / (a c): below, float32 has lost the digits that tell a needle's width
+RADIX_BITS = 11  # three passes cover the 32 bits of a depth, and 2048 counters stay in the first-level cache
+RADIX = 1 << RADIX_BITS
+
+
+@kernel
+def sort_by_depth(depth_bits, radii, first_row, last_row, order):
+    """Write the visible rows of [first_row, last_row) into `order`, nearest first (ties keep their order); return how many.
+
+    A radix sort: three passes that each place the keys by 11 more bits, all counted in the first sweep.
+
+    Args:
+        depth_bits: uint32 [R], the bits of the (positive) float depths, which sort like the depths.
+        order: int32 [last_row - first_row], written.
+    """
+    digits = np.uint32(RADIX - 1)
+    size = last_row - first_row
+    keys, rows, starts = np.empty((2, size), np.uint32), np.empty((2, size), np.int32), np.zeros((3, RADIX), np.int32)
+    n = 0
+    for row in range(first_row, last_row):
+        if radii[row, 0] > 0 and radii[row, 1] > 0:
+            key = depth_bits[row]
+            keys[0, n], rows[0, n] = key, row
+            for digit in range(3):
+                starts[digit, (key >> np.uint32(RADIX_BITS * digit)) & digits] += 1
+            n += 1
+    for digit in range(3):
+        source, target, shift, total = digit % 2, (digit + 1) % 2, np.uint32(RADIX_BITS * digit), 0
+        for d in range(RADIX):
+            count = starts[digit, d]
+            starts[digit, d] = total
+            total += count
+        for i in range(n):
+            key = keys[source, i]
+            d = (key >> shift) & digits
+            at = starts[digit, d]
+            starts[digit, d] = at + 1
+            keys[target, at], rows[target, at] = key, rows[source, i]
+    for i in range(n):
+        order[i] = rows[1, i]
+    return n
+
+
+@helper
+def clip(value, low, high):
+    """A float clamped and cut to an integer; clamped first, since a huge float has no integer."""
+    return i4(min(max(value, f4(low)), f4(high)))
+
+
+@helper
+def pixel_box(mean2d, conic, radii, opacity, width, height):
+    """Pixels [x0, x1) x [y0, y1) where the splat may reach 1/255, within the tiles that its contract's box touches.
+
+    The radii are rounded up to whole pixels, which for a small splat is far too much: the conic gives the exact half sizes, a hair
+    widened so that rounding cannot cut a pixel off. For needles its determinant is all cancellation, and the radii must do.
+    """
+    x, y, a, b, c = mean2d[0], mean2d[1], conic[0], conic[1], conic[2]
+    hx, hy = f4(radii[0]), f4(radii[1])
+    reach, det = TWO * math.log(max(opacity / ALPHA_MIN, ONE)), a * c - b * b
+    if opacity > ONE or det > WELL_CONDITIONED * a * c:
+        hx, hy = math.sqrt(reach * c / det) * f4(1.0002) + f4(0.001), math.sqrt(reach * a / det) * f4(1.0002) + f4(0.001)
+    x0, x1 = clip(np.ceil(x - hx - HALF), 0, width), clip(np.floor(x + hx - HALF) + ONE, 0, width)
+    y0, y1 = clip(np.ceil(y - hy - HALF), 0, height), clip(np.floor(y + hy - HALF) + ONE, 0, height)
+    if opacity > ONE:  # its 3.33 sigma end before 1/255 does: beyond them it shows only in tiles that its box touches
+        rx, ry, size = f4(radii[0]), f4(radii[1]), f4(TILE)
+        tiles_x, tiles_y = (width + TILE - 1) // TILE, (height + TILE - 1) // TILE
+        x0, x1 = (
+            max(x0, TILE * clip(np.floor((x - rx) / size), 0, tiles_x)),
+            min(x1, TILE * clip(np.ceil((x + rx) / size), 0, tiles_x)),
+        )
+        y0, y1 = (
+            max(y0, TILE * clip(np.floor((y - ry) / size), 0, tiles_y)),
+            min(y1, TILE * clip(np.ceil((y + ry) / size), 0, tiles_y)),
+        )
+    return x0, x1, y0, y1
+
+
+@helper
+def write_record(record, mean2d, conic, opacity, color):
+    """What the compositor reads of a splat, in one cache line: with e = r5 + r2 dx^2 + r3 dx dy + r4 dy^2, its alpha is 2^e.
+
+    Working in powers of two folds the 1/2, the sign, log2(e) and the opacity into these four numbers.
+    """
+    record[0], record[1] = mean2d[0], mean2d[1]
+    record[2], record[3], record[4] = -HALF * LOG2E * conic[0], -LOG2E * conic[1], -HALF * LOG2E * conic[2]
+    record[5] = math.log2(opacity)
+    for channel in range(color.shape[0]):
+        record[6 + channel] = color[channel]
+
+
+@helper
+def edge_minimum(a, b, c, dx, low, high):
+    """The least of a dx^2 + b dx dy + c dy^2 over dy in [low, high], for one dx."""
+    dy = min(max(-HALF * b * dx / c, low), high)
+    return a * dx * dx + b * dx * dy + c * dy * dy
+
+
+@helper
+def meets_tile(record, tx, ty):
+    """Whether a splat reaches 1/255 somewhere on the tile's pixel centres.
+
+    The exponent's fall is a convex form: unless the centre is inside, it is least on an edge of the tile that faces the centre.
+    """
+    a, b, c, reach = -record[2], -record[3], -record[4], record[5] + LOG2_255 + f4(0.02)
+    if not f4(4) * a * c - b * b > WELL_CONDITIONED * f4(4) * a * c:
+        return True
+    left, top, span = f4(tx * TILE) + HALF - record[0], f4(ty * TILE) + HALF - record[1], f4(TILE - 1)
+    right, bottom = left + span, top + span
+    if left <= ZERO and right >= ZERO and top <= ZERO and bottom >= ZERO:
+        return True
+    best = f4(3e38)
+    if left > ZERO or right < ZERO:
+        best = edge_minimum(a, b, c, left if left > ZERO else right, top, bottom)
+    if top > ZERO or bottom < ZERO:
+        best = min(best, edge_minimum(c, b, a, top if top > ZERO else bottom, left, right))
+    return not best > reach
+
+
+@helper
+def tile_range(box):
+    """Tiles [tx0, tx1) x [ty0, ty1) of a pixel box, and whether each must be tested (a box in one tile needs no test)."""
+    x0, x1, y0, y1 = box[0], box[1], box[2], box[3]
+    if x0 >= x1 or y0 >= y1:
+        return 0, 0, 0, 0, False
+    tx0, tx1, ty0, ty1 = x0 // TILE, (x1 - 1) // TILE + 1, y0 // TILE, (y1 - 1) // TILE + 1
+    return tx0, tx1, ty0, ty1, (tx1 - tx0) * (ty1 - ty0) > 1
+
+
+@kernel
+def pack_and_count(
+    order, n, means2d, conics, radii, opacities, colors, width, height, records, boxes, first_slot, counts, share, n_shares
+):
+    """Gather the sorted splats into records, and count for every chunk of them the hits in every tile.
+
+    Args:
+        records [n, 6+D], boxes int32 [n,4], first_slot int64 [n+1] (hits of splat j at j+1), counts int64 [chunks, tiles]: written.
+    """
+    n_chunks, tiles_x = counts.shape[0], (width + TILE - 1) // TILE
+    part = (n + n_chunks - 1) // n_chunks
+    for p in range(share, n_chunks, n_shares):
+        for tile in range(counts.shape[1]):
+            counts[p, tile] = 0
+        for j in range(p * part, min((p + 1) * part, n)):
+            row, hits = order[j], 0
+            write_record(records[j], means2d[row], conics[row], opacities[row], colors[row])
+            box = pixel_box(means2d[row], conics[row], radii[row], opacities[row], width, height)
+            boxes[j, 0], boxes[j, 1], boxes[j, 2], boxes[j, 3] = box
+            tx0, tx1, ty0, ty1, test = tile_range(boxes[j])
+            for ty in range(ty0, ty1):
+                for tx in range(tx0, tx1):
+                    if not test or meets_tile(records[j], tx, ty):
+                        counts[p, ty * tiles_x + tx] += 1
+                        hits += 1
+            first_slot[j + 1] = hits
+
+
+@kernel
+def add_up(n, first_slot, counts, tile_start):
+    """Turn counts into places: where each splat's slots, each tile's list and each chunk's part of it begin."""
+    first_slot[0] = 0
+    for j in range(n):
+        first_slot[j + 1] += first_slot[j]
+    total = 0
+    for tile in range(counts.shape[1]):
+        tile_start[tile] = total
+        for p in range(counts.shape[0]):
+            count = counts[p, tile]
+            counts[p, tile] = total
+            total += count
+    tile_start[counts.shape[1]] = total
+    return total
+
+
+@kernel
+def fill_lists(n, records, boxes, first_slot, width, next_place, members, slots, share, n_shares):
+    """Write each tile's list: members (index of the sorted splat) and slots (where that pair's gradient will go), both int32."""
+    n_chunks, tiles_x = next_place.shape[0], (width + TILE - 1) // TILE
+    part = (n + n_chunks - 1) // n_chunks
+    for p in range(share, n_chunks, n_shares):
+        for j in range(p * part, min((p + 1) * part, n)):
+            slot = first_slot[j]
+            tx0, tx1, ty0, ty1, test = tile_range(boxes[j])
+            for ty in range(ty0, ty1):
+                for tx in range(tx0, tx1):
+                    if not test or meets_tile(records[j], tx, ty):
+                        place = next_place[p, ty * tiles_x + tx]
+                        next_place[p, ty * tiles_x + tx] = place + 1
+                        members[place], slots[place] = j, slot
+                        slot += 1
