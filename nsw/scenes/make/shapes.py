@@ -218,8 +218,7 @@ def write_ply(mesh: Mesh, path: Path) -> None:
         "property list uchar int vertex_indices",
         "end_header",
     ]
-    uvs = mesh.uvs * [1, -1] + [0, 1]  # the renderer has a bitmap's first row at v = 0; upwards in the picture is v = 1 here
-    vertices = np.concatenate([mesh.vertices, mesh.normals, uvs], 1).astype("<f4")
+    vertices = np.concatenate([mesh.vertices, mesh.normals, mesh.uvs], 1).astype("<f4")
     faces = np.empty(len(mesh.faces), dtype=[("n", "u1"), ("i", "<i4", 3)])
     faces["n"], faces["i"] = 3, mesh.faces
     path.write_bytes("\n".join(header).encode() + b"\n" + vertices.tobytes() + faces.tobytes())
