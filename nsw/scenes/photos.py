@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import sqlite3
+import subprocess
+import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +24,7 @@ from nsw.scenes.read_colmap import need_pycolmap
 MIN_PHOTOS = 3
 EXHAUSTIVE_UP_TO = 80
 _LONGEST_SIDE = 1600
+_OVERLAP = 10  # photos that a photo of a long sequence is matched with; pairs at doubling distances come on top
 _PHOTO_SUFFIXES = (".heic", ".heif", ".dng", ".cr2", ".nef", ".arw")
 _FOCAL_TAGS = (0x920A, 0xA405)  # EXIF FocalLength and FocalLengthIn35mmFilm: a start for the intrinsics, nothing private
 _CAMERA_TAGS = (0x010F, 0x0110)  # Make and Model
@@ -68,9 +72,8 @@ def _build(pycolmap, files: Sequence[Path], folder: Path, work: Path, out: Path,
             f"{folder}: only {len(names)} of {len(files)} photos can be read, expected at least {MIN_PHOTOS}; {unreadable[0][1]}"
         )
     database = work / "database.db"
-    _extract(pycolmap, database, work / "images", names, progress)
-    _match(pycolmap, database, len(names), progress)
-    model = _map(pycolmap, database, work, names, progress)
+    _run_worker(work, names, progress)
+    model = pycolmap.Reconstruction(str(work / "model")) if (work / "model").is_dir() else None
     features, matches, turning = _statistics(pycolmap, database, names)
     placed, points = np.zeros(len(names), bool), np.zeros(len(names), int)
     if model is not None:
@@ -148,102 +151,53 @@ def _focal_exif(path: Path):
     return kept
 
 
-def _extract(pycolmap, database: Path, images: Path, names: Sequence[str], progress: bool) -> None:
-    options = pycolmap.FeatureExtractionOptions()
-    options.use_gpu = False
-    token = pycolmap.CancellationToken()
-
-    def work() -> None:
-        pycolmap.extract_features(
-            database,
-            images,
-            image_names=list(names),
-            extraction_options=options,
-            device=pycolmap.Device.cpu,
-            cancellation_token=token,
-        )
-
-    _watch(work, token, lambda: _rows(database, "descriptors"), len(names), "finding features", "photo", progress)
-
-
-def _match(pycolmap, database: Path, count: int, progress: bool) -> None:
-    options = pycolmap.FeatureMatchingOptions()
-    options.use_gpu = False
-    token = pycolmap.CancellationToken()
-    verification = pycolmap.TwoViewGeometryOptions()
-    verification.ransac.random_seed = 0
-    shared = dict(matching_options=options, verification_options=verification, device=pycolmap.Device.cpu, cancellation_token=token)
-    if count <= EXHAUSTIVE_UP_TO:
-        pairs = count * (count - 1) // 2
-
-        def work() -> None:
-            pycolmap.match_exhaustive(database, **shared)
-    else:
-        pairing = pycolmap.SequentialPairingOptions()
-        pairs = count * pairing.overlap
-
-        def work() -> None:
-            pycolmap.match_sequential(database, pairing_options=pairing, **shared)
-
-    _watch(work, token, lambda: _rows(database, "two_view_geometries"), pairs, "matching pairs", "pair", progress)
-
-
-def _map(pycolmap, database: Path, folder: Path, names: Sequence[str], progress: bool):
-    """Return the largest model, or None; a set that no wide pair starts is tried once more with a narrower one."""
-    best = None
-    for attempt, (angle, inliers) in enumerate(((16.0, 100), (4.0, 50))):
-        options = pycolmap.IncrementalPipelineOptions()
-        options.min_model_size = MIN_PHOTOS
-        options.random_seed = options.mapper.random_seed = options.triangulation.random_seed = 0
-        options.num_threads = 1  # the order of sums, and so the cameras, would depend on the threads
-        options.mapper.init_min_tri_angle, options.mapper.init_min_num_inliers = angle, inliers
-        token, done, models = pycolmap.CancellationToken(), [0], {}
-        output = folder / f"models{attempt}"
-        output.mkdir()
-
-        def count(done=done) -> None:
-            done[0] += 1
-
-        def work(options=options, models=models, token=token, output=output, count=count) -> None:
-            models.update(
-                pycolmap.incremental_mapping(
-                    database, folder / "images", output, options=options, next_image_callback=count, cancellation_token=token
-                )
-            )
-
-        _watch(work, token, lambda done=done: done[0], len(names), "placing cameras", "photo", progress)
-        best = max([best, *models.values()], key=lambda model: -1 if model is None else model.num_reg_images())
-        if best is not None:
-            return best
-    return None
-
-
-def _watch(work: Callable[[], None], token, count: Callable[[], int], total: int, what: str, unit: str, progress: bool) -> None:
-    """Run a long call of pycolmap beside a progress bar; Ctrl-C cancels it."""
+def _run_worker(work: Path, names: Sequence[str], progress: bool) -> None:
+    """Run features, matches and cameras in `photos_worker`, beside a progress bar for each; Ctrl-C ends it."""
     from tqdm.auto import tqdm
 
-    failure: list[BaseException] = []
-
-    def guarded() -> None:
+    count = len(names)
+    exhaustive = count <= EXHAUSTIVE_UP_TO
+    pairs = count * (count - 1) // 2 if exhaustive else count * _OVERLAP
+    bars = {"features": ("finding features", "photo", count), "matches": ("matching pairs", "pair", pairs)}
+    bars["cameras"] = ("placing cameras", "photo", count)
+    settings = {"work": str(work), "names": list(names), "exhaustive": exhaustive, "overlap": _OVERLAP, "smallest": MIN_PHOTOS}
+    command = [sys.executable, str(Path(__file__).with_name("photos_worker.py")), json.dumps(settings)]
+    heard = {"stage": "start", "placed": 0}
+    with (work / "worker.log").open("w", encoding="utf-8") as log:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8")
+        listener = threading.Thread(target=_listen, args=(process.stdout, heard), daemon=True)
+        listener.start()
         try:
-            work()
-        except BaseException as error:  # handed to the caller's thread below
-            failure.append(error)
+            for stage, (what, unit, total) in bars.items():
+                with tqdm(total=total, desc=what, unit=unit, disable=not progress) as bar:
+                    while listener.is_alive() and heard["stage"] in ("start", stage):
+                        listener.join(0.2)
+                        bar.update(min(_progress(stage, work / "database.db", heard), total) - bar.n)
+                    bar.update(min(_progress(stage, work / "database.db", heard), total) - bar.n)
+        finally:
+            process.kill()
+            code = process.wait()
+            listener.join()
+    if heard["stage"] != "done":
+        what = bars.get(heard["stage"], ("starting", "", 0))[0]
+        raise InputError(
+            f"COLMAP stopped while {what} (exit status {code}); try fewer or smaller photos, and see that memory is free."
+        )
 
-    thread = threading.Thread(target=guarded, daemon=True)
-    with tqdm(total=total, desc=what, unit=unit, disable=not progress) as bar:
-        thread.start()
-        try:
-            while thread.is_alive():
-                thread.join(0.2)
-                bar.update(min(count(), total) - bar.n)
-        except BaseException:
-            token.cancel()
-            thread.join()
-            raise
-        bar.update(min(count(), total) - bar.n)
-    if failure:
-        raise failure[0]
+
+def _listen(stream, heard: dict) -> None:
+    """Note the worker's events until it closes its output."""
+    for line in stream:
+        with contextlib.suppress(ValueError):
+            event = json.loads(line)
+            heard["stage"] = event.get("stage", heard["stage"])
+            heard["placed"] += event.get("placed", 0)
+
+
+def _progress(stage: str, database: Path, heard: dict) -> int:
+    if stage == "cameras":
+        return heard["placed"]
+    return _rows(database, "descriptors" if stage == "features" else "two_view_geometries")
 
 
 def _rows(database: Path, table: str) -> int:

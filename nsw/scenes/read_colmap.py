@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import struct
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from nsw.scenes.undistort import Lens
 _MODELS = ("sparse/0", "sparse", "colmap/sparse/0", "colmap/sparse", ".")
 _PICTURES = ("images", "images_2", "images_4", "images_8", "input", ".")
 _FILES = ("cameras", "images", "points3D")
+_LENS_PARAMETERS = (3, 4, 4, 5, 8, 8, 12, 5, 4, 5, 12)  # by COLMAP's model number, SIMPLE_PINHOLE to THIN_PRISM_FISHEYE
 
 
 def available() -> bool:
@@ -112,7 +114,7 @@ def _model(pycolmap, where: Path):
             raise InputError(f"{file}: this part of the COLMAP model is missing; copy the model again, with {', '.join(_FILES)}.")
         if file.stat().st_size == 0:
             raise InputError(f"{file}: an empty file; copy the COLMAP model again.")
-    _check_counts(where, ending)
+    _check_whole(where, ending)
     try:
         model = pycolmap.Reconstruction()
         (model.read_binary if ending == "bin" else model.read_text)(str(where))
@@ -123,16 +125,42 @@ def _model(pycolmap, where: Path):
     return model
 
 
-def _check_counts(where: Path, ending: str) -> None:
-    """Refuse a binary model whose counts cannot fit its files, before pycolmap allocates or aborts on them."""
+def _check_whole(where: Path, ending: str) -> None:
+    """Refuse a binary model whose files do not end where their content says, because pycolmap can abort on them."""
     if ending != "bin":
         return
-    for name, smallest in (("cameras", 24), ("images", 64), ("points3D", 43)):
+    for name, entry_end in (("cameras", _camera_end), ("images", _image_end), ("points3D", _point_end)):
         file = where / f"{name}.bin"
-        with file.open("rb") as stream:
-            count = int.from_bytes(stream.read(8), "little")
-        if file.stat().st_size < 8 or count * smallest > file.stat().st_size:
-            raise InputError(f"{file}: says that it holds {count} entries but is cut short; copy the COLMAP model again.")
+        data = file.read_bytes()
+        at = 8
+        try:
+            count = struct.unpack_from("<Q", data)[0]
+            if count > len(data):
+                raise ValueError
+            for _ in range(count):
+                at = entry_end(data, at)
+        except LookupError:  # a lens model newer than the table
+            continue
+        except (struct.error, ValueError, OverflowError):
+            at = -1
+        if at != len(data):
+            raise InputError(f"{file}: damaged or cut short; copy the COLMAP model again or run the mapper again.")
+
+
+def _camera_end(data: bytes, at: int) -> int:
+    model = struct.unpack_from("<i", data, at + 4)[0]
+    if model < 0:
+        raise ValueError
+    return at + 24 + 8 * _LENS_PARAMETERS[model]
+
+
+def _image_end(data: bytes, at: int) -> int:
+    end_of_name = data.index(b"\0", at + 64) + 1
+    return end_of_name + 8 + 24 * struct.unpack_from("<Q", data, end_of_name)[0]
+
+
+def _point_end(data: bytes, at: int) -> int:
+    return at + 51 + 8 * struct.unpack_from("<Q", data, at + 43)[0]
 
 
 def _lens(camera, where: str) -> Lens:

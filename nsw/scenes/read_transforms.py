@@ -258,13 +258,16 @@ def matrix(value: Any, where: str, shape: tuple[int, ...] = (4, 4)) -> Float[np.
 def number(value: Any, where: str) -> float:
     """Return a JSON number as a float that is finite."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
-        raise InputError(f"{where} is {_kind(value)}, expected a finite number; correct it.")
+        found = f"{value:.4g}" if isinstance(value, float) else _kind(value)
+        raise InputError(f"{where} is {found}, expected a finite number; correct it.")
     return float(value)
 
 
 def _text(value: Any, where: str) -> str:
     if not isinstance(value, str) or not value:
         raise InputError(f"{where} is {_kind(value)}, expected text; correct it.")
+    if not value.isprintable():
+        raise InputError(f"{where} contains a control character or a line break; correct it.")
     return value
 
 

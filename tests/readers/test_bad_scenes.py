@@ -135,7 +135,7 @@ BLENDER = {
     "pose of objects": (lambda f: frame(f, transform_matrix={"x": 1}), ["frame 2", "4 x 4"]),
     "file name a number": (lambda f: frame(f, file_path=7), ["frame 2", "file_path", "a number"]),
     "file name empty": (lambda f: frame(f, file_path=""), ["frame 2", "file_path"]),
-    "file name with a zero byte": (lambda f: frame(f, file_path="a\0b"), ["frame 2", "does not exist"]),
+    "file name with a line break": (lambda f: frame(f, file_path="a\nb"), ["frame 2", "file_path", "control"]),
     "frame a number": (lambda f: train(f, lambda d: d["frames"].__setitem__(2, 5)), ["frame 2", "a number"]),
     "frames empty": (lambda f: train(f, lambda d: d.update(frames=[])), ["transforms_train.json", "empty list"]),
     "frames missing": (lambda f: train(f, lambda d: d.pop("frames")), ["transforms_train.json", "frames"]),
@@ -200,9 +200,9 @@ LLFF = {
 
 COLMAP = {
     "cameras garbage": (lambda f: (f / "sparse/0/cameras.bin").write_bytes(b"\xde\xad\xbe\xef" * 50), ["cameras.bin", "cut short"]),
-    "images cut": (lambda f: cut(f / "sparse/0/images.bin"), ["sparse", "cut short"]),
+    "images cut": (lambda f: cut(f / "sparse/0/images.bin", 0.9), ["images.bin", "cut short"]),
     "images garbage": (lambda f: (f / "sparse/0/images.bin").write_bytes(bytes(range(256)) * 4), ["images.bin"]),
-    "points cut": (lambda f: cut(f / "sparse/0/points3D.bin"), ["sparse", "cut short"]),
+    "points cut": (lambda f: cut(f / "sparse/0/points3D.bin", 0.99), ["points3D.bin", "cut short"]),
     "points missing": (lambda f: (f / "sparse/0/points3D.bin").unlink(), ["points3D.bin", "missing"]),
     "cameras empty": (lambda f: (f / "sparse/0/cameras.bin").write_bytes(b""), ["cameras.bin", "empty"]),
     "seven bytes": (lambda f: (f / "sparse/0/images.bin").write_bytes(bytes(7)), ["images.bin"]),
