@@ -6,9 +6,6 @@ sampling and the quadrature are in `nsw.renderers.volume`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -16,9 +13,7 @@ from torch import Tensor, nn
 from nsw.cameras import Cameras, Rays, pixel_rays
 from nsw.losses import loss_mse
 from nsw.models.encodings import encoded_size, frequency_encoding
-from nsw.models.field import Field
 from nsw.renderers.volume import RayRender
-from nsw.scenes.scene import Points
 
 
 def ray_batch(
@@ -141,40 +136,6 @@ def encoding_picture(image: Float[Tensor, "H W 3"], levels: int, n_steps: int = 
     return torch.cat([image, fitted, *spectra], dim=1)
 
 
-def direction_sphere(
-    field: Field, point_world: Float[Tensor, "3"], up: Float[Tensor, "3"], size: int = 64
-) -> Float[Tensor, "s s 3"]:
-    """Return a small ball painted with the colour that one point shows to each viewer, seen from along `up`.
-
-    Where the ball's normal is n, it has the field's colour for a viewer in direction n, that is for rays of direction -n.
-    A ball of one colour means a matt point; a spot that fades means a highlight. White around the ball.
-    """
-    up = torch.nn.functional.normalize(up, dim=-1)
-    side = torch.nn.functional.normalize(torch.linalg.cross(up, up.roll(1)), dim=-1)
-    v, u = torch.meshgrid(*[torch.linspace(1, -1, size, device=up.device)] * 2, indexing="ij")
-    height = (1 - u.square() - v.square()).clamp_min(0).sqrt()
-    normals = u[..., None] * side + v[..., None] * torch.linalg.cross(up, side) + height[..., None] * up
-    with torch.no_grad():
-        rgb = field.query(point_world.expand(size * size, 3), -normals.reshape(-1, 3)).rgb
-    return torch.where((u.square() + v.square() <= 1)[..., None], rgb.view(size, size, 3), 1.0)
-
-
-@torch.no_grad()
-def density_points(field: Field, threshold: float, cells: int = 64) -> Points:
-    """Return the centres of grid cells whose density is above `threshold`, coloured as seen from above.
-
-    Args:
-        threshold: in 1 / world unit.
-        cells: grid cells along each side of the field's box.
-    """
-    low, high = field.aabb
-    axes = [low[i] + (torch.arange(cells, device=low.device) + 0.5) / cells * (high - low)[i] for i in range(3)]
-    centres = torch.cartesian_prod(*axes)
-    dense = centres[torch.cat([field.density(some) for some in centres.split(65536)]) > threshold]
-    down = dense.new_tensor([0.0, 0.0, -1.0]).expand_as(dense)
-    return Points(dense, field.query(dense, down).rgb)
-
-
 def flops_per_picture(model: nn.Module, n_pixels: int, samples_per_pixel: int) -> float:
     """Return the floating-point operations of rendering a picture: a multiplication and an addition per weight and sample.
 
@@ -182,49 +143,3 @@ def flops_per_picture(model: nn.Module, n_pixels: int, samples_per_pixel: int) -
         model: one network; for a pair add the two.
     """
     return 2.0 * sum(p.numel() for p in model.parameters() if p.ndim == 2) * n_pixels * samples_per_pixel
-
-
-def diagnose(out: RayRender, colours: Float[Tensor, "R 3"], true_depth: Float[Tensor, "R"] | None = None) -> list[str]:
-    """Say in words what is wrong with a rendered batch of rays; an empty list when nothing looks wrong.
-
-    Args:
-        out: rays rendered by `nsw.renderers.volume.render_rays`, [R, S] samples, over pixels of several pictures.
-        colours: their true colours.
-        true_depth: their true distance t in world units where known, 0 elsewhere.
-    """
-    out = replace(out, rgb=out.rgb.detach(), alpha=out.alpha.detach(), weights=out.weights.detach(), coarse=None)
-    return list(_symptoms(out, colours, true_depth))
-
-
-def _symptoms(out: RayRender, colours: Tensor, true_depth: Tensor | None) -> Iterator[str]:
-    if not bool(torch.isfinite(out.rgb).all()):
-        yield "Some colours are not finite: lower the learning rate, and look for a division by a length of zero."
-        return
-    near, far = out.t_starts[:, 0], out.t_ends[:, -1]
-    hit = far > near
-    if not bool(hit.any()):
-        yield "No ray meets the scene's box: check the poses, the box, and near and far."
-        return
-    place = (out.t[hit] - near[hit, None]) / (far - near)[hit, None]
-    weights, varied = out.weights[hit], float(colours.std(dim=0).mean()) > 0.05
-    total = weights.sum().clamp_min(1e-9)
-    if float(out.alpha.max()) < 0.01:
-        yield "Density is zero everywhere: the picture is the background. Start with softplus or a positive bias, or crop."
-        return
-    if float(weights[place > 0.95].sum() / total) > 0.5:
-        yield "There is a wall at far: most weight lies in the last 5 % of the rays. Far is too near, or the background is not set."
-    if float(weights[place < 0.05].sum() / total) > 0.5:
-        yield "There is a wall at near: most weight lies in the first 5 % of the rays. Near is too far, or floaters hide the scene."
-    if varied and float(out.rgb.std(dim=0).mean()) < 0.1 * float(colours.std(dim=0).mean()):
-        yield "All rays have the same colour: the network has not left its start, or its input does not reach it."
-    solid = out.alpha[hit] > 0.5
-    mean = (weights * place).sum(-1) / weights.sum(-1).clamp_min(1e-9)
-    spread = ((weights * (place - mean[:, None]).square()).sum(-1) / weights.sum(-1).clamp_min(1e-9)).sqrt()
-    if bool(solid.any()) and float(spread[solid].median()) > 0.2:
-        yield "The scene is fog: along half of the solid rays the weight is spread over more than a fifth of the ray. Train longer."
-    if true_depth is not None:
-        known = true_depth > 0
-        outside = known & ((true_depth < near) | (true_depth > far))
-        if bool(outside.any()):
-            share = 100 * float(outside.sum() / known.sum())
-            yield f"{share:.0f} % of the true surface lies outside of [near, far]: widen them or the box."

@@ -9,12 +9,10 @@ import pytest
 import torch
 
 import nsw.models
-from nsw.cameras import Rays, camera_rays, orbit, pixel_rays
+from nsw.cameras import Rays, camera_rays, orbit, pixel_rays, project
+from nsw.errors import InputError
 from nsw.losses import loss_mse
 from nsw.methods.nerf import (
-    density_points,
-    diagnose,
-    direction_sphere,
     encoding_picture,
     fit_image,
     flops_per_picture,
@@ -25,12 +23,14 @@ from nsw.methods.nerf import (
     set_learning_rate,
     spectrum,
 )
+from nsw.methods.nerf_inspect import density_points, diagnose, direction_sphere, gradient_share, surface_point
 from nsw.metrics import psnr
 from nsw.models.encodings import encoded_size, frequency_encoding
 from nsw.models.field import FieldOutput
 from nsw.models.mlp import CoarseFine, CoarseFineSettings, NerfMLP, NerfSettings
 from nsw.renderers import render_view
 from nsw.renderers.volume import RayRender, render_rays
+from nsw.scenes.scene import Scene
 
 SMALL = NerfSettings(depth=3, width=16, skip=2, levels_position=3, levels_direction=1)
 PAIR = CoarseFineSettings(depth=3, width=16, skip=2, levels_position=3, levels_direction=1, n_samples=6, n_fine=5)
@@ -223,6 +223,32 @@ def test_density_points_lie_where_the_density_is():
     assert abs(len(points) * 16 / 20**3 - 4 / 3 * math.pi * 0.8**3) < 0.15
     assert torch.allclose(points.rgb, torch.tensor([0.5, 0.5, 1.0]))
     assert len(density_points(Glossy(), threshold=50.0, cells=4)) == 0
+
+
+def test_a_surface_point_is_lifted_from_the_view_that_shows_most_of_it():
+    cameras = orbit(3, radius=3.0, width=9, height=7)
+    ids, depth = torch.full((3, 7, 9), -1), torch.zeros(3, 7, 9)
+    ids[1, 1, 1] = 1
+    ids[2, 2:5, 3:6] = 1
+    depth[ids == 1] = 2.5
+    splits = {"train": torch.tensor([0]), "test": torch.tensor([1, 2])}
+    scene = Scene("test", torch.zeros(3, 7, 9, 3, dtype=torch.uint8), cameras, splits,
+                  torch.tensor([[-1.0] * 3, [1.0] * 3]), 1.0, 5.0, depth=depth, ids=ids, id_names=("a", "b"),
+                  normals=torch.zeros(3, 7, 9, 3))  # fmt: skip
+    point, normal = surface_point(scene, "b")
+    pixel, z = project(cameras[2], point[None])
+    assert torch.allclose(pixel[0, 0], torch.tensor([4.5, 3.5]), atol=1e-4) and abs(z.item() - 2.5) < 1e-5 and normal.shape == (3,)
+    for instance in ("a", "nothing"):
+        with pytest.raises(InputError, match="take"):
+            surface_point(scene, instance)
+
+
+def test_the_gradient_share_tells_a_dead_network_from_one_that_learns():
+    rays, colours = camera_rays(orbit(1, radius=3.0, width=6, height=6)), torch.zeros(36, 3)
+    torch.manual_seed(0)
+    alive, dead = NerfMLP(SMALL), NerfMLP(replace(SMALL, softplus=False, density_bias=-5.0))
+    assert gradient_share(dead, rays, colours) == 0.0
+    assert gradient_share(alive, rays, colours) > 0.5 and all(p.grad is None for p in alive.parameters())
 
 
 def test_the_loss_has_a_term_for_each_network():
