@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from nsw.errors import InputError
 
-_CHUNK = 1 << 18
+_CHUNK = 1 << 15  # what a cut connection loses at most
 _DRIVE = "https://drive.usercontent.google.com/download?export=download&confirm=t&id="
 
 
