@@ -93,7 +93,8 @@ def rasterize_to_pixels(
     """
     n_images, tiles_y, tiles_x = isect_offsets.shape
     bounds = torch.cat([isect_offsets.flatten().long(), torch.tensor([len(flatten_ids)], device=isect_offsets.device)]).tolist()
-    pieces, places, lefts = [], [], []
+    # Empty pieces tie the picture to its inputs even when no splat is drawn, so that backward gives zeros instead of an error.
+    pieces, lefts, places = [colors[:0]], [opacities[:0]], [flatten_ids[:0].long()]
     for index in range(n_images * tiles_y * tiles_x):
         begin, end = bounds[index], bounds[index + 1]
         if begin == end:
@@ -110,10 +111,9 @@ def rasterize_to_pixels(
         places.append((image * height + row) * width + column)
     renders = colors.new_zeros(n_images * height * width, colors.shape[-1])
     transmittance = means2d.new_ones(n_images * height * width)
-    if pieces:
-        place = torch.cat(places)
-        renders = renders.index_put((place,), torch.cat(pieces))
-        transmittance = transmittance.index_put((place,), torch.cat(lefts))
+    place = torch.cat(places)
+    renders = renders.index_put((place,), torch.cat(pieces))
+    transmittance = transmittance.index_put((place,), torch.cat(lefts))
     renders = renders.view(n_images, height, width, -1)
     transmittance = transmittance.view(n_images, height, width, 1)
     if backgrounds is not None:
