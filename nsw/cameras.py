@@ -38,9 +38,9 @@ class Cameras:
         return self.cam_from_world.shape[0]
 
     def __getitem__(self, index: int | slice | Sequence[int] | Int[Tensor, "n"]) -> Cameras:
-        """Return the chosen cameras; an integer gives a batch of one."""
-        if isinstance(index, int):
-            index = [index]
+        """Return the chosen cameras; an integer, also numpy's or torch's, gives a batch of one."""
+        if not isinstance(index, slice) and getattr(index, "ndim", 0) == 0 and hasattr(index, "__index__"):
+            index = [int(index)]
         return replace(self, cam_from_world=self.cam_from_world[index], Ks=self.Ks[index])
 
     def to(self, device: torch.device | str) -> Cameras:

@@ -115,7 +115,8 @@ class Scene:
     def resized(self, width: int, height: int | None = None) -> Scene:
         """Return the scene at another picture size, area-averaged; colours are averaged weighted by alpha.
 
-        Depth, normals and ids take the nearest pixel centre, because averages of them are not on any surface.
+        Depth, normals and ids take the nearest pixel centre, because averages of them are not on any surface. A pixel may
+        be used only when all that is averaged into it may be.
         """
         height = height or round(self.images.shape[1] * width / self.images.shape[2])
         if (height, width) == tuple(self.images.shape[1:3]):
@@ -128,11 +129,15 @@ class Scene:
             columns = ((torch.arange(width) + 0.5) * maps.shape[2] / width).long()
             return maps[:, rows][:, :, columns]
 
+        masks = self.masks
+        if masks is not None:
+            masks = torch.cat([area_average(mask[None, ..., None].byte() * 255, height, width)[..., 0] == 255 for mask in masks])
         return replace(
             self,
+            masks=masks,
             images=torch.cat([area_average(image[None], height, width) for image in self.images]),
             cameras=self.cameras.resized(width, height),
-            **{name: nearest(getattr(self, name)) for name in ("masks", "depth", "normals", "albedo", "ids")},
+            **{name: nearest(getattr(self, name)) for name in ("depth", "normals", "albedo", "ids")},
         )
 
 
