@@ -8,7 +8,7 @@ order of the edits are gsplat's (release 1.5.3, `DefaultStrategy`), except that 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -218,9 +218,14 @@ def refine(
     control: DensityControl,
     scene_scale: float,
     generator: torch.Generator | None = None,
+    choose: Callable | None = None,
 ) -> Refined:
-    """Clone, split and prune once, then start the statistics anew. Fresh clones are not split."""
-    to_clone, to_split = choose_growth(params, rows, control, scene_scale)
+    """Clone, split and prune once, then start the statistics anew. Fresh clones are not split.
+
+    Args:
+        choose: another rule for what grows, with the arguments and returns of `choose_growth`.
+    """
+    to_clone, to_split = (choose or choose_growth)(params, rows, control, scene_scale)
     n_clones, n_splits = int(to_clone.sum()), int(to_split.sum())
     clone(params, optimizers, rows, to_clone)
     rows["origin"][len(to_clone) :], rows["born"][len(to_clone) :] = CLONE, step

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -51,11 +51,11 @@ class LearningRates:
         short = min(max(math.log(30_000 / n_steps) / math.log(30), 0.0), 1.0)
         return cls(
             means=1.6e-4 * 6**short,
-            scales=5e-3 * 2**short,
-            quats=1e-3 * 2**short,
+            scales=5e-3 * 6**short,
+            quats=1e-3 * 6**short,
             sh0=2.5e-3 * 8**short,
             shN=2.5e-3 / 20 * 20**short,
-            decay=0.1**short,
+            decay=0.3**short,
         )
 
     def at(self, step: int, n_steps: int, scene_scale: float) -> dict[str, float]:
@@ -150,6 +150,7 @@ class Training:
         n_steps: length of the run; learning rates decay over it.
         rates: step sizes; None takes those for n_steps.
         control: density control; None leaves the number of splats alone.
+        choose: another rule for what grows, instead of `density_control.choose_growth`.
         seed: of the random places of split children.
     """
 
@@ -161,7 +162,9 @@ class Training:
         rates: LearningRates | None = None,
         control: DensityControl | None = None,
         seed: int = 0,
+        choose: Callable | None = None,
     ):
+        self.choose = choose
         self.gaussians, self.scene_scale, self.n_steps, self.seed = gaussians, scene_scale, n_steps, seed
         self.rates = rates or LearningRates.for_budget(n_steps)
         self.control = control
@@ -196,7 +199,8 @@ class Training:
         if self.control.due(step):
             generator = torch.Generator(self.gaussians.means.device).manual_seed(generator_at(self.seed, step, 4).initial_seed())
             params = self.gaussians.params
-            refined = refine(params, self.optimizers, self.rows, step, self.control, self.scene_scale, generator)
+            rest = (step, self.control, self.scene_scale, generator, self.choose)
+            refined = refine(params, self.optimizers, self.rows, *rest)
         if self.control.reset_due(step):
             reset_opacity(self.gaussians.params, self.optimizers, 2 * self.control.prune_opacity)
         return refined

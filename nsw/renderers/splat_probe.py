@@ -51,6 +51,8 @@ class PixelSplats:
             stop_after: splats blended in the last row; the columns behind stay as after that one.
             cell: side of a cell in pixels.
         """
+        if len(self) == 0:
+            return self.total.clamp(0, 1).expand(3 * cell, cell, 3)
         stop = len(self) if stop_after is None else max(0, min(stop_after, len(self)))
         used = (torch.arange(len(self)) < stop).to(self.weight)
         so_far = torch.cumsum((self.weight * used)[:, None] * self.rgb, dim=0)

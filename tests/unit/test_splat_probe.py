@@ -34,7 +34,9 @@ def test_the_blend_of_a_pixel_is_the_pixel(pixel):
 
 def test_a_pixel_outside_is_refused_and_an_empty_one_is_background():
     splats, camera = cloud(1), orbit(1, 50.0, width=32, height=24)
-    assert probe.pixel_splats(splats, camera, 0, 0, background=0.25).total.tolist() == [0.25, 0.25, 0.25]
+    empty = probe.pixel_splats(splats, camera, 0, 0, background=0.25)
+    assert empty.total.tolist() == [0.25, 0.25, 0.25]
+    assert torch.equal(empty.strip(cell=2), torch.full((6, 2, 3), 0.25))
     with pytest.raises(InputError, match="outside"):
         probe.pixel_splats(splats, camera, 24, 0)
 
