@@ -215,7 +215,7 @@ def _guard(call: Callable[[], Any]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader is gone: say nothing more, also at exit
         return 141
     except KeyboardInterrupt as error:
-        print(f"nsw: {error or 'interrupted'}", file=sys.stderr)
+        print(f"nsw: {str(error) or 'interrupted'}", file=sys.stderr)
         return 130
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""

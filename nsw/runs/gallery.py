@@ -40,7 +40,9 @@ def mathml(tex: str, display: bool) -> str:
 
     try:
         found = convert(tex.strip(), display="block" if display else "inline")
-        return found.replace('mathvariant="bold"', 'mathvariant="normal" style="font-weight:bold"')  # browsers only know "normal"
+        for bold in ("bold", "bold-italic"):  # browsers only know the variant "normal"
+            found = found.replace(f'mathvariant="{bold}"', 'mathvariant="normal" style="font-weight:bold"')
+        return found
     except Exception:  # noqa: BLE001 - whatever the converter stumbles over, the reader still sees the formula's source
         return f"<code>{html.escape(tex.strip())}</code>"
 

@@ -16,7 +16,7 @@ def find_run(name: str | Path) -> Path:
         InputError: naming what exists.
     """
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if str(name) and folder.is_dir():
         return folder.absolute()
     root = runs_dir()
     found = [path.parents[2] for path in root.glob(f"{Path(name).name}/*/models/*/model.safetensors")] if str(name) else []

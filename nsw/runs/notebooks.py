@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nsw.errors import InputError
+from nsw.models.state import read_json
 from nsw.runs.folders import notebooks_dir
 from nsw.runs.settings import check_preset, check_seed
 
@@ -67,15 +69,16 @@ def read_notebook(path: Path) -> Any:
     import nbformat
     from nbformat.validator import NotebookValidationError
 
+    data = read_json(path, "notebook")
+    if not isinstance(data, dict) or not isinstance(data.get("nbformat"), int):
+        raise InputError(f"{path} is not a notebook: it has no format number.")
     try:
-        notebook = nbformat.read(path, as_version=4)
-        for cell in notebook.cells:
-            cell.metadata.setdefault("tags", [])
-        return notebook
-    except OSError as error:
-        raise InputError(f"Cannot read {path}: {(error.strerror or str(error)).lower()}.") from error
-    except (ValueError, KeyError, AttributeError, NotebookValidationError) as error:
+        notebook = nbformat.reads(json.dumps(data), as_version=4)
+    except (ValueError, TypeError, KeyError, AttributeError, NotebookValidationError) as error:
         raise InputError(f"{path} is not a notebook ({str(error).splitlines()[0]}).") from error
+    for cell in notebook.cells:
+        cell.metadata.setdefault("tags", [])
+    return notebook
 
 
 def parameters(notebook: Any) -> dict[str, Parameter]:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class Screen:
     """Progress of all jobs: one line kept up to date in a terminal, a line now and then elsewhere."""
 
-    def __init__(self, stream: Any = None) -> None:
-        self._stream = stream or sys.stderr
+    def __init__(self, stream: Any = None, interval: float = 15.0) -> None:
+        self._stream, self._interval = stream or sys.stderr, interval
         self._live = self._stream.isatty()
         self._lock = threading.Lock()
         self._running: dict[str, str] = {}
@@ -38,7 +38,7 @@ class Screen:
                 self._stream.write("\r\x1b[K" + text[: _width() - 1])
                 self._stream.flush()
             elif time.monotonic() >= self._next:
-                self._next = time.monotonic() + 15.0
+                self._next = time.monotonic() + self._interval
                 self._stream.write("".join(f"  {text}\n" for text in self._running.values()))
                 self._stream.flush()
 

@@ -1,0 +1,149 @@
+"""The board: claims gathered, notebooks as pages without a network, README rewritten between its marks."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
+
+from nsw import InputError
+from nsw.runs import board, gallery, measured, readme
+from nsw.runs.claims import make_claim
+
+README = "# X\n<!-- picture -->\nold\n<!-- /picture -->\ntext\n<!-- methods -->\n<!-- /methods -->\nend\n"
+
+
+def png(width: int, colour: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, width // 2), colour).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def picture(data: bytes, alt: str):
+    bundle = {"image/png": base64.b64encode(data).decode(), "text/plain": alt}
+    return new_output("display_data", bundle, metadata={"image/png": {"alt": alt}})
+
+
+def notebook():
+    figure = {"data": [{"y": [1, 2]}], "layout": {"title": {"text": "</script>"}}, "config": {}}
+    cells = [
+        new_markdown_cell("# 02 DVGO\nA grid costs $5. With $\\alpha_i$ and `$code$`:\n\n$$T_i = \\prod_{j<i} (1 - \\alpha_j)$$"),
+        new_code_cell("a", outputs=[picture(png(64, "red"), "first picture")]),
+        new_code_cell("b", outputs=[picture(png(800, "blue"), 'the "best" picture')], metadata={"tags": ["cover"]}),
+        new_code_cell("c", outputs=[new_output("display_data", {gallery.PLOTLY: figure, "image/svg+xml": "<svg></svg>"})]),
+        new_code_cell("d", outputs=[new_output("display_data", {"text/html": "<div>$$a &lt; b$$</div>"})]),
+    ]
+    return new_notebook(cells=cells)
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(measured, "measured_path", lambda: tmp_path / "measured.json")
+    for preset, seed, ours in (("smoke", 0, 26.0), ("laptop", 0, 28.0), ("laptop", 1, 25.1)):
+        folder = tmp_path / "runs" / "dvgo" / f"{preset}-seed{seed}"
+        folder.mkdir(parents=True)
+        row = make_claim(
+            "sharper than <NeRF>", preset=preset, ours=ours, baseline=25.0, at_least=0.5, paper_value="+2.9 dB", dataset="lego"
+        )
+        about = {"slug": "dvgo", "preset": preset, "seed": seed}
+        claims = {**about, "protocol": {"name": "nsw-view", "version": 1}, "claims": [row.as_dict()]}
+        (folder / "claims.json").write_text(json.dumps(claims))
+        budget = {
+            **about,
+            "notebook": "02_dvgo.ipynb",
+            "status": "ok",
+            "seconds": 61.2,
+            "peak_mb": 900.0,
+            "hardware": "CPU",
+            "date": "2030-01-01",
+        }
+        (folder / "budget.json").write_text(json.dumps({**budget, "parameters": {"preset": preset}}))
+        nbformat.write(notebook(), folder / "02_dvgo.ipynb")
+    return tmp_path
+
+
+def test_every_run_is_gathered_in_order(runs):
+    entries = board.collect(runs / "runs")
+    assert [(e.name, e.preset, e.seed, e.status) for e in entries] == [
+        ("02_dvgo", "smoke", 0, "done"),
+        ("02_dvgo", "laptop", 0, "done"),
+        ("02_dvgo", "laptop", 1, "not reproduced"),
+    ]
+    table = board.terminal(entries)
+    assert "not reproduced" in table and "+2.9 dB lego" in table and "61.2" in table
+
+
+def test_the_gallery_is_complete_and_asks_for_nothing_outside(runs):
+    page = gallery.build(board.collect(runs / "runs"), runs / "board")
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r'(?:href|src)="([^"]+)"', text):
+        assert (page.parent / target).is_file(), target
+    assert "sharper than &lt;NeRF&gt;" in text and "not reproduced" in text
+    inner = (page.parent / "02_dvgo-laptop-seed0.html").read_text(encoding="utf-8")
+    assert not re.findall(r'(?:src|href)="https?://', inner) and "import mermaid" not in inner
+    assert 'src="plotly.min.js"' in inner and (page.parent / "plotly.min.js").stat().st_size > 10**6
+    assert "Plotly.newPlot('figure-3-0'" in inner and "<\\/script>" in inner
+    assert inner.count("<math") == 3 and "NSWFORMULA" not in inner
+    assert "costs $5" in inner and "$code$" in inner
+
+
+def test_formulas_that_cannot_be_read_stay_readable():
+    assert gallery.mathml("\\frac{a}", False).startswith(("<math", "<code>"))
+    assert "font-weight:bold" in gallery.mathml("\\mathbf r", False)
+    assert "<mi>&#x1D41C;</mi>" in gallery.mathml("\\mathbf{c}", False)
+
+
+def test_the_cover_is_the_tagged_picture_or_the_saved_one(runs):
+    entry = board.collect(runs / "runs")[0]
+    assert gallery.cover(entry, notebook())[1] == 'the "best" picture'
+    (entry.folder / "images").mkdir()
+    (entry.folder / "images" / "cover.png").write_bytes(png(10, "green"))
+    assert gallery.cover(entry, notebook())[0] == png(10, "green")
+    assert gallery.cover(entry, new_notebook()) is not None
+    (entry.folder / "images" / "cover.png").unlink()
+    assert gallery.cover(entry, new_notebook()) is None
+
+
+def test_readme_is_rewritten_between_its_marks(runs):
+    (runs / "README.md").write_text(README)
+    written = readme.update(board.collect(runs / "runs"), runs)
+    text = (runs / "README.md").read_text(encoding="utf-8")
+    assert [path.relative_to(runs).as_posix() for path in written] == [
+        "data/pictures/02_dvgo.png",
+        "data/pictures/readme.png",
+        "README.md",
+    ]
+    assert text.startswith(
+        "# X\n<!-- picture -->\n![the 'best' picture](data/pictures/readme.png)\n<!-- /picture -->"
+    ) and text.endswith("end\n")
+    assert "[DVGO](notebooks/02_dvgo.ipynb)" in text and "**3 dB** (holds)" in text and "1 min 1 s" in text
+    assert Image.open(runs / "data/pictures/02_dvgo.png").width <= readme.THUMBNAIL_WIDTH
+    again = readme.update(board.collect(runs / "runs"), runs)
+    assert (runs / "README.md").read_text(encoding="utf-8") == text and again == written
+
+
+def test_a_readme_without_marks_is_left_alone(runs):
+    (runs / "README.md").write_text("# X\n<!-- methods -->\n")
+    with pytest.raises(InputError, match="nothing was written"):
+        readme.update(board.collect(runs / "runs"), runs)
+    assert (runs / "README.md").read_text() == "# X\n<!-- methods -->\n" and not (runs / "data").exists()
+
+
+def test_runs_with_changed_parameters_do_not_stand_for_the_method(runs):
+    for path in (runs / "runs").glob("*/*/budget.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "parameters": {"rate": 3}}))
+    (runs / "README.md").write_text(README)
+    with pytest.raises(InputError, match="No executed notebook with claims"):
+        readme.update(board.collect(runs / "runs"), runs)
+
+
+def test_no_runs(tmp_path):
+    with pytest.raises(InputError, match="There is no run"):
+        board.board(tmp_path / "board", root=tmp_path)
+    assert not (tmp_path / "board").exists()
