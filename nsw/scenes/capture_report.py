@@ -173,11 +173,11 @@ def reasons(
         sharp: `sharpness` of each photo.
         matches: [n, n] numbers of verified matches, symmetric.
     """
-    usual = float(np.median(sharp)) or 1.0
+    usual = float(np.median(sharp))
     linked = matches >= FEW_MATCHES
     photos = []
     for i, name in enumerate(names):
-        relative = sharp[i] / usual
+        relative = sharp[i] / usual if usual > 0 else 1.0
         reason = "not placed"
         if placed[i]:
             reason = "registered"
