@@ -94,7 +94,7 @@ def rasterize_to_pixels(
     n_images, tiles_y, tiles_x = isect_offsets.shape
     bounds = torch.cat([isect_offsets.flatten().long(), torch.tensor([len(flatten_ids)], device=isect_offsets.device)]).tolist()
     # Empty pieces tie the picture to its inputs even when no splat is drawn, so that backward gives zeros instead of an error.
-    pieces, lefts, places = [colors[:0]], [opacities[:0]], [flatten_ids[:0].long()]
+    pieces, lefts, places = [colors[:0]], [opacities[:0] + means2d[:0, 0] + conics[:0, 0]], [flatten_ids[:0].long()]
     for index in range(n_images * tiles_y * tiles_x):
         begin, end = bounds[index], bounds[index + 1]
         if begin == end:
