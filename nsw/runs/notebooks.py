@@ -86,7 +86,7 @@ def parameters(notebook: Any) -> dict[str, Parameter]:
     from papermill.translators import PythonTranslator
 
     found = {}
-    tagged = [cell for cell in notebook.cells if "parameters" in cell.metadata.tags]
+    tagged = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
     for item in PythonTranslator.inspect(tagged[0]) if tagged else []:
         try:
             default = ast.literal_eval(item.default)
