@@ -7,17 +7,32 @@ sampling and the quadrature are in `nsw.renderers.volume`.
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from nsw.cameras import Cameras, Rays, pixel_rays
+from nsw.cameras import Cameras, Rays, camera_rays, pixel_rays
+from nsw.kernels.occupancy import ray_aabb_intersect
 from nsw.losses import loss_mse
 from nsw.models.encodings import encoded_size, frequency_encoding
 from nsw.renderers.volume import RayRender
 
 
+def useful_pixels(cameras: Cameras, aabb: Float[Tensor, "2 3"]) -> Int[Tensor, "M"]:
+    """Return the pixels, numbered over camera, row and column, whose rays meet the box.
+
+    The others show the background whatever a field inside the box says: a network learns nothing from them.
+    """
+    rays = camera_rays(cameras)
+    box = aabb.to(rays.origins).reshape(1, 6)
+    return ray_aabb_intersect(rays.origins, rays.directions, box)[2][:, 0].nonzero()[:, 0]
+
+
 def ray_batch(
-    pixels: Float[Tensor, "N H W 3"], cameras: Cameras, n_rays: int, generator: torch.Generator
+    pixels: Float[Tensor, "N H W 3"],
+    cameras: Cameras,
+    n_rays: int,
+    generator: torch.Generator,
+    among: Int[Tensor, "M"] | None = None,
 ) -> tuple[Rays, Float[Tensor, "n_rays 3"]]:
     """Return rays through random pixels of all pictures, and the pixels' colours.
 
@@ -26,9 +41,11 @@ def ray_batch(
     Args:
         pixels: pictures in [0, 1], background included, in the order of the cameras.
         generator: on the pictures' device.
+        among: pixel numbers to choose from, as `useful_pixels` gives them; all by default.
     """
     n, height, width = pixels.shape[:3]
-    index = torch.randint(n * height * width, (n_rays,), generator=generator, device=pixels.device)
+    index = torch.randint(n * height * width if among is None else len(among), (n_rays,), generator=generator, device=pixels.device)
+    index = index if among is None else among[index]
     camera, row, column = torch.unravel_index(index, (n, height, width))
     return pixel_rays(cameras, camera, row, column), pixels.view(-1, 3)[index]
 
@@ -129,11 +146,16 @@ def spectrum(image: Float[Tensor, "H W 3"]) -> Float[Tensor, "H W"]:
     return torch.fft.fftshift(amplitude).clamp_min(1e-3).log10()
 
 
-def encoding_picture(image: Float[Tensor, "H W 3"], levels: int, n_steps: int = 100) -> Float[Tensor, "H w 3"]:
-    """Return the picture, what a small network with that encoding learns of it, and the spectra of both, side by side."""
+def encoding_picture(image: Float[Tensor, "H W 3"], levels: int, n_steps: int = 100, zoom: int = 2) -> Float[Tensor, "h w 3"]:
+    """Return the picture, what a small network with that encoding learns of it, and the spectra of both, side by side.
+
+    Args:
+        n_steps: as for `fit_image`.
+        zoom: each pixel becomes zoom x zoom equal ones.
+    """
     fitted = fit_image(image, levels, n_steps)
     spectra = [(spectrum(picture) / 6 + 0.5).clamp(0, 1)[..., None].expand_as(image) for picture in (image, fitted)]
-    return torch.cat([image, fitted, *spectra], dim=1)
+    return torch.cat([image, fitted, *spectra], dim=1).repeat_interleave(zoom, dim=0).repeat_interleave(zoom, dim=1)
 
 
 def flops_per_picture(model: nn.Module, n_pixels: int, samples_per_pixel: int) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from nsw.methods.nerf import (
     ray_batch,
     set_learning_rate,
     spectrum,
+    useful_pixels,
 )
 from nsw.methods.nerf_inspect import density_points, diagnose, direction_sphere, gradient_share, surface_point
 from nsw.metrics import psnr
@@ -29,7 +31,7 @@ from nsw.models.encodings import encoded_size, frequency_encoding
 from nsw.models.field import FieldOutput
 from nsw.models.mlp import CoarseFine, CoarseFineSettings, NerfMLP, NerfSettings
 from nsw.renderers import render_view
-from nsw.renderers.volume import RayRender, render_rays
+from nsw.renderers.volume import RayRender, ray_bounds, render_rays
 from nsw.scenes.scene import Scene
 
 SMALL = NerfSettings(depth=3, width=16, skip=2, levels_position=3, levels_direction=1)
@@ -134,6 +136,16 @@ def test_a_batch_of_rays_belongs_to_its_pixels_and_repeats_with_the_generator():
     assert torch.equal(ray_batch(pixels, cameras, 40, torch.Generator().manual_seed(1))[1], colours)
 
 
+def test_useful_pixels_are_those_whose_rays_meet_the_box():
+    cameras, box = orbit(2, radius=3.0, width=9, height=9), torch.tensor([[-0.5] * 3, [0.5] * 3])
+    useful = useful_pixels(cameras, box)
+    assert 10 < len(useful) < 120 and 40 in useful and 81 + 40 in useful and 0 not in useful
+    pixels = torch.arange(2 * 81 * 3.0).view(2, 9, 9, 3)
+    rays, colours = ray_batch(pixels, cameras, 200, torch.Generator().manual_seed(0), among=useful)
+    assert set((colours[:, 0] / 3).long().tolist()) <= set(useful.tolist())
+    assert ray_bounds(SimpleNamespace(aabb=box), rays)[2].all()
+
+
 def test_the_learning_rate_falls_tenfold_without_steps():
     rates = [learning_rate(k, 100) for k in range(101)]
     assert rates[0] == 5e-4 and math.isclose(rates[100], 5e-5)
@@ -191,7 +203,9 @@ def test_the_spectrum_of_a_wave_is_two_points():
 
 
 def test_the_encoding_picture_shows_picture_fit_and_both_spectra():
-    shown = encoding_picture(_checker(16), 4, n_steps=60)
+    shown = encoding_picture(_checker(16), 4, n_steps=60, zoom=3)
+    assert shown.shape == (48, 192, 3)
+    shown = shown[::3, ::3]
     picture, fitted, true_spectrum, fitted_spectrum = shown.split(16, dim=1)
     assert torch.equal(picture, _checker(16)) and (fitted - picture).abs().mean() < 0.3
     assert (true_spectrum >= 0).all() and (true_spectrum <= 1).all() and true_spectrum.std() > 0.05 and fitted_spectrum.std() > 0.05
