@@ -22,6 +22,7 @@ from nsw.scenes.images import is_picture, read_picture
 from nsw.scenes.read_colmap import need_pycolmap
 
 MIN_PHOTOS = 3
+MIN_POINTS = 20
 EXHAUSTIVE_UP_TO = 80
 _LONGEST_SIDE = 1600
 _OVERLAP = 10  # photos that a photo of a long sequence is matched with; pairs at doubling distances come on top
@@ -66,13 +67,13 @@ def photos_to_scene(folder: str | Path, out: str | Path, progress: bool = True) 
 
 
 def _build(pycolmap, files: Sequence[Path], folder: Path, work: Path, out: Path, progress: bool, started: float) -> CaptureReport:
-    names, sharp, unreadable = _prepare(files, work / "images", progress)
+    names, groups, sharp, unreadable = _prepare(files, work / "images", progress)
     if len(names) < MIN_PHOTOS:
         raise InputError(
             f"{folder}: only {len(names)} of {len(files)} photos can be read, expected at least {MIN_PHOTOS}; {unreadable[0][1]}"
         )
     database = work / "database.db"
-    _run_worker(work, names, progress)
+    _run_worker(work, groups, progress)
     model = pycolmap.Reconstruction(str(work / "model")) if (work / "model").is_dir() else None
     features, matches, turning = _statistics(pycolmap, database, names)
     placed, points = np.zeros(len(names), bool), np.zeros(len(names), int)
@@ -115,13 +116,22 @@ def _list_photos(folder: Path) -> list[Path]:
     return files
 
 
-def _prepare(files: Sequence[Path], images: Path, progress: bool) -> tuple[list[str], list[float], list[tuple[Path, str]]]:
-    """Write upright photos of at most 1600 pixels; return their names, sharpness, and the unreadable ones with why."""
+def _prepare(
+    files: Sequence[Path], images: Path, progress: bool
+) -> tuple[list[str], list[list[str]], list[float], list[tuple[Path, str]]]:
+    """Write upright photos of at most 1600 pixels.
+
+    Returns:
+        names: of the photos that could be read.
+        groups: the same names, by camera: those of one size, maker, model and focal length.
+        sharpness: of each name.
+        unreadable: the other photos with the reason.
+    """
     from PIL import Image
     from tqdm.auto import tqdm
 
     images.mkdir()
-    names, sharp, unreadable = [], [], []
+    names, groups, sharp, unreadable = [], {}, [], []
     for path in tqdm(files, desc="reading photos", unit="photo", disable=not progress):
         try:
             picture = Image.fromarray(np.ascontiguousarray(read_picture(path, upright=True)[..., :3]))
@@ -132,10 +142,12 @@ def _prepare(files: Sequence[Path], images: Path, progress: bool) -> tuple[list[
             picture.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE), Image.Resampling.LANCZOS)
         names.append(path.name)
         sharp.append(sharpness(np.asarray(picture)))
+        exif = _focal_exif(path)
+        groups.setdefault((picture.size, str(dict(exif)), str(dict(exif.get_ifd(0x8769)))), []).append(path.name)
         is_jpeg = path.suffix.lower() in (".jpg", ".jpeg")
-        options = {"quality": 95, "subsampling": 0, "exif": _focal_exif(path)} if is_jpeg else {}
+        options = {"quality": 95, "subsampling": 0, "exif": exif} if is_jpeg else {}
         picture.save(images / path.name, **options)
-    return names, sharp, unreadable
+    return names, list(groups.values()), sharp, unreadable
 
 
 def _focal_exif(path: Path):
@@ -151,16 +163,17 @@ def _focal_exif(path: Path):
     return kept
 
 
-def _run_worker(work: Path, names: Sequence[str], progress: bool) -> None:
+def _run_worker(work: Path, groups: Sequence[Sequence[str]], progress: bool) -> None:
     """Run features, matches and cameras in `photos_worker`, beside a progress bar for each; Ctrl-C ends it."""
     from tqdm.auto import tqdm
 
-    count = len(names)
+    count = sum(map(len, groups))
     exhaustive = count <= EXHAUSTIVE_UP_TO
     pairs = count * (count - 1) // 2 if exhaustive else count * _OVERLAP
     bars = {"features": ("finding features", "photo", count), "matches": ("matching pairs", "pair", pairs)}
     bars["cameras"] = ("placing cameras", "photo", count)
-    settings = {"work": str(work), "names": list(names), "exhaustive": exhaustive, "overlap": _OVERLAP, "smallest": MIN_PHOTOS}
+    settings = {"work": str(work), "groups": groups, "exhaustive": exhaustive, "overlap": _OVERLAP}
+    settings |= {"smallest": MIN_PHOTOS, "points": MIN_POINTS}
     command = [sys.executable, str(Path(__file__).with_name("photos_worker.py")), json.dumps(settings)]
     heard = {"stage": "start", "placed": 0}
     with (work / "worker.log").open("w", encoding="utf-8") as log:

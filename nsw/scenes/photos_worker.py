@@ -16,10 +16,13 @@ def say(**event) -> None:
     print(json.dumps(event), flush=True)
 
 
-def extract(pycolmap, database: Path, images: Path, names: list[str]) -> None:
+def extract(pycolmap, database: Path, images: Path, groups: list[list[str]]) -> None:
+    """Find the features of photos; the photos of a group share one camera's intrinsics."""
     options = pycolmap.FeatureExtractionOptions()
     options.use_gpu = False
-    pycolmap.extract_features(database, images, image_names=names, extraction_options=options, device=pycolmap.Device.cpu)
+    shared = {"camera_mode": pycolmap.CameraMode.SINGLE, "extraction_options": options, "device": pycolmap.Device.cpu}
+    for names in groups:
+        pycolmap.extract_features(database, images, image_names=names, **shared)
 
 
 def match(pycolmap, database: Path, exhaustive: bool, overlap: int) -> None:
@@ -36,8 +39,9 @@ def match(pycolmap, database: Path, exhaustive: bool, overlap: int) -> None:
         pycolmap.match_sequential(database, pairing_options=pairing, **shared)
 
 
-def place(pycolmap, database: Path, work: Path, smallest: int) -> bool:
+def place(pycolmap, database: Path, work: Path, settings: dict) -> bool:
     """Write the largest model to work/model; a set that no wide pair starts is tried once more with a narrower one."""
+    smallest, points = settings["smallest"], settings["points"]
     for angle, inliers in ((16.0, 100), (4.0, 50)):
         options = pycolmap.IncrementalPipelineOptions()
         options.min_model_size = smallest
@@ -49,8 +53,12 @@ def place(pycolmap, database: Path, work: Path, smallest: int) -> bool:
         models = pycolmap.incremental_mapping(
             database, work / "images", output, options=options, next_image_callback=lambda: say(placed=1)
         )
-        if models:
-            best = max(models.values(), key=lambda model: (model.num_reg_images(), model.num_points3D()))
+        for model in models.values():
+            for image in list(model.images.values()):
+                if image.has_pose and image.num_points3D < points:  # placed by chance: a turning camera does that
+                    model.deregister_frame(image.frame_id)
+        best = max(models.values(), key=lambda model: (model.num_reg_images(), model.num_points3D()), default=None)
+        if best is not None and best.num_reg_images() >= smallest:
             (work / "model").mkdir()
             best.write_binary(str(work / "model"))
             return True
@@ -65,11 +73,11 @@ def main(settings: dict) -> None:
     work = Path(settings["work"])
     database = work / "database.db"
     say(stage="features")
-    extract(pycolmap, database, work / "images", settings["names"])
+    extract(pycolmap, database, work / "images", settings["groups"])
     say(stage="matches")
     match(pycolmap, database, settings["exhaustive"], settings["overlap"])
     say(stage="cameras")
-    place(pycolmap, database, work, settings["smallest"])
+    place(pycolmap, database, work, settings)
     say(stage="done")
 
 
