@@ -21,6 +21,7 @@ from nsw.models.dense_grid import DenseGrid, lattice
 from nsw.renderers.render import Render
 from nsw.renderers.volume import ray_bounds
 
+EPSILON = 1e-10  # of Adam: a transparent start has gradients near 1e-10, which the usual 1e-8 would drown
 HIDDEN = -100.0  # a raw density that stays transparent whatever the shift
 
 
@@ -69,16 +70,15 @@ def render(
     march = dict(t_min=first, t_max=last, render_step_size=step, early_stop_eps=0.0)
     ray_indices, t_starts, t_ends = model.occupancy().sampling(rays.origins, rays.directions, **march)
     t = (t_starts + t_ends) / 2
-    directions = rays.directions[ray_indices]
-    points = rays.origins[ray_indices] + t[:, None] * directions
+    points = rays.origins[ray_indices] + t[:, None] * rays.directions[ray_indices]
     length = step / model.voxel
     with torch.no_grad():
         depth = model.sigma(points) * length
         weights, _ = packed_weights(depth, ray_indices, len(rays))
         kept = ((weights > threshold) & (depth > threshold)).nonzero()[:, 0]
-    n_asked, t, ray_indices, points, directions = len(t), t[kept], ray_indices[kept], points[kept], directions[kept]
+    n_asked, t, ray_indices, points = len(t), t[kept], ray_indices[kept], points[kept]
     weights, left = packed_weights(model.sigma(points) * length, ray_indices, len(rays))
-    rgbs = model.colour(points, directions)
+    rgbs = model.colour(points, rays.directions, ray_indices)
     rgb = left[:, None] * background + torch.zeros_like(rays.origins).index_add(0, ray_indices, weights[:, None] * rgbs)
     distance = torch.zeros_like(left).index_add(0, ray_indices, weights.detach() * t) / (1 - left.detach()).clamp_min(1e-6)
     return GridRender(rgb, left, distance, weights, rgbs, t, ray_indices, n_asked)
@@ -108,11 +108,16 @@ def loss_per_point(out: GridRender, colours: Float[Tensor, "R 3"]) -> Float[Tens
 
 
 def frusta_box(cameras: Cameras, near: float, far: float) -> Float[Tensor, "2 3"]:
-    """Return the smallest box around all training frusta between the distances `near` and `far` of their corner rays."""
-    n, device = len(cameras), cameras.Ks.device
-    rows = torch.tensor([0, 0, cameras.height - 1, cameras.height - 1], device=device).repeat(n)
-    columns = torch.tensor([0, cameras.width - 1, 0, cameras.width - 1], device=device).repeat(n)
-    rays = pixel_rays(cameras, torch.arange(n, device=device).repeat_interleave(4), rows, columns)
+    """Return the box around all training frusta, from rays through corners, edges and middle of every picture.
+
+    Distances count along the rays, so a frustum ends in a bulge: the middle ray reaches farther than the corners' box.
+
+    Args:
+        near, far: distances between which a frustum counts, world units.
+    """
+    rows, columns = (torch.tensor([0, n // 2, n - 1], device=cameras.Ks.device) for n in (cameras.height, cameras.width))
+    index = torch.cartesian_prod(torch.arange(len(cameras), device=rows.device), rows, columns)
+    rays = pixel_rays(cameras, *index.unbind(-1))
     ends = torch.cat([rays.origins + distance * rays.directions for distance in (near, far)])
     return torch.stack([ends.amin(0), ends.amax(0)])
 
@@ -157,7 +162,7 @@ def make_optimizer(model: DenseGrid, lr: float = 0.1, lr_network: float = 1e-3, 
     groups = [dict(params=[model.raw_density, model.features], lr=lr)]
     if model.mlp is not None:
         groups.append(dict(params=list(model.mlp.parameters()), lr=lr_network, skip_zero=False))
-    optimizer = MaskedAdam(groups, eps=1e-15)  # a transparent start has gradients near 1e-12, which 1e-8 would drown
+    optimizer = MaskedAdam(groups, eps=EPSILON)
     if counts is not None:
         optimizer.rates[model.raw_density] = view_rate(counts)
     model.gradients_in_place = True  # this optimiser empties the gradients that the lookups add to

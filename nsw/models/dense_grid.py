@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, softplus
+from torch.nn.functional import interpolate, linear, softplus
 
 from nsw.errors import InputError
 from nsw.kernels.grid_lookup import grid_lookup
@@ -147,15 +147,25 @@ class DenseGrid(nn.Module):
         """Return density in 1 / full-size voxel, without asking the mask."""
         return self.activation(lambda grid: self.interpolate(grid, points_world), self.raw_density, self.shift)[:, 0]
 
-    def colour(self, points_world: Float[Tensor, "N 3"], directions: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
-        """Return rgb in [0, 1]."""
+    def colour(
+        self, points_world: Float[Tensor, "N 3"], directions: Float[Tensor, "R 3"], ray_indices: Int[Tensor, "N"] | None = None
+    ) -> Float[Tensor, "N 3"]:
+        """Return rgb in [0, 1].
+
+        Args:
+            directions: unit vectors, one for each point, or one for each ray where `ray_indices` names the points' rays:
+                whatever depends on the direction alone is then worked out once a ray.
+        """
         features = self.interpolate(self.features, points_world)
         if self.mlp is not None:
-            encoded = frequency_encoding(directions, self.settings.n_frequencies)
-            return self.mlp(torch.cat([features, encoded], dim=-1)).sigmoid()
+            first, n = self.mlp[0], self.settings.n_features
+            seen = linear(frequency_encoding(directions, self.settings.n_frequencies), first.weight[:, n:], first.bias)
+            seen = seen if ray_indices is None else seen.index_select(0, ray_indices)
+            return self.mlp[1:](seen + linear(features, first.weight[:, :n])).sigmoid()
         if self.settings.sh_degree == 0:
             return features.sigmoid()
         basis = sh_basis(self.settings.sh_degree, directions)
+        basis = basis if ray_indices is None else basis.index_select(0, ray_indices)
         return torch.einsum("nk,nkc->nc", basis, features.view(len(features), -1, 3)).sigmoid()
 
     def is_occupied(self, points_world: Float[Tensor, "N 3"]) -> Bool[Tensor, "N"]:

@@ -100,11 +100,11 @@ def test_doubling_the_voxels_keeps_the_opacity_of_a_slab_within_one_percent():
 
 
 def test_a_thin_slab_too_where_forgetting_the_ratio_would_show():
-    grid, rays = _slab(), _rays()
+    grid, rays = _slab(25**3), _rays()
     grid.raw_density.data -= 8.0  # translucent: about half the light passes
     before = render_rays(grid, rays, n_samples=400).alpha
     assert 0.05 < float(before.detach().mean()) < 0.95
-    grid.resize(8 * 24**3)
+    grid.resize(49**3)  # every old vertex is a new one, so that interpolation itself changes nothing
     torch.testing.assert_close(render_rays(grid, rays, n_samples=400).alpha, before, atol=0, rtol=0.01)
 
 
