@@ -10,7 +10,7 @@ import torch
 from nsw.kernels.rasterize_backward import N_SUMS, gather_gradients, rasterize_backward
 from nsw.kernels.rasterize_forward import rasterize_forward
 from nsw.kernels.threads import run_shares
-from nsw.kernels.tiles import TILE, add_up, fill_lists, pack_and_count, sort_by_depth
+from nsw.kernels.tiles import TILE, add_up, fill_lists, prepare, sort_by_depth
 
 # Kernels are compiled for these numbers of channels; others are filled up with zeros to the next one.
 CHANNEL_COUNTS = (1, 3, 4, 8, 16, 32)
@@ -21,8 +21,7 @@ SMALL = 4000  # splats below which waking a thread costs more than it saves
 class Drawing:
     """What one picture's backward pass needs of its forward pass; see the kernels for each array."""
 
-    order: np.ndarray
-    n: int
+    first_row: int
     first_slot: np.ndarray
     tile_start: np.ndarray
     tile_stop: np.ndarray
@@ -53,22 +52,23 @@ def draw(arrays, first_row: int, last_row: int, background, picture, n_workers: 
     means2d, conics, opacities, colors, depths, radii = arrays
     height, width, n_channels = picture.shape
     n_rows, n_tiles = last_row - first_row, -(-height // TILE) * -(-width // TILE)
+    n_shares = n_workers if n_rows > SMALL else 1
+    records, boxes = np.empty((n_rows, 6 + n_channels), np.float32), np.empty((n_rows, 4), np.int32)
+    hit_bits, first_slot = np.empty(n_rows, np.uint64), np.empty(n_rows + 1, np.int64)
+    counts, tile_start = np.empty((n_shares, n_tiles), np.int64), np.empty(n_tiles + 1, np.int64)
+    splats = (first_row, means2d, conics, radii, opacities, colors)
+    run_shares(prepare, n_shares, *splats, width, height, records, boxes, hit_bits, first_slot, counts)
+    total = add_up(first_slot, counts, tile_start)
     order = np.empty(n_rows, np.int32)
     n = sort_by_depth(depths.view(np.uint32), radii, first_row, last_row, order)
-    n_chunks = n_workers if n > SMALL else 1
-    records, boxes = np.empty((n, 6 + n_channels), np.float32), np.empty((n, 4), np.int32)
-    first_slot, tile_start = np.empty(n + 1, np.int64), np.empty(n_tiles + 1, np.int64)
-    counts = np.empty((n_chunks, n_tiles), np.int64)
-    splats = (order, n, means2d, conics, radii, opacities, colors)
-    run_shares(pack_and_count, n_chunks, *splats, width, height, records, boxes, first_slot, counts)
-    total = add_up(n, first_slot, counts, tile_start)
     members, slots = np.empty(total, np.int32), np.empty(total, np.int32)
-    run_shares(fill_lists, n_chunks, n, records, boxes, first_slot, width, counts, members, slots)
+    hits = (boxes, hit_bits, first_slot, width, tile_start.copy(), members, slots)
+    run_shares(fill_lists, n_shares, order, n, *hits)
     transmittance, stops = np.empty((height, width), np.float32), np.empty((height, width), np.float32)
     tile_stop = np.empty(n_tiles, np.int64)
     lists = (tile_start, members, records, boxes, background, _like(n_channels))
     run_shares(rasterize_forward, n_workers, *lists, picture, transmittance, stops, tile_stop)
-    return Drawing(order, n, first_slot, tile_start, tile_stop, members, slots, records, boxes, background, transmittance, stops)
+    return Drawing(first_row, first_slot, tile_start, tile_stop, members, slots, records, boxes, background, transmittance, stops)
 
 
 def undraw(drawing: Drawing, conics, opacities, v_picture, v_alpha, outputs, absgrad, n_workers: int) -> None:
@@ -80,8 +80,9 @@ def undraw(drawing: Drawing, conics, opacities, v_picture, v_alpha, outputs, abs
     pixels = (d.background, d.transmittance, d.stops, v_picture, v_alpha)
     run_shares(rasterize_backward, n_workers, *lists, *pixels, want_absolute, _like(n_channels), sums)
     target = absgrad if want_absolute else outputs[0]
-    splats = (d.order, d.n, d.first_slot, sums, conics, opacities)
-    run_shares(gather_gradients, n_workers if d.n > SMALL else 1, *splats, want_absolute, *outputs, target)
+    splats = (d.first_row, d.first_slot, sums, conics, opacities)
+    n_shares = n_workers if len(d.boxes) > SMALL else 1
+    run_shares(gather_gradients, n_shares, *splats, want_absolute, *outputs, target)
 
 
 def _padded(values: torch.Tensor, n_channels: int) -> np.ndarray:

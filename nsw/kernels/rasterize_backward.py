@@ -128,32 +128,33 @@ def rasterize_backward(
 
 @kernel
 def gather_gradients(
-    order, n, first_slot, sums, conics, opacities, want_absolute, v_means2d, v_conics, v_opacities, v_colors, absgrad,
+    first_row, first_slot, sums, conics, opacities, want_absolute, v_means2d, v_conics, v_opacities, v_colors, absgrad,
     share, n_shares,
 ):  # fmt: skip
     """Add each splat's slots up, in order, and turn moments into gradients of centre, conic, opacity and colour.
 
     With v = dL/dsigma and (dx, dy) from the centre to the pixel: dL/dmean = -Q sum v (dx, dy), dL/d(a, b, c) = sum v (dx^2/2,
-    dx dy, dy^2/2), dL/do = -sum v / o.
+    dx dy, dy^2/2), dL/do = -sum v / o. Splats in no list keep the zeros of the outputs.
     """
-    n_channels = v_colors.shape[1]
+    n, n_channels = first_slot.shape[0] - 1, v_colors.shape[1]
     size = N_SUMS + n_channels
-    n_tasks = (n + 511) // 512
+    part = (n + n_shares - 1) // n_shares
     total = np.empty(size, np.float32)
-    for task in range(share, n_tasks, n_shares):
-        for j in range(task * 512, min((task + 1) * 512, n)):
-            row = order[j]
-            for i in range(size):
-                total[i] = ZERO
-            for slot in range(first_slot[j], first_slot[j + 1]):
-                for i in range(size):
-                    total[i] += sums[slot * size + i]
-            a, b, c = conics[row, 0], conics[row, 1], conics[row, 2]
-            v_means2d[row, 0] = -(a * total[1] + b * total[2])
-            v_means2d[row, 1] = -(b * total[1] + c * total[2])
-            v_conics[row, 0], v_conics[row, 1], v_conics[row, 2] = HALF * total[3], total[4], HALF * total[5]
-            v_opacities[row] = -total[0] / opacities[row]
-            if want_absolute:
-                absgrad[row, 0], absgrad[row, 1] = total[6], total[7]
-            for i in range(n_channels):
-                v_colors[row, i] = total[N_SUMS + i]
+    for i in range(share * part, min((share + 1) * part, n)):
+        if first_slot[i] == first_slot[i + 1]:
+            continue
+        row = first_row + i
+        for s in range(size):
+            total[s] = ZERO
+        for slot in range(first_slot[i], first_slot[i + 1]):
+            for s in range(size):
+                total[s] += sums[slot * size + s]
+        a, b, c = conics[row, 0], conics[row, 1], conics[row, 2]
+        v_means2d[row, 0] = -(a * total[1] + b * total[2])
+        v_means2d[row, 1] = -(b * total[1] + c * total[2])
+        v_conics[row, 0], v_conics[row, 1], v_conics[row, 2] = HALF * total[3], total[4], HALF * total[5]
+        v_opacities[row] = -total[0] / opacities[row]
+        if want_absolute:
+            absgrad[row, 0], absgrad[row, 1] = total[6], total[7]
+        for s in range(n_channels):
+            v_colors[row, s] = total[N_SUMS + s]

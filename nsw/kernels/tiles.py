@@ -3,8 +3,8 @@
 Same lists as `tiles_reference.py` in purpose, but tighter: a tile that the splat's ellipse misses is left out, although the box
 around the ellipse touches it. No pixel changes, since the splat is below 1/255 in all of such a tile.
 
-The lists come from a counting sort cut into chunks of splats. Chunk p of a tile begins where all earlier chunks of that tile end:
-so all chunks can be placed at the same time, every list keeps the order of depth, and the number of chunks does not show.
+The lists come from a counting sort: hits are counted in the order in which the splats lie in memory, which is fast, and only the
+filling of the lists walks them by depth. The number of threads does not show in the result.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ TILE = 16
 ZERO, HALF, ONE, TWO = f4(0), f4(0.5), f4(1), f4(2)
 LOG2E, LOG2_255 = f4(1.4426950408889634), f4(7.994353436858858)
 WELL_CONDITIONED = f4(1e-3)  # det / (a c): below, float32 has lost the digits that tell a needle's width
+MAX_BITS = 64
 RADIX_BITS = 11  # three passes cover the 32 bits of a depth, and 2048 counters stay in the first-level cache
 RADIX = 1 << RADIX_BITS
 
 
 @kernel
 def sort_by_depth(depth_bits, radii, first_row, last_row, order):
-    """Write the visible rows of [first_row, last_row) into `order`, nearest first (ties keep their order); return how many.
+    """Write the visible rows of [first_row, last_row), counted from first_row, into `order`, nearest first; return how many.
 
-    A radix sort: three passes that each place the keys by 11 more bits, all counted in the first sweep.
+    A radix sort, which keeps the order of ties: three passes that each place the keys by 11 more bits, counted in the first sweep.
 
     Args:
         depth_bits: uint32 [R], the bits of the (positive) float depths, which sort like the depths.
@@ -42,7 +43,7 @@ def sort_by_depth(depth_bits, radii, first_row, last_row, order):
     for row in range(first_row, last_row):
         if radii[row, 0] > 0 and radii[row, 1] > 0:
             key = depth_bits[row]
-            keys[0, n], rows[0, n] = key, row
+            keys[0, n], rows[0, n] = key, row - first_row
             for digit in range(3):
                 starts[digit, (key >> np.uint32(RADIX_BITS * digit)) & digits] += 1
             n += 1
@@ -148,64 +149,87 @@ def tile_range(box):
     return tx0, tx1, ty0, ty1, (tx1 - tx0) * (ty1 - ty0) > 1
 
 
+@helper
+def find_hits(record, box, counts, tiles_x):
+    """Count the tiles a splat touches, add one to each of their counts, and return the count and a bit for each.
+
+    Bit t is the t-th tile of the box, row by row. A box of more than 64 tiles takes all of them.
+    """
+    tx0, tx1, ty0, ty1, test = tile_range(box)
+    n_tiles = (tx1 - tx0) * (ty1 - ty0)
+    test = test and n_tiles <= MAX_BITS
+    bits, hits, t = np.uint64(0), 0, 0
+    for ty in range(ty0, ty1):
+        for tx in range(tx0, tx1):
+            if not test or meets_tile(record, tx, ty):
+                bits |= np.uint64(1) << np.uint64(t & (MAX_BITS - 1))
+                counts[ty * tiles_x + tx] += 1
+                hits += 1
+            t += 1
+    return hits, bits
+
+
 @kernel
-def pack_and_count(
-    order, n, means2d, conics, radii, opacities, colors, width, height, records, boxes, first_slot, counts, share, n_shares
-):
-    """Gather the sorted splats into records, and count for every chunk of them the hits in every tile.
+def prepare(
+    first_row, means2d, conics, radii, opacities, colors, width, height, records, boxes, hit_bits, first_slot, counts,
+    share, n_shares,
+):  # fmt: skip
+    """Write each visible splat's record, pixel box and touched tiles, in the order in which the splats came.
 
     Args:
-        records [n, 6+D], boxes int32 [n,4], first_slot int64 [n+1] (hits of splat j at j+1), counts int64 [chunks, tiles]: written.
+        first_row: the picture's rows begin here; outputs are counted from it. opacities etc. have all pictures' rows.
+        records [n, 6+D], boxes int32 [n,4], hit_bits uint64 [n], first_slot int64 [n+1] (hits of splat i at i+1): written.
+        counts: int64 [n_shares, tiles], written: this share's hits in every tile.
     """
-    n_chunks, tiles_x = counts.shape[0], (width + TILE - 1) // TILE
-    part = (n + n_chunks - 1) // n_chunks
-    for p in range(share, n_chunks, n_shares):
-        for tile in range(counts.shape[1]):
-            counts[p, tile] = 0
-        for j in range(p * part, min((p + 1) * part, n)):
-            row, hits = order[j], 0
-            write_record(records[j], means2d[row], conics[row], opacities[row], colors[row])
-            box = pixel_box(means2d[row], conics[row], radii[row], opacities[row], width, height)
-            boxes[j, 0], boxes[j, 1], boxes[j, 2], boxes[j, 3] = box
-            tx0, tx1, ty0, ty1, test = tile_range(boxes[j])
-            for ty in range(ty0, ty1):
-                for tx in range(tx0, tx1):
-                    if not test or meets_tile(records[j], tx, ty):
-                        counts[p, ty * tiles_x + tx] += 1
-                        hits += 1
-            first_slot[j + 1] = hits
+    n, tiles_x, own = boxes.shape[0], (width + TILE - 1) // TILE, counts[share]
+    part = (n + n_shares - 1) // n_shares
+    for tile in range(own.shape[0]):
+        own[tile] = 0
+    for i in range(share * part, min((share + 1) * part, n)):
+        row, hits = first_row + i, 0
+        if radii[row, 0] > 0 and radii[row, 1] > 0:
+            write_record(records[i], means2d[row], conics[row], opacities[row], colors[row])
+            boxes[i, 0], boxes[i, 1], boxes[i, 2], boxes[i, 3] = pixel_box(
+                means2d[row], conics[row], radii[row], opacities[row], width, height
+            )
+            hits, hit_bits[i] = find_hits(records[i], boxes[i], own, tiles_x)
+        first_slot[i + 1] = hits
 
 
 @kernel
-def add_up(n, first_slot, counts, tile_start):
-    """Turn counts into places: where each splat's slots, each tile's list and each chunk's part of it begin."""
+def add_up(first_slot, counts, tile_start):
+    """Turn counts into places, where each splat's slots and each tile's list begin; return the number of pairs."""
     first_slot[0] = 0
-    for j in range(n):
-        first_slot[j + 1] += first_slot[j]
+    for i in range(first_slot.shape[0] - 1):
+        first_slot[i + 1] += first_slot[i]
     total = 0
     for tile in range(counts.shape[1]):
         tile_start[tile] = total
         for p in range(counts.shape[0]):
-            count = counts[p, tile]
-            counts[p, tile] = total
-            total += count
+            total += counts[p, tile]
     tile_start[counts.shape[1]] = total
     return total
 
 
 @kernel
-def fill_lists(n, records, boxes, first_slot, width, next_place, members, slots, share, n_shares):
-    """Write each tile's list: members (index of the sorted splat) and slots (where that pair's gradient will go), both int32."""
-    n_chunks, tiles_x = next_place.shape[0], (width + TILE - 1) // TILE
-    part = (n + n_chunks - 1) // n_chunks
-    for p in range(share, n_chunks, n_shares):
-        for j in range(p * part, min((p + 1) * part, n)):
-            slot = first_slot[j]
-            tx0, tx1, ty0, ty1, test = tile_range(boxes[j])
-            for ty in range(ty0, ty1):
-                for tx in range(tx0, tx1):
-                    if not test or meets_tile(records[j], tx, ty):
-                        place = next_place[p, ty * tiles_x + tx]
-                        next_place[p, ty * tiles_x + tx] = place + 1
-                        members[place], slots[place] = j, slot
-                        slot += 1
+def fill_lists(order, n, boxes, hit_bits, first_slot, width, next_place, members, slots, share, n_shares):
+    """Write the tiles' lists: members (which splat) and slots (where that pair's gradient will go), both int32 [pairs].
+
+    Every share walks all splats, nearest first, and fills the tile rows share, share + n_shares, ...: no list has two writers.
+    """
+    tiles_x = (width + TILE - 1) // TILE
+    for j in range(n):
+        i = order[j]
+        tx0, tx1, ty0, ty1, _ = tile_range(boxes[i])
+        every = (tx1 - tx0) * (ty1 - ty0) > MAX_BITS
+        slot, bits = first_slot[i], hit_bits[i]
+        for ty in range(ty0, ty1):
+            mine = ty % n_shares == share
+            for tx in range(tx0, tx1):
+                if every or bits & np.uint64(1):
+                    if mine:
+                        place = next_place[ty * tiles_x + tx]
+                        next_place[ty * tiles_x + tx] = place + 1
+                        members[place], slots[place] = i, slot
+                    slot += 1
+                bits >>= np.uint64(1)
