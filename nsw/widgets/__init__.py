@@ -33,6 +33,7 @@ _HOME = {
     "viser_view": "viser_server",
     "serve": "viser_server",
     "method_map": "methods_map",
+    "camera_figure": "camera_chart",
 }
 
 __all__ = sorted(_HOME)

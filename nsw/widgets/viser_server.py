@@ -147,7 +147,7 @@ class ViserView:
         poses = cameras.world_from_cam.cpu().numpy()
         turns = quaternions(poses[:, :3, :3])
         step = max(1, cameras.width // 64)
-        size = 0.12 * float(np.linalg.norm(poses[:, :3, 3] - poses[:, :3, 3].mean(0), axis=-1).max() or 1.0)
+        size = 0.025 * float(np.linalg.norm(poses[:, :3, 3] - poses[:, :3, 3].mean(0), axis=-1).max() or 1.0)
         for i in range(len(cameras)):
             fov = 2 * math.atan(cameras.height / (2 * float(cameras.Ks[i, 1, 1])))
             frustum = self.server.scene.add_camera_frustum(
@@ -155,6 +155,8 @@ class ViserView:
                 fov=fov,
                 aspect=cameras.width / cameras.height,
                 scale=size,
+                thickness=0.03 * size,
+                color=(0, 114, 178),
                 image=to_array(pictures[i])[::step, ::step],
                 wxyz=turns[i],
                 position=poses[i, :3, 3],
@@ -172,7 +174,8 @@ class ViserView:
         pose = first.world_from_cam[0].cpu().numpy()
         distance = max(0.1, float((self.scene.aabb.mean(0).cpu().numpy() - pose[:3, 3]) @ pose[:3, 2]))
         camera = self.server.initial_camera
-        camera.position, camera.look_at, camera.up = pose[:3, 3], pose[:3, 3] + distance * pose[:3, 2], np.array([0.0, 0.0, 1.0])
+        camera.look_at, camera.up = pose[:3, 3] + distance * pose[:3, 2], np.array([0.0, 0.0, 1.0])
+        camera.position = camera.look_at - 0.75 * distance * pose[:3, 2]  # a little inside, past the frames of the cameras
 
     def _go_to(self, wxyz: np.ndarray, position: np.ndarray):
         def go(event: Any) -> None:
@@ -185,7 +188,7 @@ class ViserView:
     def _add_gui(self) -> None:
         gui = self.server.gui
         modes = (LIVE, ELLIPSOIDS, POINTS) if self.splats else (LIVE, "nothing")
-        self.mode = gui.add_dropdown("show", options=modes, initial_value=ELLIPSOIDS if self.splats else LIVE)
+        self.mode = gui.add_dropdown("show", options=modes, initial_value=LIVE)
         self.mode.on_update(lambda _: self._show())
         if self.splats:
             hint = "splats below this opacity are hidden"
