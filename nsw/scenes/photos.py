@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ MIN_PHOTOS = 3
 MIN_POINTS = 20
 EXHAUSTIVE_UP_TO = 80
 _LONGEST_SIDE = 1600
+_TURNING_SHARE = 0.8
 _OVERLAP = 10  # photos that a photo of a long sequence is matched with; pairs at doubling distances come on top
 _PHOTO_SUFFIXES = (".heic", ".heif", ".dng", ".cr2", ".nef", ".arw")
 _FOCAL_TAGS = (0x920A, 0xA405)  # EXIF FocalLength and FocalLengthIn35mmFilm: a start for the intrinsics, nothing private
@@ -85,7 +87,9 @@ def _build(pycolmap, files: Sequence[Path], folder: Path, work: Path, out: Path,
     photos += [Photo(path.name, False, "unreadable") for path, _ in unreadable]
     photos.sort(key=lambda photo: photo.name)
     seconds = time.monotonic() - started
-    if model is None or placed.sum() < MIN_PHOTOS:
+    # turned on one spot, the mapper may still return a model, made of noise
+    if model is None or placed.sum() < MIN_PHOTOS or turning > _TURNING_SHARE * (np.triu(matches) > 0).sum():
+        photos = [replace(photo, registered=False, reason="not placed") if photo.registered else photo for photo in photos]
         cause = f"{folder}: no cameras could be found for these {len(files)} photos; {_cause(photos, matches, turning)}"
         raise CaptureError(cause, CaptureReport(photos, seconds=seconds, cause=cause))
     report = CaptureReport(photos, model.num_points3D(), model.compute_mean_reprojection_error(), seconds)
@@ -235,7 +239,7 @@ def _statistics(pycolmap, database: Path, names: Sequence[str]) -> tuple[list[in
             a, b = pycolmap.pair_id_to_image_pair(pair_id)
             n = len(geometry.inlier_matches)
             matches[index[a], index[b]] = matches[index[b], index[a]] = n
-            turning += n > 0 and geometry.config in (kinds.PANORAMIC, kinds.PLANAR_OR_PANORAMIC, kinds.PLANAR)
+            turning += n > 0 and geometry.config in (kinds.PANORAMIC, kinds.PLANAR_OR_PANORAMIC)
     return features, matches, turning
 
 
