@@ -7,7 +7,9 @@ import numpy as np
 Array = np.ndarray
 
 
-def denoised(halves: Array, radius: int = 4, strength: float = 0.6, sigma_normal: float = 0.12, sigma_albedo: float = 0.08) -> Array:
+def denoised(
+    halves: Array, radius: int = 4, strength: float = 0.6, sigma_normal: float = 0.12, sigma_albedo: float = 0.08
+) -> Array:
     """Return the denoised mean of two independent renderings of one view.
 
     A non-local mean over the neighbourhood, in the manner of Rousselle, Manzi and Zwicker, "Robust Denoising using
@@ -23,6 +25,7 @@ def denoised(halves: Array, radius: int = 4, strength: float = 0.6, sigma_normal
     Returns:
         linear premultiplied RGB and alpha [H, W, 4]; alpha is the plain mean.
     """
+    halves = halves.astype(np.float32)
     mean = halves.mean(0)
     if strength <= 0:
         return mean[..., :4]

@@ -69,7 +69,7 @@ class Description:
     transparent: bool = False
     max_depth: int = 4
     exposure: float = 1.0
-    spp: int = 512
+    spp: int = 64
     maps: Sequence[str] = field(default=("depth", "normals", "albedo", "ids"))
 
 
@@ -117,5 +117,8 @@ def spiral_dome(n: int, low: float, high: float, radius: float, turn: float = 0.
 
 def looking(eyes: np.ndarray, targets: np.ndarray, fov: float, width: int, height: int) -> Cameras:
     """Return cameras at eyes [n, 3] that look at one target each, world +z up."""
-    poses = [look_at(torch.tensor(e[None], dtype=torch.float32), tuple(map(float, t))) for e, t in zip(eyes, np.broadcast_to(targets, eyes.shape), strict=True)]
+    poses = [
+        look_at(torch.tensor(e[None], dtype=torch.float32), tuple(map(float, t)))
+        for e, t in zip(eyes, np.broadcast_to(targets, eyes.shape), strict=True)
+    ]
     return Cameras(torch.cat(poses), intrinsics(fov, width, height, len(eyes)), width, height)

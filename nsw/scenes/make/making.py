@@ -7,6 +7,7 @@ import importlib
 from pathlib import Path
 
 from nsw.errors import InputError
+from nsw.scenes.bundled import data_dir
 from nsw.scenes.make import store
 from nsw.scenes.make.describe import Description
 
@@ -34,7 +35,7 @@ def describe(name: str, size: int | None = None, views: int | None = None, seed:
 
 def make_scene(
     name: str,
-    out: str | Path,
+    out: str | Path | None = None,
     size: int | None = None,
     spp: int | None = None,
     views: int | None = None,
@@ -50,7 +51,8 @@ def make_scene(
 
     Args:
         name: toybox, shelf, room or town.
-        out: folder of the scene; empty, absent, or an earlier call's with the same settings.
+        out: folder of the scene; empty, absent, or of an earlier call with the same settings. None takes NAME-WIDTH beside
+            the bundled scenes, for example data/toybox-800.
         size: picture width in pixels; None for the bundled size.
         spp: samples a pixel; None for the generator's own number.
         views: about how many views in all; None for the bundled number.
@@ -70,7 +72,7 @@ def make_scene(
     spp = description.spp if spp is None else spp
     if isinstance(spp, bool) or not isinstance(spp, int) or not 1 <= spp <= 2**20:
         raise InputError(f"spp={spp!r}: expected a whole number of samples a pixel from 1 to {2**20}.")
-    out = Path(out)
+    out = data_dir() / f"{name}-{description.cameras.width}" if out is None else Path(out)
     variant = pick_variant(variant)
     settings = store.settings_of(description, spp=spp, seed=seed, denoise=bool(denoise), revision=REVISION)
     store.begin(out, settings)

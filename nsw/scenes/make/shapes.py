@@ -44,7 +44,9 @@ def rotation(axis: str, degrees: float) -> Array:
     return out
 
 
-def placed(mesh: Mesh, at: Sequence[float] = (0, 0, 0), turn: float = 0.0, tilt: float = 0.0, scale: float | Sequence[float] = 1.0) -> Mesh:
+def placed(
+    mesh: Mesh, at: Sequence[float] = (0, 0, 0), turn: float = 0.0, tilt: float = 0.0, scale: float | Sequence[float] = 1.0
+) -> Mesh:
     """Return the mesh scaled, tilted about x, turned about z and then moved to `at`; angles in degrees."""
     R = rotation("z", turn) @ rotation("x", tilt)
     scale = np.broadcast_to(np.asarray(scale, float), 3)
@@ -162,7 +164,9 @@ def block(size: Sequence[float], round: float = 0.02, steps: int = 4, uv_scale: 
     for axis in range(3):
         for sign in (1.0, -1.0):
             i, j = ((axis + 1) % 3, (axis + 2) % 3) if sign > 0 else ((axis + 2) % 3, (axis + 1) % 3)
-            edges = [np.concatenate([np.linspace(-h, round - h, steps), np.linspace(h - round, h, steps)]) for h in (half[i], half[j])]
+            edges = [
+                np.concatenate([np.linspace(-h, round - h, steps), np.linspace(h - round, h, steps)]) for h in (half[i], half[j])
+            ]
             p, q = np.meshgrid(*edges, indexing="ij")
             outer = np.zeros((*p.shape, 3))
             outer[..., axis], outer[..., i], outer[..., j] = sign * half[axis], p, q
@@ -208,7 +212,7 @@ def extruded(outline: Sequence[Sequence[float]], depth: float) -> Mesh:
 
 def write_ply(mesh: Mesh, path: Path) -> None:
     """Write a mesh as a binary PLY file that Mitsuba reads with its normals and texture coordinates."""
-    columns = "x y z nx ny nz u v".split()
+    columns = ("x", "y", "z", "nx", "ny", "nz", "u", "v")
     header = [
         "ply",
         "format binary_little_endian 1.0",

@@ -58,7 +58,14 @@ def blend(a: Colour | Array, b: Colour | Array, t: Array) -> Array:
     return np.asarray(a) * (1 - t) + np.asarray(b) * t
 
 
-def wood(rng: np.random.Generator, size: int = 256, light: Colour = (0.80, 0.62, 0.42), dark: Colour = (0.52, 0.34, 0.19), planks: int = 1, rings: float = 5.0) -> Array:
+def wood(
+    rng: np.random.Generator,
+    size: int = 256,
+    light: Colour = (0.80, 0.62, 0.42),
+    dark: Colour = (0.52, 0.34, 0.19),
+    planks: int = 1,
+    rings: float = 5.0,
+) -> Array:
     """Return wood grain along u: growth rings bent by slow noise, fine fibres, and optional planks across v."""
     out = np.zeros((size, size, 3))
     edges = np.linspace(0, size, planks + 1).astype(int)
@@ -110,7 +117,15 @@ def letter(text: str, ink: Colour, paper: Array | Colour, frame: Colour | None =
     return out
 
 
-def tiles(rng: np.random.Generator, a: Colour, joint: Colour, n: tuple[int, int] = (4, 4), size: int = 256, shift: bool = False, vary: float = 0.08) -> Array:
+def tiles(
+    rng: np.random.Generator,
+    a: Colour,
+    joint: Colour,
+    n: tuple[int, int] = (4, 4),
+    size: int = 256,
+    shift: bool = False,
+    vary: float = 0.08,
+) -> Array:
     """Return tiles (or bricks when `shift`ed by half a tile every second row) with joints and a shade of their own each."""
     v, u = np.meshgrid(np.arange(size) * n[0] / size, np.arange(size) * n[1] / size, indexing="ij")
     if shift:
@@ -126,11 +141,13 @@ def speckled(rng: np.random.Generator, base: Colour, amount: float = 0.1, cells:
     return np.clip(np.asarray(base) * (1 + amount * noise(rng, size, size, (cells, cells), 5))[..., None], 0, 1)
 
 
-def sky(lamps: Sequence[tuple[float, float, float, Colour]], zenith: Colour, horizon: Colour, ground: Colour, height: int = 64) -> Array:
+def sky(
+    lamps: Sequence[tuple[float, float, float, Colour]], zenith: Colour, horizon: Colour, ground: Colour, height: int = 64
+) -> Array:
     """Return an environment of linear light [H, 2H, 3], +z up: a gradient and round soft lamps.
 
     Args:
-        lamps: (azimuth degrees, elevation degrees, radius degrees, radiance RGB) each; radiance falls smoothly to 0 at twice the radius.
+        lamps: (azimuth degrees, elevation degrees, radius degrees, radiance RGB) each; it falls smoothly to 0 at twice the radius.
     """
     elevation = np.pi * (0.5 - (np.arange(height) + 0.5) / height)[:, None]
     azimuth = 2 * np.pi * (np.arange(2 * height) + 0.5)[None] / (2 * height)

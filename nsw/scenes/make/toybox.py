@@ -33,7 +33,12 @@ def describe(size: int = 160, views: int | None = None, seed: int = 0) -> Descri
     _rings(things, rng)
     _figures(things, rng)
     counts = thinned(views, train=60, val=12, test=24)
-    eyes = np.concatenate([spiral_dome(n, low, high, 4.0, turn) for (n, (low, high, turn)) in zip(counts.values(), ((8, 75, 0), (14, 60, 50), (12, 66, 20)), strict=True)])
+    eyes = np.concatenate(
+        [
+            spiral_dome(n, low, high, 4.0, turn)
+            for (n, (low, high, turn)) in zip(counts.values(), ((8, 75, 0), (14, 60, 50), (12, 66, 20)), strict=True)
+        ]
+    )
     lamps = [(35, 52, 13, (34, 31, 27)), (200, 30, 22, (2.4, 3.0, 3.8)), (290, 22, 12, (4.2, 3.2, 2.4))]
     return Description(
         name="toybox",
@@ -48,7 +53,7 @@ def describe(size: int = 160, views: int | None = None, seed: int = 0) -> Descri
         sky=tx.sky(lamps, (0.55, 0.62, 0.72), (0.75, 0.74, 0.72), (0.30, 0.27, 0.24)),
         transparent=True,
         max_depth=5,
-        exposure=0.56,
+        exposure=0.5,
     )
 
 
@@ -91,7 +96,12 @@ def _rings(things: Things, rng: np.random.Generator) -> None:
         (placed(ball(0.065), (x, y, FLOOR + 0.74)), Material(C["red"], "gloss", 0.15)),
     ]
     z = FLOOR + 0.07
-    for hue, radius, tube_radius in (("blue", 0.165, 0.075), ("teal", 0.15, 0.068), ("yellow", 0.132, 0.06), ("orange", 0.115, 0.054)):
+    for hue, radius, tube_radius in (
+        ("blue", 0.165, 0.075),
+        ("teal", 0.15, 0.068),
+        ("yellow", 0.132, 0.06),
+        ("orange", 0.115, 0.054),
+    ):
         z += tube_radius
         parts.append((placed(ring(radius, tube_radius), (x, y, z)), Material(C[hue], "gloss", 0.2)))
         z += tube_radius
@@ -114,7 +124,11 @@ def _duck(things: Things) -> None:
         return placed(mesh, at + rotation("z", turn) @ np.array([x, y, z]), turn, tilt)
 
     yellow, beak, eye = Material(C["yellow"], "gloss", 0.3), Material(C["orange"], "gloss", 0.3), Material(C["dark"], "gloss", 0.1)
-    body = [part(ball((0.15, 0.21, 0.125)), 0, 0, 0.122), part(ball((0.07, 0.12, 0.05)), 0, 0.17, 0.19, 35), part(ball(0.11), 0, -0.13, 0.30)]
+    body = [
+        part(ball((0.15, 0.21, 0.125)), 0, 0, 0.122),
+        part(ball((0.07, 0.12, 0.05)), 0, 0.17, 0.19, 35),
+        part(ball(0.11), 0, -0.13, 0.30),
+    ]
     wings = [part(ball((0.03, 0.11, 0.065)), s * 0.145, 0.03, 0.15, 12) for s in (-1, 1)]
     eyes = [part(ball(0.02, 20), s * 0.055, -0.215, 0.335) for s in (-1, 1)]
     things.add(
@@ -143,7 +157,10 @@ def _giraffe(things: Things, rng: np.random.Generator) -> None:
     tips = [placed(ball(0.017, 16), to(s * 0.035, -0.24, 0.955)) for s in (-1, 1)]
     ears = [placed(ball((0.05, 0.012, 0.022), 20), to(s * 0.075, -0.235, 0.865), turn) for s in (-1, 1)]
     eyes = [placed(ball(0.013, 16), to(s * 0.048, -0.3, 0.865)) for s in (-1, 1)]
-    head = [placed(ball((0.052, 0.095, 0.05)), to(0, -0.29, 0.845), turn, 14), placed(ball((0.04, 0.05, 0.036)), to(0, -0.36, 0.82), turn)]
+    head = [
+        placed(ball((0.052, 0.095, 0.05)), to(0, -0.29, 0.845), turn, 14),
+        placed(ball((0.04, 0.05, 0.036)), to(0, -0.36, 0.82), turn),
+    ]
     trunk = placed(ball((0.105, 0.2, 0.105)), to(0, 0, 0.36), turn)
     things.add(
         "giraffe",
@@ -158,7 +175,16 @@ def _giraffe(things: Things, rng: np.random.Generator) -> None:
 def _pail(things: Things) -> None:
     x, y, h = 0.02, 0.02, 0.24
     x, y = 0.78, -0.06
-    wall = [(0.0, 0.0), (0.095, 0.0), (0.135, h), (0.148, h + 0.006), (0.148, h + 0.018), (0.128, h + 0.012), (0.09, 0.015), (0.0, 0.015)]
+    wall = [
+        (0.0, 0.0),
+        (0.095, 0.0),
+        (0.135, h),
+        (0.148, h + 0.006),
+        (0.148, h + 0.018),
+        (0.128, h + 0.012),
+        (0.09, 0.015),
+        (0.0, 0.015),
+    ]
     arc = [(x + 0.14 * np.cos(a), y + 0.05 * np.sin(a), FLOOR + h - 0.01 + 0.23 * np.sin(a)) for a in np.linspace(0, np.pi, 25)]
     arc = np.array(arc)
     turn = rotation("z", 40)
