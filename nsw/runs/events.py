@@ -1,31 +1,53 @@
 """Buttons that work while a cell is running.
 
-JupyterLab from 4.4 on sends widget messages to a kernel of ipykernel 7 through subshells: their callbacks then run in
-threads of their own and nothing has to be done here. Other front ends and older kernels put them into the queue that the
-running cell blocks: `EventPump` takes them out between two steps.
+A kernel handles messages one after another, so a click waits until the running cell has ended. ipykernel 7 can handle
+messages in threads beside the main one ("subshells"), but from 7.4 on it sends a widget's messages back to the shell that
+last used the widget: to the very cell that is running. The few buttons that must answer at once are therefore given a
+subshell of their own.
 """
 
 from __future__ import annotations
 
-import time
+import concurrent.futures
+from typing import Any
+
+_TIMEOUT = 5.0
 
 
-class EventPump:
-    """Handle waiting widget messages from within a running cell, at most every `interval` seconds."""
+def _own_subshell(kernel: Any) -> str | None:
+    """Return the id of this module's subshell of the kernel, created on first use; None where there are no subshells."""
+    manager = getattr(getattr(kernel, "shell_channel_thread", None), "manager", None)
+    if manager is None:
+        return None
+    known = getattr(kernel, "_nsw_subshell", None)
+    if known in manager.list_subshell():
+        return known
+    created: concurrent.futures.Future[str] = concurrent.futures.Future()
 
-    def __init__(self, interval: float = 0.1) -> None:
-        self._interval, self._next = interval, 0.0
+    def create() -> None:  # subshells may only be made in the thread of the shell channel
+        try:
+            created.set_result(manager._create_subshell())
+        except Exception as error:  # noqa: BLE001 - handed to the thread that waits
+            created.set_exception(error)
 
-    def poll(self) -> None:
-        """Handle what is waiting, when it is time to."""
-        now = time.monotonic()
-        if now >= self._next:
-            self._next = now + self._interval
+    manager._shell_channel_io_loop.add_callback(create)
+    kernel._nsw_subshell = created.result(_TIMEOUT)
+    return kernel._nsw_subshell
 
-    def wait(self, seconds: float = 0.05) -> None:
-        """Let `seconds` pass and handle what came in."""
-        time.sleep(seconds)
-        self.poll()
 
-    def close(self) -> None:
-        """Give the queue back to the kernel."""
+def answer_at_once(*widgets: Any) -> bool:
+    """Let messages of these widgets be handled while a cell is running; return whether the kernel can.
+
+    Their callbacks then run in a thread of their own, beside the cell: they should do no more than set a flag.
+    """
+    from nsw.widgets.frontend import shell
+
+    try:
+        subshell = _own_subshell(getattr(shell(), "kernel", None))
+    except (AttributeError, RuntimeError, AssertionError, concurrent.futures.TimeoutError):
+        return False  # a kernel of another make: clicks are handled after the cell, Ctrl-C and "interrupt" work as ever
+    if subshell is None:
+        return False
+    for widget in widgets:
+        widget.comm._reply_subshell_for = lambda data, asked: asked or subshell
+    return True

@@ -22,7 +22,7 @@ from nsw.runs.checkpoints import (
     restore_random_states,
     save_checkpoint,
 )
-from nsw.runs.events import EventPump
+from nsw.runs.events import answer_at_once
 from nsw.runs.progress import Eta, in_notebook, reporter
 
 if TYPE_CHECKING:
@@ -130,14 +130,15 @@ def steps(
     if done:
         print(f"{name}: continues at step {done} of {n}.")
     eta = Eta(n, done)
-    report, pump = reporter(run, eta, name), EventPump()
+    report = reporter(run, eta, name)
+    if in_notebook():
+        answer_at_once(*(getattr(report, button) for button in ("pause_button", "stop_button") if hasattr(report, button)))
     saved, cost = time.monotonic(), 0.0
     shown = time.monotonic()
     stopped = False
     with contextlib.ExitStack() as stack:
         interrupts = stack.enter_context(_Interrupts())
         stack.callback(report.close)
-        stack.callback(pump.close)
         for step in range(done, n):
             run._enter(name, step)
             yield step
@@ -156,9 +157,8 @@ def steps(
                 _save(run, n, name, save, done)
                 saved = time.monotonic()
                 cost = saved - began
-            pump.poll()
             while report.paused and not (report.stopped or interrupts.seen):
-                pump.wait()
+                time.sleep(0.05)
             eta.skip()
             if stopped and done < n:
                 break
