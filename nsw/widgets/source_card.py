@@ -110,8 +110,8 @@ def _test_texts() -> tuple[tuple[str, str], ...]:
 
 
 def tests_naming(name: str) -> tuple[str, ...]:
-    """Return the test files that name a function; empty where the tests are not installed."""
-    return tuple(path for path, text in _test_texts() if name and re.search(rf"\b{re.escape(name)}\b", text))
+    """Return the test files that call a function; empty where the tests are not installed."""
+    return tuple(path for path, text in _test_texts() if name and re.search(rf"\b{re.escape(name)}\(", text))
 
 
 def highlighted(code: str) -> str:
@@ -121,7 +121,7 @@ def highlighted(code: str) -> str:
     from pygments.lexers import PythonLexer
 
     formatter = HtmlFormatter(
-        noclasses=True, style="xcode", nobackground=True, prestyles="margin:0;white-space:pre;line-height:1.4"
+        noclasses=True, style="xcode", nobackground=True, prestyles="margin:0;white-space:pre;line-height:1.4;font-family:monospace"
     )
     return highlight(code, PythonLexer(), formatter)
 

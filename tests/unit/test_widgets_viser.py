@@ -1,0 +1,102 @@
+"""The 3D page: cameras, port handling, what is put into the scene, and the live picture; without a browser."""
+
+import socket
+import threading
+import types
+import urllib.request
+
+import numpy as np
+import pytest
+import torch
+
+from nsw import InputError
+from nsw.cameras import orbit
+from nsw.models.gaussians import Gaussians
+from nsw.scenes import Points, Scene
+from nsw.widgets import viser_server
+
+GENERATOR = torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def scene():
+    cameras = orbit(5, 4.0, 30.0, width=32, height=24)
+    images = (torch.rand(5, 24, 32, 3, generator=GENERATOR) * 255).byte()
+    aabb = torch.tensor([[-1.0, -1, -1], [1, 1, 1]])
+    points = Points(torch.rand(9, 3, generator=GENERATOR), torch.rand(9, 3, generator=GENERATOR))
+    return Scene("five", images, cameras, {"train": torch.arange(4), "test": torch.tensor([4])}, aabb, 2.0, 6.0, points=points)
+
+
+@pytest.fixture(scope="module")
+def gaussians():
+    return Gaussians.from_points(torch.rand(20, 3, generator=GENERATOR) - 0.5, torch.rand(20, 3, generator=GENERATOR), sh_degree=0)
+
+
+def test_browser_camera_is_the_scene_camera(scene):
+    cameras = scene.views("test")
+    pose = cameras.world_from_cam[0].numpy()
+    fov = 2 * np.arctan(cameras.height / (2 * float(cameras.Ks[0, 1, 1])))
+    wxyz = viser_server.quaternions(pose[None, :3, :3])[0]
+    back = viser_server.client_camera(wxyz, pose[:3, 3], float(fov), cameras.width / cameras.height, cameras.width)
+    assert torch.allclose(back.cam_from_world, cameras.cam_from_world, atol=1e-5)
+    assert torch.allclose(back.Ks, cameras.Ks, atol=1e-3) and (back.width, back.height) == (32, 24)
+
+
+def test_a_taken_port_is_named():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(InputError, match=f"127.0.0.1:{port}.*choose another --port"):
+            viser_server.free_port("127.0.0.1", port)
+    with pytest.raises(InputError, match="choose another"):
+        viser_server.free_port("127.0.0.1", 99_999)
+    assert viser_server.free_port("127.0.0.1", 0) > 0
+
+
+def test_server_shows_views_points_and_splats_and_stops(scene, gaussians, monkeypatch, capsys):
+    monkeypatch.setattr("IPython.display.display", lambda *a, **k: None)
+    view = viser_server.viser_view(gaussians, scene)
+    try:
+        assert view.server.get_host() == "127.0.0.1" and view.url.startswith("http://localhost:")
+        assert b"<html" in urllib.request.urlopen(f"http://127.0.0.1:{view.port}", timeout=10).read(2000).lower()
+        names = set(view.server.scene._handle_from_node_name)
+        assert {f"/training views/{i}" for i in range(4)} | {"/sparse points"} <= names
+        assert "/splats" not in names and view.live.is_set()
+        view.mode.value = viser_server.ELLIPSOIDS
+        view._show()
+        assert "/splats" in view.server.scene._handle_from_node_name and not view.live.is_set()
+        view.cut.value, view.mode.value = 0.95, viser_server.POINTS  # above every opacity: nothing is left to show
+        view._show()
+        assert not {"/splats", "/centres"} & set(view.server.scene._handle_from_node_name)
+        assert capsys.readouterr().out == ""  # viser's banner stays out of the notebook
+    finally:
+        view.stop()
+    with socket.socket() as again:
+        again.settimeout(1)
+        assert again.connect_ex(("127.0.0.1", view.port)) != 0
+
+
+def test_live_view_draws_coarse_then_full_and_clears(gaussians):
+    drawn, sent = [], threading.Semaphore(0)
+
+    def set_background_image(image, **options):
+        drawn.append((None if image is None else image.shape[1], options.get("depth") is not None))
+        sent.release()
+
+    camera = types.SimpleNamespace(wxyz=np.array([1.0, 0, 0, 0]), position=np.array([0.0, 0, -3]), fov=0.8, aspect=1.25)
+    client = types.SimpleNamespace(camera=camera, scene=types.SimpleNamespace(set_background_image=set_background_image))
+    shown = threading.Event()
+    live = viser_server._LiveView(client, gaussians, 1.0, shown)
+    live.start()
+    try:
+        live.moved.set()
+        assert sent.acquire(timeout=20) and drawn == [(None, False)]
+        shown.set()
+        live.moved.set()
+        assert sent.acquire(timeout=60) and sent.acquire(timeout=60)
+        assert drawn[1:] == [(160, False), (512, True)]
+    finally:
+        live.end()
+        live.join(20)
+    assert not live.is_alive()
