@@ -82,4 +82,4 @@ def announce_first_compile() -> None:
     folder = kernel_cache_folder()
     if folder is None or next(folder.rglob("*.nbc"), None) is None:
         once = "once on this machine" if folder else "in every process, for want of a cache folder"
-        print(f"nsw: compiling splat kernels, {once}, about 10 s ...", file=sys.stderr, flush=True)
+        print(f"nsw: compiling splat kernels, {once}, about half a minute ...", file=sys.stderr, flush=True)
