@@ -153,7 +153,7 @@ def _random_grid(resolution, levels: int, seed: int = 0):
     return grid
 
 
-def _rays(n: int = 40):
+def _rays(n: int = 24):
     generator = torch.Generator().manual_seed(5)
     origins = torch.randn(n, 3, generator=generator) * 2
     return origins, torch.nn.functional.normalize(torch.rand(n, 3, generator=generator) - 0.5 - 0.3 * origins, dim=-1)
