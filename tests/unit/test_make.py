@@ -44,8 +44,8 @@ def test_depth_of_one_view_agrees_with_another(tiny):
     normal = scene.normals[b][row, column]
     upper = (scene.ids[a].flatten()[hit] == 0) & (scene.ids[b][row, column] == 0) & (normal[:, 2] > 0.99)
     upper &= scene.normals[a].reshape(-1, 3)[hit][:, 2] > 0.99
-    assert upper.sum() > 50
-    assert ((points - there) * normal).sum(-1)[upper].abs().max() < 0.02
+    assert upper.sum() > 20
+    assert ((points - there) * normal).sum(-1)[upper].abs().max() < 0.005
 
 
 def test_normals_are_unit_and_face_the_camera(tiny):
