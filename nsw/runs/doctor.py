@@ -275,6 +275,21 @@ def render(findings: list[Finding]) -> str:
     return "\n".join([*lines, "", coloured(verdict, "green" if good else "red")])
 
 
+def _draw_once() -> None:
+    """Draw and differentiate one small picture of splats, which compiles what drawing needs."""
+    import torch
+
+    from nsw.cameras import Cameras
+    from nsw.models.gaussians import Gaussians
+    from nsw.renderers import splats
+
+    box = torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]])
+    pose = torch.eye(4)[None]
+    pose[0, 2, 3] = 4.0
+    cameras = Cameras(pose, torch.tensor([[[40.0, 0, 16], [0, 40.0, 16], [0, 0, 1]]]), 32, 32)
+    splats.render_view(Gaussians.random(box, 64, torch.Generator().manual_seed(0)), cameras).rgb.sum().backward()
+
+
 def warm() -> None:
     """Compile the CPU kernels now, so that the first picture need not wait."""
     import time
@@ -282,7 +297,7 @@ def warm() -> None:
     from nsw import kernels
 
     began = time.perf_counter()
-    kernels.warm()
+    getattr(kernels, "warm", _draw_once)()
     print(f"Kernels are compiled and cached ({time.perf_counter() - began:.1f} s).")
 
 

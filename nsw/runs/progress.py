@@ -59,7 +59,7 @@ class Eta:
 def duration(seconds: float | None) -> str:
     """Return seconds as a person would say them.
 
-    >>> duration(4.2), duration(75), duration(3700), duration(None)
+    >>> duration(4.2), duration(75), duration(3725), duration(None)
     ('4 s', '1 min 15 s', '1 h 2 min', '?')
     """
     if seconds is None:

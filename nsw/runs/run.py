@@ -53,7 +53,7 @@ class Run:
         self.log: list[dict[str, Any]] = []
         self.timings: dict[str, float] = {}
         self.checkpoint_seconds = CHECKPOINT_SECONDS
-        self._loop, self._step = "", 0
+        self._loop, self._step, self._depth = "", 0, 0
         self._began = time.monotonic()
 
     def __repr__(self) -> str:
@@ -115,11 +115,20 @@ class Run:
 
         return steps(self, n, name=name, save=save, picture=picture, every=every)
 
+    @contextlib.contextmanager
+    def _inside(self) -> Iterator[None]:
+        """Note that a loop is open; a loop inside another one gives the log back to the outer one when it ends."""
+        outer = (self._loop, self._step) if self._depth else None
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
+            if outer is not None:
+                self._loop, self._step = outer
+
     def _enter(self, loop: str, step: int) -> None:
         self._loop, self._step = loop, step
-
-    def _leave(self) -> None:
-        self._step = max(self._step, 0)
 
     def _entry(self) -> dict[str, Any]:
         if not self.log or (self.log[-1]["loop"], self.log[-1]["step"]) != (self._loop, self._step):

@@ -138,6 +138,7 @@ def steps(
     stopped = False
     with contextlib.ExitStack() as stack:
         interrupts = stack.enter_context(_Interrupts())
+        stack.enter_context(run._inside())
         stack.callback(report.close)
         for step in range(done, n):
             run._enter(name, step)
@@ -163,7 +164,6 @@ def steps(
             if stopped and done < n:
                 break
             stopped = False
-    run._leave()
     if stopped:
         _say_stopped(done, n, name, save is not None)
 

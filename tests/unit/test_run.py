@@ -309,6 +309,17 @@ def test_paths_stay_in_the_folder(tmp_path):
         run.save_image("bad", torch.zeros(3, 4, 6))
 
 
+def test_a_loop_inside_a_loop_gives_the_log_back(tmp_path):
+    run = start(tmp_path)
+    for step in run.steps(3, name="outer"):
+        for _ in run.steps(2, name="inner"):
+            run.record(low=1.0)
+        run.record(high=step)
+    run.record(final=7.0)
+    assert run.history("high", "outer") == ([0, 1, 2], [0.0, 1.0, 2.0])
+    assert run.history("final") == ([2], [7.0])
+
+
 def test_timed_measures_the_block(tmp_path):
     run = start(tmp_path)
     with run.timed("baseline") as timer:
