@@ -27,6 +27,7 @@ MIN_POINTS = 20
 EXHAUSTIVE_UP_TO = 80
 _LONGEST_SIDE = 1600
 _TURNING_SHARE = 0.8
+_TURN_SPREAD = 0.03
 _OVERLAP = 10  # photos that a photo of a long sequence is matched with; pairs at doubling distances come on top
 _PHOTO_SUFFIXES = (".heic", ".heif", ".dng", ".cr2", ".nef", ".arw")
 _FOCAL_TAGS = (0x920A, 0xA405)  # EXIF FocalLength and FocalLengthIn35mmFilm: a start for the intrinsics, nothing private
@@ -227,11 +228,13 @@ def _rows(database: Path, table: str) -> int:
 
 
 def _statistics(pycolmap, database: Path, names: Sequence[str]) -> tuple[list[int], np.ndarray, int]:
-    """Return features per photo, verified matches [n, n], and how many pairs look like a camera that only turned."""
-    features, matches, turning = [0] * len(names), np.zeros((len(names), len(names)), int), 0
+    """Return features per photo, verified matches [n, n], and in how many pairs the camera only turned."""
+    features, matches, homographies = [0] * len(names), np.zeros((len(names), len(names)), int), []
     kinds = pycolmap.TwoViewGeometryConfiguration
     with contextlib.closing(pycolmap.Database.open(database)) as opened:
-        index = {image.image_id: names.index(image.name) for image in opened.read_all_images()}
+        images = {image.image_id: image for image in opened.read_all_images()}
+        sizes = {camera.camera_id: (camera.width, camera.height) for camera in opened.read_all_cameras()}
+        index = {image_id: names.index(image.name) for image_id, image in images.items()}
         for image_id, i in index.items():
             features[i] = opened.num_keypoints_for_image(image_id)
         pair_ids, geometries = opened.read_two_view_geometries()
@@ -239,8 +242,28 @@ def _statistics(pycolmap, database: Path, names: Sequence[str]) -> tuple[list[in
             a, b = pycolmap.pair_id_to_image_pair(pair_id)
             n = len(geometry.inlier_matches)
             matches[index[a], index[b]] = matches[index[b], index[a]] = n
-            turning += n > 0 and geometry.config in (kinds.PANORAMIC, kinds.PLANAR_OR_PANORAMIC)
-    return features, matches, turning
+            if n and geometry.H is not None and geometry.config in (kinds.PANORAMIC, kinds.PLANAR_OR_PANORAMIC):
+                homographies.append((np.asarray(geometry.H), sizes[images[a].camera_id], sizes[images[b].camera_id]))
+    return features, matches, _count_turning(homographies)
+
+
+def _count_turning(homographies: Sequence[tuple[np.ndarray, tuple[int, int], tuple[int, int]]]) -> int:
+    """Return how many homographies are turns of a camera on one spot, H = K_b R K_a^-1 with one focal length for all.
+
+    A flat scene seen from two places gives a homography too, but then K_b^-1 H K_a is no rotation, at any focal length.
+    """
+    if not homographies:
+        return 0
+    spreads = np.array([[_spread(H, f * max(a), a, b) for f in np.geomspace(0.4, 4.0, 80)] for H, a, b in homographies])
+    best = np.median(spreads, axis=0).argmin()
+    return int((spreads[:, best] < _TURN_SPREAD).sum())
+
+
+def _spread(H: np.ndarray, focal: float, size_a: tuple[int, int], size_b: tuple[int, int]) -> float:
+    """Return by how much the singular values of K_b^-1 H K_a differ, as a share; 0 for a rotation."""
+    Ka, Kb = (np.array([[focal, 0, w / 2], [0, focal, h / 2], [0, 0, 1.0]]) for w, h in (size_a, size_b))
+    values = np.linalg.svd(np.linalg.solve(Kb, H @ Ka), compute_uv=False)
+    return float(values[0] / max(values[2], 1e-12) - 1.0)
 
 
 def _cause(photos: Sequence[Photo], matches: np.ndarray, turning: int) -> str:
