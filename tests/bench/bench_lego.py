@@ -1,0 +1,175 @@
+"""PSNR against seconds of training on NeRF-Synthetic lego at 100 px: `python tests/bench/bench_lego.py [--seconds 60]`.
+
+The three methods train one after the other with the same clock, which stops while views are scored, on the 87 training views over
+white; the 13 test views score. Kernels are compiled before the clock starts. The pictures are not part of the project (CC-BY-NC):
+their folder is `shared/data/lego` beside the checkout or `$NSW_LEGO`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+import nsw.scenes
+from nsw import metrics
+from nsw.methods import dvgo, dvgo_stages, gaussian_splatting, nerf
+from nsw.methods.density_control import DensityControl
+from nsw.models.gaussians import Gaussians
+from nsw.models.mlp import NerfMLP, NerfSettings
+from nsw.renderers import render_view, splats
+from nsw.renderers.volume import render_rays
+from nsw.runs.provenance import hardware
+
+ROOT = Path(__file__).resolve().parents[2]
+LEGO = Path(os.environ.get("NSW_LEGO", ROOT.parent / "shared" / "data" / "lego"))
+SCORE_AT = (1, 2, 3, 4, 5, 7, 10, 13, 16, 20, 25, 30, 37, 45, 52, 60, 75, 90, 120, 150, 180)
+LEVELS = (24, 26, 28, 30)
+
+
+class Clock:
+    """Training seconds, scores not counted; `tick` after every step says whether to go on."""
+
+    def __init__(self, seconds: float, score) -> None:
+        self.seconds, self.score, self.spent, self.trace = seconds, score, 0.0, []
+        self.due = [t for t in SCORE_AT if t < seconds]
+        self.began = time.perf_counter()
+
+    def tick(self) -> bool:
+        self.spent += time.perf_counter() - self.began
+        if self.due and self.spent >= self.due[0]:
+            self.due = [t for t in self.due if t > self.spent]
+            self.trace.append((round(self.spent, 2), round(self.score(), 2)))
+        self.began = time.perf_counter()
+        return self.spent < self.seconds
+
+    def finish(self) -> list[tuple[float, float]]:
+        self.trace.append((round(self.spent, 2), round(self.score(), 2)))
+        return self.trace
+
+
+def psnr_of(render, scene) -> float:
+    return metrics.evaluate(render, scene).psnr
+
+
+def train_splats(scene, seconds: float, max_splats: int = 12_000):
+    """3D Gaussians from random points, with the notebook's schedule; the number of steps is set from a measured rate."""
+
+    def start(n_steps: int):
+        points = gaussian_splatting.starting_points(scene, 5_000)
+        control = DensityControl().for_budget(n_steps, max_splats=max_splats)
+        return gaussian_splatting.Training(Gaussians.from_points(points, sh_degree=2), scene.scale, n_steps, control=control)
+
+    def timed(training, n_steps: int, clock: Clock | None) -> Iterator[int]:
+        for step in range(n_steps):
+            yield step
+            if clock is not None:
+                clock.tick()
+
+    rehearsal = start(1_500)
+    began = time.perf_counter()
+    gaussian_splatting.fit(rehearsal, scene, range(10))
+    began = time.perf_counter()
+    gaussian_splatting.fit(rehearsal, scene, range(10, 410))
+    n_steps = int(seconds / ((time.perf_counter() - began) / 400) * 0.8)
+    training = start(n_steps)
+    clock = Clock(seconds, lambda: psnr_of(lambda c: splats.render_view(training.gaussians, c), scene))
+    gaussian_splatting.fit(training, scene, timed(training, n_steps, clock))
+    return clock.finish(), {"steps": n_steps, "splats": len(training.gaussians)}
+
+
+def train_dvgo(scene, seconds: float):
+    """DVGO in two stages, the first a tenth of the time."""
+    generator = torch.Generator().manual_seed(0)
+    bank = dvgo_stages.ray_bank(scene)
+    coarse_settings = dvgo_stages.Stage(n_voxels=64**3, n_steps=100_000, n_rays=2048)
+    fine_settings = dvgo_stages.Stage(
+        n_voxels=120**3, n_steps=100_000, n_rays=4096, alpha_init=1e-2, per_point=0.01, entropy=0.001, threshold=1e-4,
+        grow=(100, 200, 300), refresh=200, n_features=8, mlp_width=64,
+    )  # fmt: skip
+    dvgo_stages.coarse_stage(scene, bank, dvgo_stages.Stage(n_voxels=20**3, n_steps=3, n_rays=64), generator)  # compiles
+    state = {}
+    clock = Clock(seconds, lambda: psnr_of(lambda c: dvgo.render_view(state["model"], c, scene.near), scene))
+    coarse = state["model"] = dvgo_stages.new_coarse(scene, coarse_settings)
+    counts = dvgo.count_views(coarse, scene.views("train"), scene.near, scene.far)
+    dvgo.hide_voxels(coarse, scene.views("train"), scene.near, counts)
+    watch = lambda step, spent, out: clock.tick()  # noqa: E731
+    dvgo_stages.fit(coarse, bank, coarse_settings, generator, scene.near, counts, seconds=seconds / 10, watch=watch)
+    fine = state["model"] = dvgo_stages.new_fine(coarse, fine_settings)
+    hitting = bank.only(dvgo.hits_mask(fine, bank.rays, scene.near))
+    dvgo_stages.fit(fine, hitting, fine_settings, generator, scene.near, seconds=seconds - clock.spent, watch=watch)
+    return clock.finish(), {"voxels": list(fine.shape) if hasattr(fine, "shape") else fine_settings.n_voxels}
+
+
+def train_nerf(scene, seconds: float):
+    """One network of 4 layers of 128, 64 stratified samples a ray."""
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    model = NerfMLP(NerfSettings(depth=4, width=128, box=tuple(scene.aabb.reshape(6).tolist())))
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    pixels, cameras = scene.pixels("train"), scene.views("train")
+    among = nerf.useful_pixels(cameras, scene.aabb)
+    clock = Clock(seconds, lambda: psnr_of(lambda c: render_view(model, c, n_samples=64), scene))
+    steps, going = 0, True
+    while going:
+        nerf.set_learning_rate(optimizer, 5e-3 * 0.1 ** min(1.0, clock.spent / seconds))
+        rays, colours = nerf.ray_batch(pixels, cameras, 1024, generator, among)
+        loss = sum(nerf.loss_terms(render_rays(model, rays, n_samples=64, jitter=generator), colours).values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        steps, going = steps + 1, clock.tick()
+    return clock.finish(), {"steps": steps}
+
+
+def seconds_to(trace, level: float) -> float | None:
+    """Return when a level was passed, between scores by straight lines."""
+    before = None
+    for t, value in trace:
+        if value >= level:
+            return t if before is None else round(before[0] + (t - before[0]) * (level - before[1]) / (value - before[1]), 1)
+        before = (t, value)
+    return None
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--only", nargs="*", default=["splats", "dvgo", "nerf"])
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    arguments = parser.parse_args()
+    if not LEGO.is_dir():
+        print(f"Skipped: {LEGO} is not there; set NSW_LEGO to a folder with NeRF-Synthetic lego.")
+        return 0
+    scene = nsw.scenes.load(LEGO, size=100)
+    methods = {"splats": train_splats, "dvgo": train_dvgo, "nerf": train_nerf}
+    rows = {}
+    for name in arguments.only:
+        trace, about = methods[name](scene, arguments.seconds)
+        rows[name] = {"trace": trace, "seconds_to": {level: seconds_to(trace, level) for level in LEVELS}, **about}
+        print(name, rows[name], flush=True)
+    date = datetime.date.today().isoformat()
+    machine = hardware()
+    head = f"| method | {' | '.join(f'{level} dB' for level in LEVELS)} | PSNR at {arguments.seconds:g} s |"
+    about = f"{machine}; {metrics.describe(scene)}. Seconds of training to reach a level."
+    lines = [f"# Lego at 100 px, {date}", "", about, "", head]
+    lines.append("|---" * (len(LEVELS) + 2) + "|")
+    for name, row in rows.items():
+        reached = " | ".join(str(row["seconds_to"][level] or "-") for level in LEVELS)
+        lines.append(f"| {name} | {reached} | {row['trace'][-1][1]:.2f} |")
+    arguments.out.mkdir(exist_ok=True)
+    (arguments.out / f"lego-{date}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (arguments.out / f"lego-{date}.json").write_text(json.dumps({"machine": machine, "rows": rows}, indent=1), encoding="utf-8")
+    print("\n".join(lines))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
