@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -64,7 +65,7 @@ class Job:
         words = {"ok": ("done", "green"), "failed": ("failed", "red"), "timeout": ("time limit", "red")}
         return {**words, "died": ("kernel died", "red"), "stopped": ("stopped", "yellow")}[self.outcome.status]
 
-    @property
+    @functools.cached_property
     def expected_seconds(self) -> float | None:
         return (measured.budget(self.slug, self.preset) or {}).get("seconds")
 
@@ -193,6 +194,7 @@ def run_jobs(jobs: Sequence[Job], *, parallel: int = 1, resume: bool = False) ->
     while waiting:
         try:
             done, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
+            screen.tick()
             for future in done:
                 if not future.cancelled():
                     future.result()

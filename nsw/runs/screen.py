@@ -20,7 +20,7 @@ class Screen:
         self._stream, self._interval = stream or sys.stderr, interval
         self._live = self._stream.isatty()
         self._lock = threading.Lock()
-        self._running: dict[str, str] = {}
+        self._running: dict[str, tuple[Job, float, int, int, str]] = {}
         self._next = 0.0
 
     def begin(self, job: Job) -> None:
@@ -28,18 +28,22 @@ class Screen:
         self._line(f"{job.name}: starts" + (f", {duration(expected)} when measured" if expected else ""))
 
     def update(self, job: Job, began: float, done: int, total: int, line: str) -> None:
-        seconds, expected = time.monotonic() - began, job.expected_seconds
-        left = f", about {duration(max(expected - seconds, 0))} left" if expected and seconds < expected else ""
+        """Note where a job stands: cells done, cells in all, and the last line it printed."""
         with self._lock:
-            previous = line or self._running.get(job.name, "").rpartition(" | ")[2]
-            self._running[job.name] = f"{job.path.stem} cell {done + 1}/{total}, {duration(seconds)}{left} | {previous}"
+            previous = self._running.get(job.name)
+            self._running[job.name] = (job, began, done, total, line or (previous[4] if previous else ""))
+        self.tick()
+
+    def tick(self) -> None:
+        """Show where all jobs stand, with the time that has passed."""
+        with self._lock:
             if self._live:
-                text = "   ".join(self._running.values())
+                text = "   ".join(_status(*state) for state in self._running.values())
                 self._stream.write("\r\x1b[K" + text[: _width() - 1])
                 self._stream.flush()
-            elif time.monotonic() >= self._next:
+            elif self._running and time.monotonic() >= self._next:
                 self._next = time.monotonic() + self._interval
-                self._stream.write("".join(f"  {text}\n" for text in self._running.values()))
+                self._stream.write("".join(f"  {_status(*state)}\n" for state in self._running.values()))
                 self._stream.flush()
 
     def end(self, job: Job) -> None:
@@ -52,6 +56,12 @@ class Screen:
         with self._lock:
             self._stream.write(("\r\x1b[K" if self._live else "") + text + "\n")
             self._stream.flush()
+
+
+def _status(job: Job, began: float, done: int, total: int, line: str) -> str:
+    seconds, expected = time.monotonic() - began, job.expected_seconds
+    left = f", about {duration(expected - seconds)} left" if expected and seconds < expected else ""
+    return f"{job.path.stem} cell {min(done + 1, total)}/{total}, {duration(seconds)}{left}" + (f" | {line}" if line else "")
 
 
 def _width() -> int:
