@@ -14,6 +14,7 @@ from nsw.cameras import Rays, camera_rays
 from nsw.losses import loss_entropy, loss_mse
 from nsw.methods import dvgo
 from nsw.models.dense_grid import DenseGrid, DenseGridSettings, post_activation
+from nsw.renderers.volume import render_rays
 from nsw.scenes.scene import Scene
 
 
@@ -155,3 +156,45 @@ def fit(
         if seconds is not None and spent >= seconds:
             break
     return spent
+
+
+def coarse_stage(
+    scene: Scene, bank: RayBank, stage: Stage, generator: torch.Generator, count: bool = True, near: float | None = None
+) -> DenseGrid:
+    """Train a whole coarse stage; with `count` False all voxels learn at one rate and none is hidden for its views.
+
+    Args:
+        near: where rays begin; the scene's near by default.
+    """
+    near, views = scene.near if near is None else near, scene.views("train").to(bank.colours.device)
+    coarse = new_coarse(scene, stage).to(bank.colours.device)
+    counts = dvgo.count_views(coarse, views, near, scene.far) if count else None
+    dvgo.hide_voxels(coarse, views, near, counts)
+    fit(coarse, bank, stage, generator, near, counts)
+    return coarse
+
+
+def fit_field(
+    field: torch.nn.Module, scene: Scene, seconds: float, generator: torch.Generator, n_rays: int, n_samples: int, lr: float = 5e-3
+) -> int:
+    """Train any field by stratified sampling for a time, the learning rate falling tenfold, and return the steps that it took.
+
+    The baseline of the paper's comparison: the same pictures and the same seconds, another representation.
+    """
+    from nsw.methods.nerf import useful_pixels
+
+    device = generator.device
+    views, pixels = scene.views("train").to(device), scene.pixels("train").to(device).reshape(-1, 3)
+    useful = useful_pixels(views, scene.aabb.to(device))
+    bank = RayBank(camera_rays(views), pixels).only(useful)
+    optimizer = torch.optim.Adam(field.parameters(), lr=lr)
+    began, step = time.perf_counter(), 0
+    while (spent := time.perf_counter() - began) < seconds:
+        optimizer.param_groups[0]["lr"] = lr * 0.1 ** (spent / seconds)
+        rays, colours = bank.draw(n_rays, generator)
+        loss = loss_mse(render_rays(field, rays, n_samples=n_samples, jitter=generator).rgb, colours)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        step += 1
+    return step
