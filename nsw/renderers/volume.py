@@ -17,7 +17,7 @@ from torch import Tensor
 import nsw.kernels.volume as cpu_kernels
 from nsw.cameras import Cameras, Rays, camera_rays
 from nsw.errors import InputError
-from nsw.kernels.occupancy import ray_aabb_intersect
+from nsw.kernels.occupancy import OccGridEstimator, ray_aabb_intersect
 from nsw.kernels.packed import exclusive_sum
 from nsw.models.field import Field
 from nsw.renderers.render import Render
@@ -248,6 +248,23 @@ def packed_backend(device: torch.device) -> ModuleType:
     import nerfacc
 
     return nerfacc
+
+
+def occupancy_grid(aabb: Float[Tensor, "2 3"], resolution: int = 64, levels: int = 1) -> torch.nn.Module:
+    """Return an `OccGridEstimator` over the box, on the box's device: nerfacc's on CUDA, nsw.kernels' elsewhere.
+
+    Both have the same buffers and calls. It starts empty: update it before rendering with it.
+
+    >>> grid = occupancy_grid(torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]]), 8)
+    >>> grid.update_every_n_steps(0, lambda points: (points.norm(dim=-1) < 0.5).float())
+    >>> 0 < int(grid.binaries.sum()) < 8**3
+    True
+    """
+    if aabb.device.type == "cuda":
+        import nerfacc
+
+        return nerfacc.OccGridEstimator(aabb.reshape(6), resolution, levels).to(aabb.device)
+    return OccGridEstimator(aabb.reshape(6), resolution, levels)
 
 
 def _render_packed(

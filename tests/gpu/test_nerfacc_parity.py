@@ -8,7 +8,7 @@ import torch
 import nsw.kernels as kernels
 from nsw.cameras import camera_rays, orbit
 from nsw.models.mlp import NerfMLP, NerfSettings
-from nsw.renderers.volume import packed_backend, render_rays
+from nsw.renderers.volume import occupancy_grid, packed_backend, render_rays
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="nerfacc's packed calls need a CUDA device; torch finds none here"
@@ -85,9 +85,6 @@ def test_a_field_renders_the_same_on_both_devices_with_gradients():
 
 
 def _grid_on(grid: kernels.OccGridEstimator, device: str):
-    if device == "cpu":
-        return grid
-    nerfacc = pytest.importorskip("nerfacc")
-    there = nerfacc.OccGridEstimator([-1, -1, -1, 1, 1, 1], 16)
+    there = occupancy_grid(grid.aabbs[0].view(2, 3).to(device), 16)
     there.load_state_dict(grid.state_dict())
-    return there.cuda()
+    return there
