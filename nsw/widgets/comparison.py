@@ -11,19 +11,19 @@ import traitlets
 from nsw.errors import InputError
 from nsw.widgets import pictures
 from nsw.widgets.frontend import emit, live
+from nsw.widgets.picture_widget import TO_URL
 
-_ESM = """
+_ESM = (
+    TO_URL
+    + """
 function render({ model, el }) {
   const box = document.createElement("div");
   box.style.cssText = "position:relative;display:block;max-width:100%;overflow:hidden";
   box.style.cssText += ";touch-action:none;cursor:ew-resize;user-select:none";
   box.style.width = model.get("css_width") + "px";
-  const urls = [];
   const image = (name) => {
     const img = document.createElement("img");
-    const url = URL.createObjectURL(new Blob([model.get(name)], { type: "image/png" }));
-    urls.push(url);
-    img.src = url;
+    img.src = toUrl(model.get(name));
     img.draggable = false;
     img.alt = "";
     img.style.cssText = "width:100%;display:block;image-rendering:" + (model.get("pixelated") ? "pixelated" : "auto");
@@ -78,10 +78,10 @@ function render({ model, el }) {
   });
   model.on("change:position", place);
   place();
-  return () => urls.forEach((url) => URL.revokeObjectURL(url));
 }
 export default { render };
 """
+)
 
 
 class ComparisonBar(anywidget.AnyWidget):

@@ -87,8 +87,10 @@ def _places(methods: Iterable[Method]) -> tuple[dict[str, tuple[int, int]], dict
     return places, rows, y
 
 
-def map_svg(present: dict[str, str], link: str = "{file}") -> str:
-    """Return the map as SVG.
+def map_html(present: dict[str, str], link: str = "{file}") -> str:
+    """Return the map as HTML: rows and arrows are SVG, boxes lie over it as links.
+
+    The links are HTML's own because JupyterLab resolves their addresses, and cannot do so for links inside SVG.
 
     Args:
         present: slug -> notebook file, of the notebooks that exist.
@@ -98,8 +100,6 @@ def map_svg(present: dict[str, str], link: str = "{file}") -> str:
     places, rows, height = _places(methods)
     years = range(min(m.year for m in methods), max(m.year for m in methods) + 1)
     width = _LEFT + len(years) * _COLUMN
-    here = ", ".join(m.title for m in methods if m.slug in present) or "none yet"
-    label = html.escape(f"Map of methods by family and year. With a notebook: {here}.", quote=True)
     parts = [
         f'<text x="{_LEFT + i * _COLUMN + _BOX_WIDTH / 2}" y="20" text-anchor="middle">{year}</text>'
         for i, year in enumerate(years)
@@ -110,16 +110,20 @@ def map_svg(present: dict[str, str], link: str = "{file}") -> str:
         )
         words = family.split(" ", 1) if len(family) > 12 else [family]
         for n, word in enumerate(words):
-            parts.append(f'<text x="6" y="{(top + bottom) / 2 + 4 + (n - (len(words) - 1) / 2) * 15}" font-size="12">{word}</text>')
+            y = (top + bottom) / 2 + 4 + (n - (len(words) - 1) / 2) * 15
+            parts.append(f'<text x="6" y="{y}" font-size="12">{word}</text>')
     for method in sorted(methods, key=lambda m: m.slug in present):
         colour = "#444" if method.slug in present else "#c4c4c4"
         parts += [_arrow(places[a], places[method.slug], colour) for a in method.after if a in places]
-    parts += [_box(method, places[method.slug], present, link) for method in methods]
+    here = ", ".join(m.title for m in methods if m.slug in present) or "none yet"
+    label = html.escape(f"Map of methods by family and year. With a notebook: {here}.", quote=True)
+    boxes = "".join(_box(method, places[method.slug], present, link) for method in methods)
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" role="group" aria-label="{label}" viewBox="0 0 {width} {height}" width="{width}" '
-        f'style="max-width:100%;height:auto;background:#fff" font-family="Arial, Helvetica, sans-serif" font-size="13" fill="#222">'
-        f'<defs><marker id="nsw-tip" viewBox="0 0 6 6" refX="6" refY="3" markerWidth="6" markerHeight="6" orient="auto">'
-        f'<path d="M0 0L6 3L0 6z" fill="#777"/></marker></defs>{"".join(parts)}</svg>'
+        f'<div role="group" aria-label="{label}" style="position:relative;width:{width}px;height:{height}px;background:#fff;'
+        'font:13px Arial,Helvetica,sans-serif">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" aria-hidden="true" viewBox="0 0 {width} {height}" width="{width}" '
+        f'height="{height}" fill="#222"><defs><marker id="nsw-tip" viewBox="0 0 6 6" refX="6" refY="3" markerWidth="6" '
+        f'markerHeight="6" orient="auto"><path d="M0 0L6 3L0 6z" fill="#777"/></marker></defs>{"".join(parts)}</svg>{boxes}</div>'
     )
 
 
@@ -140,18 +144,20 @@ def _arrow(start: tuple[int, int], end: tuple[int, int], colour: str) -> str:
 
 
 def _box(method: Method, place: tuple[int, int], present: dict[str, str], link: str) -> str:
-    x, y = place
+    """Return one box, placed over the drawing; a link when its notebook exists."""
     file = present.get(method.slug)
-    fill, ink, edge = (_COLOURS[method.family], "#fff", "none") if file else ("#e6e6e6", "#666", "#bbb")
     text = html.escape(method.title)
-    shape = (
-        f'<rect x="{x}" y="{y}" width="{_BOX_WIDTH}" height="{_BOX_HEIGHT}" rx="5" fill="{fill}" stroke="{edge}"/>'
-        f'<text x="{x + _BOX_WIDTH / 2}" y="{y + _BOX_HEIGHT / 2 + 5}" text-anchor="middle" fill="{ink}">{text}</text>'
+    style = (
+        f"position:absolute;left:{place[0]}px;top:{place[1]}px;width:{_BOX_WIDTH}px;height:{_BOX_HEIGHT}px;box-sizing:border-box;"
+        f"line-height:{_BOX_HEIGHT - 2}px;text-align:center;border-radius:5px;text-decoration:none;border:1px solid "
     )
     if file is None:
-        return f"<g><title>{text} ({method.year}): no notebook yet</title>{shape}</g>"
+        look = f"{style}#bbb;background:#e6e6e6;color:#5c5c5c"
+        return f'<span style="{look}" title="{text} ({method.year}): no notebook yet">{text}</span>'
     address, name = html.escape(link.format(file=file), quote=True), html.escape(file, quote=True)
-    return f'<a href="{address}" aria-label="{text}: open {name}"><title>Open {name}</title>{shape}</a>'
+    colour = _COLOURS[method.family]
+    look = f"{style}{colour};background:{colour};color:#fff"
+    return f'<a href="{address}" style="{look}" title="open {name}">{text}</a>'
 
 
 def method_map(folder: str | Path = ".") -> None:
@@ -168,5 +174,6 @@ def method_map(folder: str | Path = ".") -> None:
     listed = "".join(
         f'<li><a href="{html.escape(file, quote=True)}">{html.escape(file)}</a></li>' for file in sorted(present.values())
     )
-    text = f"<div>{map_svg(present)}<details><summary>The notebooks as a list</summary><ul>{listed}</ul></details></div>"
+    more = f"<details><summary>The notebooks as a list</summary><ul>{listed}</ul></details>"
+    text = f'<div style="overflow-x:auto">{map_html(present)}{more}</div>'
     emit({"text/html": text, "text/plain": "\n".join(sorted(present.values()))})

@@ -9,7 +9,19 @@ import traitlets
 
 from nsw.widgets import pictures
 
-_ESM = """
+# Pictures travel to the page as data URLs: object URLs die with the view that made them, and a view may be moved.
+TO_URL = """
+function toUrl(data) {
+  const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+  let text = "";
+  for (let i = 0; i < bytes.length; i += 32768) text += String.fromCharCode(...bytes.subarray(i, i + 32768));
+  return "data:image/png;base64," + btoa(text);
+}
+"""
+
+_ESM = (
+    TO_URL
+    + """
 function render({ model, el }) {
   const box = document.createElement("div");
   box.style.cssText = "position:relative;display:inline-block;max-width:100%;line-height:0";
@@ -23,13 +35,7 @@ function render({ model, el }) {
   line.style.cssText = "color:#b00020;font-size:0.9em;line-height:1.4;overflow-wrap:anywhere";
   box.append(img, cross);
   el.append(box, line);
-  let url = null;
-  const paint = () => {
-    const old = url;
-    url = URL.createObjectURL(new Blob([model.get("png")], { type: "image/png" }));
-    img.onload = () => { if (old) URL.revokeObjectURL(old); };
-    img.src = url;
-  };
+  const paint = () => { img.src = toUrl(model.get("png")); };
   const dress = () => {
     img.alt = model.get("alt");
     img.style.width = model.get("css_width") + "px";
@@ -73,10 +79,10 @@ function render({ model, el }) {
   for (const name of ["alt", "css_width", "error", "picked", "rows", "columns"]) model.on("change:" + name, dress);
   paint();
   dress();
-  return () => { if (url) URL.revokeObjectURL(url); };
 }
 export default { render };
 """
+)
 
 
 class Picture(anywidget.AnyWidget):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import numbers
 from collections.abc import Callable
 from typing import Any
@@ -34,8 +35,23 @@ def control(name: str, spec: Any):
         raise InputError(f"Slider {name}: expected minimum <= value <= maximum, got {spec!r}.")
     if all(isinstance(v, numbers.Integral) for v in spec):
         return ipywidgets.IntSlider(value=value, min=low, max=high, step=spec[3] if len(spec) == 4 else 1, **look)
-    step = spec[3] if len(spec) == 4 else (high - low) / 100
+    step = spec[3] if len(spec) == 4 else _step(low, high, value)
     return ipywidgets.FloatSlider(value=value, min=low, max=high, step=step, readout_format=".3g", **look)
+
+
+def _step(low: float, high: float, value: float) -> float:
+    """Return about a hundredth of the range, such that the first value is a whole number of steps from the minimum.
+
+    The slider in the browser rounds to its steps; a first value between two of them would be changed at once.
+
+    >>> _step(0.5, 4.0, 1.0), round(_step(0.0, 1.0, 1 / 3), 5)
+    (0.05, 0.0101)
+    """
+    rough = (high - low) / 100
+    power = 10.0 ** math.floor(math.log10(rough))
+    nice = min((power * m for m in (1, 2, 5, 10)), key=lambda step: abs(step - rough))
+    n = (value - low) / nice
+    return nice if abs(n - round(n)) < 1e-9 else (value - low) / max(1, round(n))
 
 
 def sliders(draw: Callable[..., Any], alt: str, caption: str | None = None, **ranges: Any) -> None:

@@ -64,6 +64,15 @@ class Watched:
         return url.startswith(("http://127.0.0.1:", "http://localhost:", "ws://127.0.0.1:", "data:", "blob:"))
 
 
+def assert_outputs_are_sound(page) -> None:
+    """Assert that no output of the open notebook failed to render: no script error, no broken picture."""
+    assert "Javascript Error" not in page.locator(".jp-Notebook").text_content()
+    assert page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error']").count() == 0
+    broken = """() => [...document.querySelectorAll('.jp-OutputArea img')]
+        .filter(img => img.src && img.complete && !img.naturalWidth).map(img => img.alt)"""
+    assert page.evaluate(broken) == []
+
+
 class Lab:
     """A running JupyterLab over a folder."""
 

@@ -7,7 +7,7 @@ import io
 import nbformat
 import numpy as np
 import pytest
-from lab_server import Watched, until
+from lab_server import Watched, assert_outputs_are_sound, until
 from PIL import Image
 
 # What a page may log without anything being wrong: each entry is one exact known line.
@@ -38,6 +38,7 @@ scene = Scene("ball", (out.rgb.clamp(0, 1) * 255).byte(), cameras, splits, Ball.
     'widgets.lines({"a": ([0, 1, 2], [0, 1, 4])}, x="t", y="v", alt="A curve.")',
     'widgets.show(scene.pixels([0])[0], alt="The ball.")',
     "widgets.source(volume.composite)",
+    "widgets.method_map()",
     "widgets.edit(volume.composite)",
     """from nsw.runs.claims import make_claim
 widgets.claim_table([make_claim("sharper", preset=preset, ours=27.0 + level, baseline=25.0, at_least=1.5)])""",
@@ -187,5 +188,7 @@ def test_pictures_charts_and_cards_are_there(fixture_page):
     assert page.locator(".js-plotly-plot").count() == 1
     card = page.locator(".jp-OutputArea-output:has-text('Composite the samples')").first
     assert card.locator("mjx-container").count() >= 1  # the equation is typeset
+    assert_outputs_are_sound(page)
+    assert page.locator("a:text-is('3D Gaussians')").get_attribute("title") == "open 03_gaussian_splatting.ipynb"
     edited = page.locator(".jp-CodeCell:has-text('%%nsw_edit nsw.renderers.volume:composite')")
     assert edited.count() >= 1
