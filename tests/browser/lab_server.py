@@ -39,15 +39,15 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def until(condition, seconds: float, what: str):
-    """Return the condition's first answer that is not None or False; say what was awaited when none comes."""
+def until(condition, seconds: float, what):
+    """Return the first answer that is not None or False; say what was awaited (a text, or a function that finds it)."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         answer = condition()
         if answer is not None and answer is not False:
             return answer
         time.sleep(0.1)
-    raise AssertionError(f"waited {seconds:.0f} s for {what}")
+    raise AssertionError(f"waited {seconds:.0f} s for {what() if callable(what) else what}")
 
 
 class Watched:
