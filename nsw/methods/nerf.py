@@ -110,7 +110,7 @@ def ndc_rays(
 
 
 def fit_image(
-    image: Float[Tensor, "H W 3"], levels: int, n_steps: int = 300, width: int = 64, depth: int = 3, lr: float = 5e-3, seed: int = 0
+    image: Float[Tensor, "H W 3"], levels: int, n_steps: int = 300, width: int = 64, depth: int = 3, lr: float = 1e-2, seed: int = 0
 ) -> Float[Tensor, "H W 3"]:
     """Fit a small network (x, y) -> colour to a picture, all pixels in every step, and return what it learned.
 
@@ -129,6 +129,8 @@ def fit_image(
         sizes = [encoded_size(2, levels)] + [width] * depth
         hidden = [layer for a, b in zip(sizes, sizes[1:], strict=False) for layer in (nn.Linear(a, b), nn.ReLU(inplace=True))]
         network = nn.Sequential(*hidden, nn.Linear(width, 3), nn.Sigmoid()).to(image.device)
+        for layer in network[:-1:2]:  # He's start: torch's own is too small for the three colours to part within 100 steps
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
     optimizer = torch.optim.Adam(network.parameters(), lr=lr)
     with torch.enable_grad():  # also from inside a slider's callback
         for step in range(n_steps):
@@ -146,7 +148,7 @@ def spectrum(image: Float[Tensor, "H W 3"]) -> Float[Tensor, "H W"]:
     return torch.fft.fftshift(amplitude).clamp_min(1e-3).log10()
 
 
-def encoding_picture(image: Float[Tensor, "H W 3"], levels: int, n_steps: int = 100, zoom: int = 2) -> Float[Tensor, "h w 3"]:
+def encoding_picture(image: Float[Tensor, "H W 3"], levels: int, n_steps: int = 150, zoom: int = 2) -> Float[Tensor, "h w 3"]:
     """Return the picture, what a small network with that encoding learns of it, and the spectra of both, side by side.
 
     Args:
