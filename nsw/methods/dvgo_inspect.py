@@ -31,7 +31,7 @@ def one_cell(
     top_left: float, top_right: float, bottom_left: float, bottom_right: float, n: int = 96
 ) -> Float[Tensor, "n three_n_plus_gaps"]:
     """Return the opacity inside one cell with these raw values at its corners: pre-, in- and post-activation side by side."""
-    raw = torch.tensor([[top_left, top_right], [bottom_left, bottom_right]])[..., None, None]
+    raw = torch.tensor([[top_left, top_right], [bottom_left, bottom_right]], dtype=torch.float32)[..., None, None]
     post, inside, pre = (opacity_on_square(raw, n, activation) for activation in ACTIVATIONS)
     gap = torch.full((n, n // 12), 0.5)
     return torch.cat([pre, gap, inside, gap, post], dim=1)

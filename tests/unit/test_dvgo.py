@@ -72,6 +72,7 @@ def test_rates_scale_the_first_step():
     grid = DenseGrid(DenseGridSettings(n_voxels=3**3))
     counts = torch.zeros(grid.shape, dtype=torch.long)
     counts[0], counts[1] = 4, 2
+    assert dvgo.view_rate(counts)[:, 0, 0, 0].tolist() == [1.0, 0.5, 0.0]
     optimizer = dvgo.make_optimizer(grid, lr=0.1, counts=counts)
     grid.raw_density.grad = torch.ones_like(grid.raw_density)
     optimizer.step()
@@ -221,3 +222,28 @@ def test_the_mask_of_a_short_coarse_stage_recalls_the_true_surface():
     surface = rays.origins + (depth[depth > 0] / rays.z_per_t)[:, None] * rays.directions
     assert float(fine.is_occupied(surface).float().mean()) >= 0.99
     assert float(fine.occupied.float().mean()) < 0.95
+
+
+def test_looking_at_activations():
+    from nsw.methods import dvgo_inspect as look
+
+    assert look.one_cell(-40, 30, 10, 60, n=12).shape == (12, 38)
+    target = look.disc(32)
+    error = [float((look.fit_picture(target, kind, n_steps=150, lr=1.0) - target).square().mean()) for kind in look.ACTIVATIONS]
+    assert error[0] < 0.7 * error[1] < 0.7 * error[2]
+
+
+def test_profiles_of_a_ball_cross_at_its_surface():
+    from nsw.methods import dvgo_inspect as look
+
+    ball = _ball(30**3)
+    normals = torch.nn.functional.normalize(torch.randn(50, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
+    t, opacity = look.opacity_profile(ball, 0.5 * normals, normals)
+    assert bool((opacity.diff(dim=-1) >= 0).all()) and float(opacity[:, 0].max()) < 0.05 and float(opacity[:, -1].min()) > 0.9
+    assert 0.2 < look.transition_width(t, opacity) < 4.0
+    whole = look.without_mask(ball)
+    ball.occupied = dvgo.free_space_mask(ball, ball.aabb, (16, 16, 16))
+    assert look.samples_a_ray(ball, _cameras()[0], 0.0) < look.samples_a_ray(whole, _cameras()[0], 0.0)
+    assert look.at_size(ball, 8).shape == (8, 8, 8) and ball.shape == (30, 30, 30)
+    assert look.complaint(dvgo.tight_box, ball) == "It found nothing to complain about."
+    assert look.near_mass(ball, _cameras(), 1.5, 4.0) < 1e-3
