@@ -132,9 +132,9 @@ def clock(centre: tuple[float, float, float], radius: float) -> list[Part]:
     n = 192
     v, u = np.meshgrid(np.linspace(1, -1, n), np.linspace(-1, 1, n), indexing="ij")
     angle, r = np.arctan2(u, v), np.hypot(u, v)
-    face = np.full((n, n, 3), (0.96, 0.94, 0.88))
+    face = np.full((n, n, 3), (0.80, 0.77, 0.69))
     step = np.abs((angle / (2 * np.pi) * 12 + 0.5) % 1 - 0.5)
-    face[(r > 0.72) & (r < 0.9) & (step * r < 0.045)] = (0.12, 0.12, 0.14)
+    face[(r > 0.72) & (r < 0.9) & (step * r < 0.09)] = (0.12, 0.12, 0.14)
     dial = panel((-radius, 0, -radius), (2 * radius, 0, 0), (0, 0, 2 * radius))
     keep = np.arange(0, 2 * np.pi, 2 * np.pi / 64)
     rim = np.stack([np.cos(keep), 0 * keep, np.sin(keep)], -1) * radius
@@ -143,7 +143,7 @@ def clock(centre: tuple[float, float, float], radius: float) -> list[Part]:
     dial = Mesh(points, np.tile([0.0, -1, 0], (65, 1)), points[:, [0, 2]] / (2 * radius) + 0.5, fan)
     dark = Material((0.08, 0.08, 0.10), "gloss", 0.2)
     hands = [
-        rod((x, y - 0.02, z), (x + r * radius * np.sin(a), y - 0.02, z + r * radius * np.cos(a)), 0.025 * radius)
+        rod((x, y - 0.02, z), (x + r * radius * np.sin(a), y - 0.02, z + r * radius * np.cos(a)), 0.035 * radius)
         for r, a in ((0.75, np.radians(60)), (0.5, np.radians(305)))
     ]
     return [

@@ -13,7 +13,7 @@ from nsw.cameras import camera_rays
 from nsw.errors import InputError
 from nsw.scenes.make import shapes
 from nsw.scenes.make.denoise import denoised
-from nsw.scenes.make.describe import Description, Material
+from nsw.scenes.make.describe import Description, Item, Material
 from nsw.scenes.make.textures import display, linear
 
 SAMPLES_A_PASS = 2**21  # bounds memory: a wavefront of this many paths takes about 1 GB
@@ -97,6 +97,12 @@ def _material(material: Material) -> dict[str, Any]:
     return {"type": "twosided", "bsdf": inner}
 
 
+def _look(material: Material) -> tuple:
+    """Return a key that is the same for materials that look the same; a texture is compared by identity."""
+    colour = id(material.colour) if np.ndim(material.colour) == 3 else tuple(map(float, material.colour))
+    return material.kind, material.roughness, colour
+
+
 class Studio:
     """A description loaded into Mitsuba; `view(i)` renders one of its cameras."""
 
@@ -105,20 +111,32 @@ class Studio:
         self.variant = pick_variant(variant)
         import mitsuba as mi
 
+        # What shares a material is one mesh, and a material is loaded once: Dr.Jit traces each of them anew for every view.
+        groups: dict[Any, list[Item]] = {}
+        for item in description.items:
+            groups.setdefault(_look(item.material), []).append(item)
+        self.groups = list(groups.values())
+        self.instance_of_face = {
+            f"group_{i}": np.repeat([x.instance for x in group], [len(x.mesh.faces) for x in group]).astype(np.int16)
+            for i, group in enumerate(self.groups)
+        }
         with tempfile.TemporaryDirectory() as folder:
             self.scene = mi.load_dict(self._scene_dict(Path(folder)), optimize=False)
-        self.instance_of_shape = {f"item_{i}": item.instance for i, item in enumerate(description.items)}
+        self._group_of_number: dict[int, str] = {}
 
     def _scene_dict(self, folder: Path) -> dict[str, Any]:
         import mitsuba as mi
 
         d = self.description
         out: dict[str, Any] = {"type": "scene"}
-        for i, item in enumerate(d.items):
-            path = folder / f"item_{i}.ply"
-            shapes.write_ply(item.mesh, path)
-            slot = "emitter" if item.material.kind == "light" else "bsdf"
-            out[f"item_{i}"] = {"type": "ply", "filename": str(path), "id": f"item_{i}", slot: _material(item.material)}
+        for i, group in enumerate(self.groups):
+            path, material = folder / f"group_{i}.ply", group[0].material
+            mesh = shapes.joined([item.mesh for item in group])
+            shapes.write_ply(mesh, path)
+            look: dict[str, Any] = {"bsdf": _material(material)}
+            if material.kind == "light":  # by their power, so that a dim lamp does not take half of the samples
+                look = {"emitter": {**_material(material), "sampling_weight": shapes.area(mesh) * float(np.mean(material.colour))}}
+            out[f"group_{i}"] = {"type": "ply", "filename": str(path), "id": f"group_{i}", **look}
         if d.sky is not None:
             # Mitsuba's environments have +y up and turn the other way round: flip the picture and rotate.
             bitmap = mi.Bitmap(np.ascontiguousarray(d.sky[:, ::-1]).astype(np.float32))
@@ -205,10 +223,13 @@ class Studio:
         ray = mi.Ray3f(mi.Point3f(rays.origins.T.contiguous().numpy()), mi.Vector3f(rays.directions.T.contiguous().numpy()))
         si = self.scene.ray_intersect(ray)
         number = dr.reinterpret_array(mi.UInt32, si.shape)  # Dr.Jit's own number of a shape, 0 for none
-        instance = {
-            int(dr.reinterpret_array(mi.UInt32, mi.ShapePtr(s))[0]): self.instance_of_shape[s.id()] for s in self.scene.shapes()
-        }
-        ids = np.array([instance.get(int(n), -1) for n in np.array(number)], dtype=np.int16)
+        if not self._group_of_number:  # the same for every view, and slow to ask for
+            self._group_of_number = {int(dr.reinterpret_array(mi.UInt32, mi.ShapePtr(s))[0]): s.id() for s in self.scene.shapes()}
+        number, face = np.array(number), np.array(si.prim_index)
+        ids = np.full(len(number), -1, dtype=np.int16)
+        for n in np.unique(number[number > 0]):
+            here = number == n
+            ids[here] = self.instance_of_face[self._group_of_number[int(n)]][face[here]]
         normals = np.array(si.sh_frame.n).T
         albedo = np.array(si.bsdf().eval_diffuse_reflectance(si, si.is_valid())).T
         return np.array(si.t), normals, albedo, ids
@@ -221,6 +242,6 @@ class Studio:
         for i, (o, d) in enumerate(zip(rays.origins.tolist(), rays.directions.tolist(), strict=True)):
             si = self.scene.ray_intersect(mi.Ray3f(o, d))
             if si.is_valid():
-                t[i], ids[i] = si.t, self.instance_of_shape[si.shape.id()]
+                t[i], ids[i] = si.t, self.instance_of_face[si.shape.id()][si.prim_index]
                 normals[i], albedo[i] = si.sh_frame.n, si.bsdf().eval_diffuse_reflectance(si)
         return t, normals, albedo, ids

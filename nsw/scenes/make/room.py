@@ -7,13 +7,13 @@ import numpy as np
 from nsw.scenes.make import props
 from nsw.scenes.make import textures as tx
 from nsw.scenes.make.describe import Description, Material, Things, looking, split_views, thinned
-from nsw.scenes.make.shapes import ball, block, disc, joined, panel, placed, rod, turned
+from nsw.scenes.make.shapes import ball, block, disc, joined, panel, placed, rod, surface, turned
 
 X, Y, HEIGHT = 2.2, 1.8, 2.5  # walls at x = +-X and y = +-Y, floor at z = 0
 
 
-def describe(size: int = 192, views: int | None = None, seed: int = 0) -> Description:
-    """Return the scene: 40 training views, 8 test views and the 12 views of the path "walk"."""
+def describe(size: int = 160, views: int | None = None, seed: int = 0) -> Description:
+    """Return the scene: 24 training views, 6 test views and the 12 views of the path "walk"."""
     rng = np.random.default_rng(seed)
     things = Things()
     _shell(things, rng)
@@ -21,7 +21,7 @@ def describe(size: int = 192, views: int | None = None, seed: int = 0) -> Descri
     _seats(things, rng)
     _table(things, rng)
     _along_walls(things, rng)
-    counts = thinned(views, train=40, test=8, walk=12)
+    counts = thinned(views, train=24, test=6, walk=12)
     train, test, walk = _around(counts["train"], 0.0), _around(counts["test"], 0.31), _walk(counts["walk"])
     eyes, targets = (np.concatenate([train[i], test[i], walk[i]]) for i in (0, 1))
     return Description(
@@ -34,9 +34,9 @@ def describe(size: int = 192, views: int | None = None, seed: int = 0) -> Descri
         aabb=np.array([[-X - 0.1, -Y - 0.1, -0.1], [X + 0.1, Y + 0.1, HEIGHT + 0.1]]),
         near=0.25,
         far=6.5,
-        max_depth=7,
+        max_depth=6,
         exposure=0.8,
-        spp=32,
+        spp=24,
     )
 
 
@@ -97,8 +97,15 @@ def _papered(rng: np.random.Generator) -> np.ndarray:
 
 
 def _window(things: Things) -> None:
+    # What is outside is a picture made of light, not brighter than paper in the room, so that it is not all white.
     glow = panel((-X - 0.18, -0.75, 0.8), (0, 1.5, 0), (0, 0, 1.3))
-    things.add("daylight", "light", (glow, Material((9.5, 10.2, 11.5), "light")))
+    things.add("daylight", "light", (glow, Material((0.88, 1.12, 1.42), "light")))
+
+    def hills(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        top = 0.36 + 0.10 * np.sin(7 * u + 0.6) + 0.03 * np.sin(23 * u)
+        return np.stack([0 * u - X - 0.17, 1.5 * u - 0.75, 0.8 + v * top], -1)
+
+    things.add("garden", "light", (surface(hills, 32, 1), Material((0.16, 0.30, 0.11), "light")))
     white = Material((0.92, 0.91, 0.88), "gloss", 0.3)
     bars = [block((0.05, 0.05, 1.3), 0.008, 2), block((0.05, 1.5, 0.05), 0.008, 2)]
     frame = [placed(bars[0], (-X - 0.1, y, 1.45)) for y in (-0.725, 0, 0.725)] + [
@@ -112,10 +119,10 @@ def _window(things: Things) -> None:
     ]
     sill = placed(block((0.24, 1.64, 0.04), 0.01, 2), (-X + 0.06, 0, 0.79))
     things.add("window", "window", (joined([*frame, *reveal, sill]), white))
-    lamp = placed(disc(0.32), (0, 0, HEIGHT - 0.13))
+    lamp = placed(disc(0.42), (0, 0, HEIGHT - 0.13))
     down = type(lamp)(lamp.vertices, -lamp.normals, lamp.uvs, lamp.faces[:, ::-1])
-    things.add("lamp glow", "light", (down, Material((9.0, 7.6, 5.8), "light")))
-    rim = placed(turned([(0.32, -0.02), (0.35, -0.02), (0.35, 0.10), (0.0, 0.12)], 64), (0, 0, HEIGHT - 0.12))
+    things.add("lamp glow", "light", (down, Material((27.0, 23.5, 19.5), "light")))
+    rim = placed(turned([(0.42, -0.02), (0.45, -0.02), (0.45, 0.10), (0.0, 0.12)], 64), (0, 0, HEIGHT - 0.12))
     things.add("ceiling lamp", "lamp", (rim, Material((0.85, 0.68, 0.40), "metal", 0.25)))
 
 

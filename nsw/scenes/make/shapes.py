@@ -35,6 +35,16 @@ def joined(meshes: Sequence[Mesh]) -> Mesh:
     )
 
 
+def area(mesh: Mesh) -> float:
+    """Return the area of all triangles.
+
+    >>> round(area(block((1, 2, 3), 1e-6)), 3)
+    22.0
+    """
+    a, b, c = (mesh.vertices[mesh.faces[:, i]] for i in range(3))
+    return float(np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2)
+
+
 def rotation(axis: str, degrees: float) -> Array:
     """Return the rotation matrix [3, 3] about "x", "y" or "z", anticlockwise seen against the axis."""
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))

@@ -13,7 +13,7 @@ LEVELS = (-1.0, -0.28, 0.44)  # upper sides of the boards
 WIDTH, DEPTH, BOARD = 2.5, 0.5, 0.05
 
 
-def describe(size: int = 192, views: int | None = None, seed: int = 0) -> Description:
+def describe(size: int = 160, views: int | None = None, seed: int = 0) -> Description:
     """Return the scene; 24 train and 8 test cameras stand on a plane in front of it and look at its middle."""
     rng = np.random.default_rng(seed)
     things = Things()
@@ -38,8 +38,8 @@ def describe(size: int = 192, views: int | None = None, seed: int = 0) -> Descri
         far=5.5,
         sky=tx.sky(lamps, (0.7, 0.7, 0.7), (0.75, 0.72, 0.68), (0.5, 0.44, 0.38)),
         max_depth=6,
-        spp=32,
-        exposure=0.42,
+        spp=24,
+        exposure=0.38,
     )
 
 
@@ -109,7 +109,7 @@ def _globe(rng: np.random.Generator, at: tuple[float, float, float]) -> list[pro
 
 def _middle(things: Things, rng: np.random.Generator) -> None:
     z = LEVELS[1]
-    glaze = tx.stripes([tx.colour("#f3ede0"), tx.colour("#f3ede0"), tx.colour("#2f6f9f"), tx.colour("#f3ede0")] * 2)
+    glaze = tx.stripes([tx.colour("#dcd4c2"), tx.colour("#dcd4c2"), tx.colour("#2f6f9f"), tx.colour("#dcd4c2")] * 2)
     things.add("striped vase", "pot", props.vase((-0.98, 0.22, z), 0.5, Material(np.swapaxes(glaze, 0, 1), "gloss", 0.1)))
     twigs = [
         tube([(-0.98 + s * t * t, 0.22 + d * t, z + 0.45 + 0.21 * t) for t in np.linspace(0, 1, 8)], 0.006)
@@ -156,7 +156,7 @@ def _high(things: Things, rng: np.random.Generator) -> None:
             name,
             "candle",
             (placed(turned(stick, 48), (at, 0.2, z)), Material((0.90, 0.75, 0.42), "metal", 0.18)),
-            (candle, Material(tx.colour("#f4ecd8"))),
+            (candle, Material(tx.colour("#ddd2ba"))),
         )
     things.add("high books", "book", *props.book_row(rng, (0.68, 0.08, z), 0.5, 0.54, 0.34))
     hoops = [placed(ring(0.1, 0.012), (0.38 + 0.09, 0.11, z + 0.012))]

@@ -103,9 +103,7 @@ def begin(folder: Path, settings: dict[str, Any]) -> None:
             held = None
         if held != settings:
             different = [k for k in settings if not isinstance(held, dict) or held.get(k) != settings[k]]
-            raise InputError(
-                f"{folder}: holds a rendering with other {', '.join(different)}; delete it or choose another --out."
-            )
+            raise InputError(f"{folder}: holds a rendering with other {', '.join(different)}; delete it or choose another --out.")
         return
     try:
         write_json(folder / PROGRESS, {"settings": settings})

@@ -14,8 +14,8 @@ ROOFS = ("#8c4a3a", "#5d646c", "#b0573f", "#7a6a5a")
 CARS = ("#c8362e", "#f0f0ee", "#2b4f9e", "#e3b23c", "#2f2f33", "#6fa37a")
 
 
-def describe(size: int = 192, views: int | None = None, seed: int = 0) -> Description:
-    """Return the scene: 35 training views on a grid 3.2 above the streets, 10 test views between them."""
+def describe(size: int = 160, views: int | None = None, seed: int = 0) -> Description:
+    """Return the scene: 30 training views on a grid 3.2 above the streets, 8 test views between them."""
     rng = np.random.default_rng(seed)
     things = Things()
     _ground(things, rng)
@@ -35,7 +35,7 @@ def describe(size: int = 192, views: int | None = None, seed: int = 0) -> Descri
                 _houses(things, rng, centre, walls, roofs, flat, tower=max(abs(bx), abs(by)) <= 1 or rng.random() < 0.15)
     _church(things, rng, walls[0])
     _streets(things, rng)
-    counts = thinned(views, train=35, test=10)
+    counts = thinned(views, train=30, test=8)
     train, test = _grid(counts["train"], 1.55, 0.0), _grid(counts["test"], 1.1, 0.5)
     eyes, targets = (np.concatenate([train[i], test[i]]) for i in (0, 1))
     lamps = [(215, 42, 7, (118, 108, 92))]
@@ -51,8 +51,8 @@ def describe(size: int = 192, views: int | None = None, seed: int = 0) -> Descri
         far=8.0,
         sky=tx.sky(lamps, (0.42, 0.60, 0.95), (0.85, 0.90, 0.95), (0.3, 0.3, 0.3)),
         max_depth=4,
-        exposure=0.46,
-        spp=32,
+        exposure=0.6,
+        spp=16,
     )
 
 

@@ -1,4 +1,4 @@
-"""Toybox: ten toys of four classes on a round board, seen from all around; what is not a toy or the board is transparent."""
+"""Toybox: eleven toys of four classes on a round board, seen from all around; what is not a toy or the board is transparent."""
 
 from __future__ import annotations
 
