@@ -13,7 +13,7 @@ X, Y, HEIGHT = 2.2, 1.8, 2.5  # walls at x = +-X and y = +-Y, floor at z = 0
 
 
 def describe(size: int = 160, views: int | None = None, seed: int = 0) -> Description:
-    """Return the scene: 24 training views, 6 test views and the 12 views of the path "walk"."""
+    """Return the scene: 30 training views, 6 test views and the 12 views of the path "walk"."""
     rng = np.random.default_rng(seed)
     things = Things()
     _shell(things, rng)
@@ -21,7 +21,7 @@ def describe(size: int = 160, views: int | None = None, seed: int = 0) -> Descri
     _seats(things, rng)
     _table(things, rng)
     _along_walls(things, rng)
-    counts = thinned(views, train=24, test=6, walk=12)
+    counts = thinned(views, train=30, test=6, walk=12)
     train, test, walk = _around(counts["train"], 0.0), _around(counts["test"], 0.31), _walk(counts["walk"])
     eyes, targets = (np.concatenate([train[i], test[i], walk[i]]) for i in (0, 1))
     return Description(
@@ -36,7 +36,7 @@ def describe(size: int = 160, views: int | None = None, seed: int = 0) -> Descri
         far=6.5,
         max_depth=6,
         exposure=0.8,
-        spp=24,
+        spp=32,
     )
 
 
@@ -121,7 +121,7 @@ def _window(things: Things) -> None:
     things.add("window", "window", (joined([*frame, *reveal, sill]), white))
     lamp = placed(disc(0.42), (0, 0, HEIGHT - 0.13))
     down = type(lamp)(lamp.vertices, -lamp.normals, lamp.uvs, lamp.faces[:, ::-1])
-    things.add("lamp glow", "light", (down, Material((27.0, 23.5, 19.5), "light")))
+    things.add("lamp glow", "light", (down, Material((56.0, 50.0, 42.0), "light")))
     rim = placed(turned([(0.42, -0.02), (0.45, -0.02), (0.45, 0.10), (0.0, 0.12)], 64), (0, 0, HEIGHT - 0.12))
     things.add("ceiling lamp", "lamp", (rim, Material((0.85, 0.68, 0.40), "metal", 0.25)))
 

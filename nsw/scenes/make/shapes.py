@@ -216,8 +216,8 @@ def extruded(outline: Sequence[Sequence[float]], depth: float) -> Mesh:
         Mesh(front, np.tile([0.0, -1, 0], (n, 1)), uvs, fan),
         Mesh(back, np.tile([0.0, 1, 0], (n, 1)), uvs, fan[:, ::-1]),
     ]
-    walls = [panel(front[i], front[(i + 1) % n] - front[i], [0, depth, 0]) for i in range(n)]
-    return joined([*caps, *walls])
+    inward = joined([panel(front[i], front[(i + 1) % n] - front[i], [0, depth, 0]) for i in range(n)])
+    return joined([*caps, Mesh(inward.vertices, -inward.normals, inward.uvs, inward.faces[:, ::-1])])
 
 
 def write_ply(mesh: Mesh, path: Path) -> None:
