@@ -8,7 +8,7 @@ import pytest
 from lab_server import FLAGS, Lab, Watched, find_browser
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # Playwright keeps an event loop running in this thread, which other tests must not find
 def browser():
     path = find_browser()
     if path is None:

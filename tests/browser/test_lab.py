@@ -139,24 +139,29 @@ def until_changed_by(locator, before: np.ndarray, least: float) -> None:
     until(lambda: np.abs(pixels(locator) - before).max() >= least, 20, "a small change of the picture")
 
 
+def ball_share(frame) -> float:
+    """Return which part of the frame is not white background."""
+    return float((pixels(frame).sum(-1) < 740).mean())
+
+
 def test_viewer_follows_mouse_wheel_and_keys(fixture_page):
     page = fixture_page.page
     frame = page.locator(".nsw-viewer .renderview-view").first
     frame.scroll_into_view_if_needed()
-    first = until_changed(frame, np.full_like(pixels(frame), 127))
+    until(lambda: 0.05 < ball_share(frame) < 0.5, 30, "the first picture")
+    first, share = pixels(frame), ball_share(frame)
     drag(page, frame, 120)
-    turned = until_changed(frame, first)
+    until_changed(frame, first)
     page.mouse.wheel(0, -400)
-    zoomed = until_changed(frame, turned)
-    assert (zoomed.sum(-1) < 740).mean() > (first.sum(-1) < 740).mean() + 0.05  # the ball fills more of the frame
+    until(lambda: ball_share(frame) > share + 0.05, 20, "a picture from closer by")
     page.keyboard.press("Home")
-    until_changed(frame, zoomed)
+    until(lambda: ball_share(frame) < share + 0.01, 20, "the first view again")
     page.keyboard.press("+")
+    until(lambda: ball_share(frame) > share + 0.01, 20, "a step closer")
+    before = pixels(frame)
     page.locator(".nsw-viewer button[title='turn left']").first.click()
-    assert (
-        "pictures a second" in page.locator(".nsw-viewer").text_content()
-        or " ms a picture" in page.locator(".nsw-viewer").text_content()
-    )
+    until_changed(frame, before)
+    until(lambda: " ms a picture" in page.locator(".nsw-viewer").first.text_content(), 20, "the readout at rest")
 
 
 def test_comparison_bar_moves_by_mouse_and_keys(fixture_page):
