@@ -13,7 +13,7 @@ X, Y, HEIGHT = 2.2, 1.8, 2.5  # walls at x = +-X and y = +-Y, floor at z = 0
 
 
 def describe(size: int = 160, views: int | None = None, seed: int = 0) -> Description:
-    """Return the scene: 30 training views, 6 test views and the 12 views of the path "walk"."""
+    """Return the scene: 24 training views, 6 test views and the 12 views of the path "walk"."""
     rng = np.random.default_rng(seed)
     things = Things()
     _shell(things, rng)
@@ -21,7 +21,7 @@ def describe(size: int = 160, views: int | None = None, seed: int = 0) -> Descri
     _seats(things, rng)
     _table(things, rng)
     _along_walls(things, rng)
-    counts = thinned(views, train=30, test=6, walk=12)
+    counts = thinned(views, train=24, test=6, walk=12)
     train, test, walk = _around(counts["train"], 0.0), _around(counts["test"], 0.31), _walk(counts["walk"])
     eyes, targets = (np.concatenate([train[i], test[i], walk[i]]) for i in (0, 1))
     return Description(
@@ -36,7 +36,7 @@ def describe(size: int = 160, views: int | None = None, seed: int = 0) -> Descri
         far=6.5,
         max_depth=6,
         exposure=0.8,
-        spp=32,
+        spp=24,
     )
 
 
