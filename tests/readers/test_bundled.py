@@ -18,13 +18,13 @@ NAMES = bundled.names()
 COUNTS = {
     "toybox": dict(train=60, val=12, test=24),
     "shelf": dict(train=24, test=8),
-    "room": dict(train=40, test=8, walk=12),
-    "town": dict(train=35, test=10),
+    "room": dict(train=24, test=6, walk=12),
+    "town": dict(train=30, test=8),
 }
 
 
-def test_toybox_is_bundled():
-    assert "toybox" in NAMES
+def test_all_four_are_bundled():
+    assert list(COUNTS) == NAMES
 
 
 def test_together_they_stay_under_the_budget():
@@ -64,6 +64,36 @@ def test_scene_is_complete_and_consistent(name):
         assert ((scene.cameras.world_from_cam[:, :3, 2] * to_centre).sum(-1) > 0.999).all()
     else:
         assert not scene.has_alpha and hit.all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_cameras_stand_where_the_scene_says(name):
+    scene = scenes.load(name)
+    pose, eyes = scene.cameras.world_from_cam, scene.cameras.origins
+    eye3 = torch.eye(3).expand(len(scene), 3, 3)
+    assert torch.allclose(pose[:, :3, :3].mT @ pose[:, :3, :3], eye3, atol=1e-4) and (torch.linalg.det(pose[:, :3, :3]) > 0).all()
+    assert (pose[:, 2, 1] < 0).all() and pose[:, 2, 0].abs().max() < 1e-4  # image down is down, and no camera is rolled
+    ahead = pose[:, :3, 2]
+    if name == "shelf":
+        assert (ahead[:, 1] > 0.9).all() and (eyes[:, 1] < scene.aabb[0, 1]).all()
+    elif name == "room":
+        assert ((eyes > scene.aabb[0]) & (eyes < scene.aabb[1])).all()
+        bearing = torch.atan2(ahead[scene.splits["train"], 1], ahead[scene.splits["train"], 0]).sort().values
+        assert bearing.diff().max() < 1.0  # all around
+        walk = scene.cameras[scene.extra_splits["walk"]].origins
+        assert 0.05 < (walk[1:] - walk[:-1]).norm(dim=-1).max() < 0.5  # a path, in its order
+    elif name == "town":
+        assert (eyes[:, 2] > scene.aabb[1, 2]).all() and (ahead[:, 2] < -0.7).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pictures_are_well_exposed_and_show_many_things(name):
+    scene = scenes.load(name)
+    colour = scene.images[..., :3][scene.ids >= 0].float() / 255
+    assert 0.25 < colour.mean() < 0.7
+    assert (colour.min(-1).values > 0.99).float().mean() < 0.03 and (colour.max(-1).values < 0.02).float().mean() < 0.03
+    seen = scene.ids[scene.splits["train"]].unique()
+    assert (seen >= 0).sum() >= 0.6 * len(scene.id_names)  # the outskirts of town lie beyond every view
 
 
 @pytest.fixture
