@@ -31,7 +31,7 @@ def describe(size: int = 160, views: int | None = None, seed: int = 0) -> Descri
         id_classes=things.classes,
         cameras=looking(eyes, targets, 76.0, size, round(size * 3 / 4)),
         views=split_views(**counts),
-        aabb=np.array([[-X - 0.1, -Y - 0.1, -0.1], [X + 0.1, Y + 0.1, HEIGHT + 0.1]]),
+        aabb=np.array([[-X - 0.2, -Y - 0.1, -0.1], [X + 0.1, Y + 0.1, HEIGHT + 0.1]]),
         near=0.25,
         far=6.5,
         max_depth=6,
