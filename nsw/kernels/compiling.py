@@ -21,6 +21,7 @@ from nsw.kernels import simd
 # Without "nnan" and "ninf": the kernels test for broken numbers, and the compiler must not assume those tests away.
 FASTMATH = {"reassoc", "nsz", "arcp", "contract"}
 _announced = False
+_parallel_loops = threading.Lock()
 
 
 def user_cache_folder() -> Path:
@@ -56,8 +57,31 @@ def kernel_cache_folder() -> Path | None:
 
 def kernel(function):
     """Compile a function for this machine on its first call, without Python's lock, and keep the result for the next process."""
+    return _compiled(function, fastmath=FASTMATH)
+
+
+def parallel_kernel(**options):
+    """Compile a function with numba's parallel loops, to be called from Python; calls of several threads follow one another.
+
+    Where neither OpenMP nor TBB is installed, as on most Macs, numba's own threads abort the process when two calls meet.
+    """
+
+    def decorate(function):
+        compiled = _compiled(function, parallel=True, **options)
+
+        @functools.wraps(function)
+        def call(*arguments):
+            with _parallel_loops:
+                return compiled(*arguments)
+
+        return call
+
+    return decorate
+
+
+def _compiled(function, **options):
     folder = kernel_cache_folder()
-    options = {"fastmath": FASTMATH, "error_model": "numpy", "nogil": True}
+    options |= {"error_model": "numpy", "nogil": True}
     if folder is None:
         return numba.njit(**options)(function)
     # numba reads the folder from its global settings while it decorates; other users of numba keep theirs.

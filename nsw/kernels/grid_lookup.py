@@ -13,6 +13,8 @@ from numba import get_num_threads, njit, prange
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from nsw.kernels.compiling import parallel_kernel
+
 _FAST = {"nnan", "ninf", "nsz", "arcp", "contract", "reassoc"}
 _BLOCK = 1024
 _ONE = np.float32(1.0)
@@ -123,7 +125,7 @@ def _cell(x, lower, scale, n):
     return first, min(first + 1, n - 1), p - np.float32(first)
 
 
-@njit(parallel=True, cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+@parallel_kernel(fastmath=_FAST)
 def _forward(grid, xyz, lower, scale, out):
     n_x, n_y, n_z, n_c = grid.shape
     n = xyz.shape[0]
@@ -153,7 +155,7 @@ def _add_edge(grad_grid, i, j, k, k1, w, fz, grad, q):
         grad_grid[i, j, k1, c] += hi * grad[q, c]
 
 
-@njit(parallel=True, cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+@parallel_kernel(fastmath=_FAST)
 def _grid_backward(grad_grid, xyz, lower, scale, grad, slabs):
     n_x, n_y, n_z, _ = grad_grid.shape
     for s in prange(slabs.shape[0] - 1):
@@ -172,7 +174,7 @@ def _grid_backward(grad_grid, xyz, lower, scale, grad, slabs):
                 _add_edge(grad_grid, i1, j1, k, k1, fx * fy, fz, grad, q)
 
 
-@njit(parallel=True, cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+@parallel_kernel(fastmath=_FAST)
 def _points_backward(grid, xyz, lower, scale, grad, out):
     n_x, n_y, n_z, n_c = grid.shape
     n = xyz.shape[0]

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from jaxtyping import Float
-from numba import njit, prange
+from numba import prange
 from torch import Tensor
+
+from nsw.kernels.compiling import parallel_kernel
 
 _BLOCK = 1 << 14
 
@@ -93,7 +95,7 @@ def adam_update(
     grad.zero_()
 
 
-@njit(parallel=True, cache=True, nogil=True, error_model="numpy")
+@parallel_kernel()
 def _sweep(values, grad, exp_avg, exp_avg_sq, rates, lr, beta1, beta2, correction, eps, skip_zero):
     n = values.shape[0]
     one = np.float32(1.0)

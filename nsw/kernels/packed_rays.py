@@ -13,9 +13,9 @@ from numba import njit, prange
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from nsw.kernels.compiling import parallel_kernel
 from nsw.kernels.occupancy import OccGridEstimator
 
-_OPTIONS = dict(parallel=True, cache=True, nogil=True, error_model="numpy")
 _ONE = np.float32(1.0)
 _HALF = np.float32(0.5)
 
@@ -131,7 +131,7 @@ def _range_in_box(o, d, r, near, far, lower, upper, step):
     return max(int((enter - near) / step) - 1, 0), min(leave + step, far)
 
 
-@njit(**_OPTIONS)
+@parallel_kernel()
 def _march_count(o, d, near, far, cells, lower, upper, scale, step, counts):
     for r in prange(o.shape[0]):
         k, last = _range_in_box(o, d, r, near[r], far[r], lower, upper, step)
@@ -145,7 +145,7 @@ def _march_count(o, d, near, far, cells, lower, upper, scale, step, counts):
         counts[r + 1] = n
 
 
-@njit(**_OPTIONS)
+@parallel_kernel()
 def _march_fill(o, d, near, far, cells, lower, upper, scale, step, offsets, ray, start):
     for r in prange(o.shape[0]):
         k, last = _range_in_box(o, d, r, near[r], far[r], lower, upper, step)
@@ -160,7 +160,7 @@ def _march_fill(o, d, near, far, cells, lower, upper, scale, step, offsets, ray,
             t = near[r] + (np.float32(k) + _HALF) * step
 
 
-@njit(**_OPTIONS)
+@parallel_kernel()
 def _weights_forward(depth, offsets, weights, left):
     for r in prange(left.shape[0]):
         before = np.float32(0.0)
@@ -170,7 +170,7 @@ def _weights_forward(depth, offsets, weights, left):
         left[r] = np.exp(-before)
 
 
-@njit(**_OPTIONS)
+@parallel_kernel()
 def _weights_backward(depth, offsets, weights, left, grad_weights, grad_left, out):
     for r in prange(left.shape[0]):
         behind = grad_left[r] * left[r]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numba
 import pytest
 import torch
@@ -82,3 +86,26 @@ def test_other_types_take_the_reference_path():
     grid = torch.randn(4, 4, 4, 2, dtype=torch.float64, requires_grad=True)
     points = _points(20, margin=-0.05).double().requires_grad_()
     assert torch.autograd.gradcheck(lambda g, p: grid_lookup(g, p, BOX.double()), (grid, points))
+
+
+def test_threads_may_look_up_at_once_without_openmp():
+    """A viewer draws while a loop trains; numba's own thread pool would abort the process if both entered it."""
+    code = """
+import threading, torch
+from nsw.kernels.grid_lookup import grid_lookup
+grid, box = torch.rand(16, 16, 16, 4), torch.tensor([[0.0, 0, 0], [1, 1, 1]])
+points = torch.rand(20_000, 3)
+expected = grid_lookup(grid, points, box)
+equal = []
+def work():
+    for _ in range(20):
+        equal.append(torch.equal(grid_lookup(grid, points, box), expected))
+threads = [threading.Thread(target=work) for _ in range(4)]
+[t.start() for t in threads]
+[t.join() for t in threads]
+print(len(equal), all(equal))
+"""
+    environment = {**os.environ, "NUMBA_THREADING_LAYER": "workqueue"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-500:]
+    assert done.stdout.split() == ["80", "True"]
