@@ -89,9 +89,10 @@ def train_dvgo(scene, seconds: float):
     """DVGO in two stages, the first a tenth of the time."""
     generator = torch.Generator().manual_seed(0)
     bank = dvgo_stages.ray_bank(scene)
-    coarse_settings = dvgo_stages.Stage(n_voxels=64**3, n_steps=100_000, n_rays=2048)
+    coarse_settings = dvgo_stages.Stage(n_voxels=64**3, n_steps=100_000, n_rays=2048, lr=0.7)
     fine_settings = dvgo_stages.Stage(
-        n_voxels=120**3, n_steps=100_000, n_rays=4096, alpha_init=1e-2, per_point=0.01, entropy=0.001, threshold=1e-4,
+        n_voxels=120**3, n_steps=100_000, n_rays=4096, alpha_init=1e-2,
+        lr=0.5, lr_network=1e-2, per_point=0.01, entropy=0.001, threshold=1e-4,
         grow=(100, 200, 300), refresh=200, n_features=8, mlp_width=64,
     )  # fmt: skip
     dvgo_stages.coarse_stage(scene, bank, dvgo_stages.Stage(n_voxels=20**3, n_steps=3, n_rays=64), generator)  # compiles
@@ -117,6 +118,7 @@ def train_nerf(scene, seconds: float):
     pixels, cameras = scene.pixels("train"), scene.views("train")
     among = nerf.useful_pixels(cameras, scene.aabb)
     clock = Clock(seconds, lambda: psnr_of(lambda c: render_view(model, c, n_samples=64), scene))
+    clock.due = [t for t in clock.due if t in (10, 30)]  # a score costs this network seconds
     steps, going = 0, True
     while going:
         nerf.set_learning_rate(optimizer, 5e-3 * 0.1 ** min(1.0, clock.spent / seconds))
