@@ -61,8 +61,8 @@ def _follow_absolute_gradient(means2d: Tensor, rows: Tensor, n_pixels: int, absg
 def _tile_pixels(tile: int, tiles_x: int, tile_size: int, width: int, height: int, like: Tensor):
     """Pixel indices (row, column) of a tile, cut at the picture's border, and their centres as (x, y)."""
     top, left = (tile // tiles_x) * tile_size, (tile % tiles_x) * tile_size
-    ys = torch.arange(top, min(top + tile_size, height), device=like.device)
-    xs = torch.arange(left, min(left + tile_size, width), device=like.device)
+    ys = torch.arange(top, max(top, min(top + tile_size, height)), device=like.device)
+    xs = torch.arange(left, max(left, min(left + tile_size, width)), device=like.device)
     row, column = (grid.flatten() for grid in torch.meshgrid(ys, xs, indexing="ij"))
     return row, column, torch.stack([column, row], dim=-1).to(like) + 0.5
 

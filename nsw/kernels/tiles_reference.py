@@ -33,12 +33,14 @@ def isect_tiles(
     tile_size: int,
     tile_width: int,
     tile_height: int,
+    sort: bool = True,
 ) -> tuple[Int[Tensor, "r"], Int[Tensor, "m"], Int[Tensor, "m"]]:
     """List all (splat, tile) intersections sorted by image, tile, depth.
 
     Args:
         means2d, radii, depths: projected splats as flat rows; radii 0 = culled, in no list.
         image_ids: the image of each row.
+        sort: False leaves the pairs splat by splat.
 
     Returns:
         tiles_per_gauss int32 [r]; isect_ids int64 [m] (image, tile and depth bits); flatten_ids int32 [m] (row of each entry).
@@ -54,6 +56,8 @@ def isect_tiles(
     tile_bits = (tile_width * tile_height).bit_length()
     tile_key = (image_ids[rows].long() << tile_bits) | (tile_y * tile_width + tile_x)
     isect_ids = (tile_key << 32) | _ordered_depth_bits(depths.detach())[rows]
+    if not sort:
+        return counts.to(torch.int32), isect_ids, rows.to(torch.int32)
     # The key keeps 24 bits of mantissa; float64 depths that agree to float32 must still be ordered by their own value.
     if depths.dtype == torch.float64:
         by_depth = torch.argsort(depths.detach()[rows], stable=True)
