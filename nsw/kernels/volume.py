@@ -4,6 +4,9 @@ Samples are either batched, [n_rays, n_samples], or packed, [M] with `packed_inf
 With sigma the density and delta = t_end - t_start of a sample (NeRF, Mildenhall et al. 2020, eq. 3):
 
     alpha_i = 1 - exp(-sigma_i delta_i),  T_i = exp(-sum_{j<i} sigma_j delta_j),  w_i = T_i alpha_i.
+
+float32 tensors in the CPU's memory go through the compiled passes of `compositing.py` and `accumulation.py`; all others through
+the plain torch references beside them. `prefix_trans` is the transmittance in front of samples that were composited elsewhere.
 """
 
 from __future__ import annotations
@@ -14,11 +17,60 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nsw.kernels.packed import exclusive_prod, exclusive_sum, pack_info
+from nsw.kernels import compositing
+from nsw.kernels.accumulation import accumulate_along_rays
+from nsw.kernels.chunks import Chunks, batched_chunks, compiled, index_chunks, packed_chunks
+from nsw.kernels.packed import pack_info
+
+
+def _from_density(t_starts, t_ends, sigmas, packed_info, ray_indices, n_rays, prefix_trans) -> tuple[Tensor, Tensor, Tensor]:
+    """Return weights, transmittances and opacities: what each density call gives a part of."""
+    depth = sigmas * (t_ends - t_starts)
+    chunks = _chunks(depth, packed_info, ray_indices, n_rays)
+    if chunks is not None:
+        weights, trans, alphas, _ = compositing.weights_from_density(depth, chunks)
+    else:
+        info = _packing(packed_info, ray_indices, n_rays)
+        weights, trans, alphas = compositing.weights_from_density_reference(depth, info)
+    if prefix_trans is None:
+        return weights, trans, alphas
+    trans = trans * prefix_trans
+    return trans * alphas, trans, alphas
+
+
+def _from_alpha(alphas, packed_info, ray_indices, n_rays, prefix_trans) -> tuple[Tensor, Tensor]:
+    """Return weights and transmittances: what each opacity call gives a part of."""
+    chunks = _chunks(alphas, packed_info, ray_indices, n_rays)
+    if chunks is not None:
+        weights, trans = compositing.weights_from_alpha(alphas, chunks)
+    else:
+        weights, trans = compositing.weights_from_alpha_reference(alphas, _packing(packed_info, ray_indices, n_rays))
+    if prefix_trans is None:
+        return weights, trans
+    trans = trans * prefix_trans
+    return trans * alphas, trans
+
+
+def _chunks(values: Tensor, packed_info: Tensor | None, ray_indices: Tensor | None, n_rays: int | None) -> Chunks | None:
+    """Return where each ray's samples lie, or None where the plain torch version has to serve."""
+    if not compiled(values):
+        return None
+    if packed_info is not None:
+        return packed_chunks(packed_info, len(values))
+    if ray_indices is None:
+        return batched_chunks(values.shape)
+    if n_rays is None:
+        n_rays = int(ray_indices.max()) + 1 if len(ray_indices) else 0
+    return index_chunks(ray_indices, n_rays)
 
 
 def _packing(packed_info: Tensor | None, ray_indices: Tensor | None, n_rays: int | None) -> Tensor | None:
     return pack_info(ray_indices, n_rays) if packed_info is None and ray_indices is not None else packed_info
+
+
+def _visible(trans: Tensor, alphas: Tensor, early_stop_eps: float, alpha_thre: float) -> Bool[Tensor, "*s"]:
+    visible = trans >= early_stop_eps
+    return visible & (alphas >= alpha_thre) if alpha_thre > 0 else visible
 
 
 def render_transmittance_from_density(
@@ -36,10 +88,7 @@ def render_transmittance_from_density(
     >>> [round(x, 3) for x in T[0].tolist() + alpha[0].tolist()]
     [1.0, 0.368, 0.632, 0.632]
     """
-    sigmas_dt = sigmas * (t_ends - t_starts)
-    alphas = -torch.expm1(-sigmas_dt)  # 1 - exp(-x) loses all digits of thin samples in float32
-    trans = torch.exp(-exclusive_sum(sigmas_dt, _packing(packed_info, ray_indices, n_rays)))
-    return trans if prefix_trans is None else trans * prefix_trans, alphas
+    return _from_density(t_starts, t_ends, sigmas, packed_info, ray_indices, n_rays, prefix_trans)[1:]
 
 
 def render_transmittance_from_alpha(
@@ -50,8 +99,7 @@ def render_transmittance_from_alpha(
     prefix_trans: Float[Tensor, "*s"] | None = None,
 ) -> Float[Tensor, "*s"]:
     """Return transmittance in front of each sample from the samples' opacities."""
-    trans = exclusive_prod(1 - alphas, _packing(packed_info, ray_indices, n_rays))
-    return trans if prefix_trans is None else trans * prefix_trans
+    return _from_alpha(alphas, packed_info, ray_indices, n_rays, prefix_trans)[1]
 
 
 def render_weight_from_density(
@@ -64,8 +112,7 @@ def render_weight_from_density(
     prefix_trans: Float[Tensor, "*s"] | None = None,
 ) -> tuple[Float[Tensor, "*s"], Float[Tensor, "*s"], Float[Tensor, "*s"]]:
     """Return weights w = T alpha, transmittance T and opacity alpha of each sample."""
-    trans, alphas = render_transmittance_from_density(t_starts, t_ends, sigmas, packed_info, ray_indices, n_rays, prefix_trans)
-    return trans * alphas, trans, alphas
+    return _from_density(t_starts, t_ends, sigmas, packed_info, ray_indices, n_rays, prefix_trans)
 
 
 def render_weight_from_alpha(
@@ -76,8 +123,7 @@ def render_weight_from_alpha(
     prefix_trans: Float[Tensor, "*s"] | None = None,
 ) -> tuple[Float[Tensor, "*s"], Float[Tensor, "*s"]]:
     """Return weights w = T alpha and transmittance T of each sample."""
-    trans = render_transmittance_from_alpha(alphas, packed_info, ray_indices, n_rays, prefix_trans)
-    return trans * alphas, trans
+    return _from_alpha(alphas, packed_info, ray_indices, n_rays, prefix_trans)
 
 
 @torch.no_grad()
@@ -93,9 +139,8 @@ def render_visibility_from_density(
     prefix_trans: Float[Tensor, "*s"] | None = None,
 ) -> Bool[Tensor, "*s"]:
     """Return which samples are seen: transmittance >= early_stop_eps and opacity >= alpha_thre."""
-    trans, alphas = render_transmittance_from_density(t_starts, t_ends, sigmas, packed_info, ray_indices, n_rays, prefix_trans)
-    visible = trans >= early_stop_eps
-    return visible & (alphas >= alpha_thre) if alpha_thre > 0 else visible
+    _, trans, alphas = _from_density(t_starts, t_ends, sigmas, packed_info, ray_indices, n_rays, prefix_trans)
+    return _visible(trans, alphas, early_stop_eps, alpha_thre)
 
 
 @torch.no_grad()
@@ -109,23 +154,8 @@ def render_visibility_from_alpha(
     prefix_trans: Float[Tensor, "*s"] | None = None,
 ) -> Bool[Tensor, "*s"]:
     """Return which samples are seen: transmittance >= early_stop_eps and opacity >= alpha_thre."""
-    trans = render_transmittance_from_alpha(alphas, packed_info, ray_indices, n_rays, prefix_trans)
-    visible = trans >= early_stop_eps
-    return visible & (alphas >= alpha_thre) if alpha_thre > 0 else visible
-
-
-def accumulate_along_rays(
-    weights: Float[Tensor, "*s"],
-    values: Float[Tensor, "*s D"] | None = None,
-    ray_indices: Int[Tensor, "M"] | None = None,
-    n_rays: int | None = None,
-) -> Float[Tensor, "n_rays D"]:
-    """Return the weighted sum of values along each ray, or of the weights themselves (D = 1) without values."""
-    source = weights[..., None] if values is None else weights[..., None] * values
-    if ray_indices is None:
-        return source.sum(-2)
-    out = source.new_zeros(n_rays, source.shape[-1])
-    return out.scatter_add(0, ray_indices[:, None].expand_as(source), source)
+    trans = _from_alpha(alphas, packed_info, ray_indices, n_rays, prefix_trans)[1]
+    return _visible(trans, alphas, early_stop_eps, alpha_thre)
 
 
 def rendering(
@@ -141,20 +171,25 @@ def rendering(
 
     Args:
         rgb_sigma_fn: (t_starts, t_ends, ray_indices) -> colours [..., 3] and densities [...].
-        rgb_alpha_fn: the same with opacities instead of densities; one of the two is needed.
+        rgb_alpha_fn: the same with opacities instead of densities; without `rgb_sigma_fn` only.
         render_bkgd: colour behind everything; without it colours stay premultiplied.
     """
-    if (rgb_sigma_fn is None) == (rgb_alpha_fn is None):
-        raise ValueError("rendering needs exactly one of rgb_sigma_fn and rgb_alpha_fn")
+    if ray_indices is not None:
+        assert t_starts.shape == t_ends.shape == ray_indices.shape, "t_starts, t_ends and ray_indices must have the same shape."
+    if rgb_sigma_fn is None and rgb_alpha_fn is None:
+        raise ValueError("rendering needs `rgb_sigma_fn` or `rgb_alpha_fn`.")
     if t_starts.shape[0] == 0:
         rgbs, values = t_starts.new_zeros(*t_starts.shape, 3), t_starts.new_zeros(t_starts.shape)
     else:
         rgbs, values = (rgb_sigma_fn or rgb_alpha_fn)(t_starts, t_ends, ray_indices)
+    assert rgbs.shape[-1] == 3, f"rgbs must have 3 channels, got {tuple(rgbs.shape)}"
+    assert values.shape == t_starts.shape, f"one density or opacity is needed for each sample, got {tuple(values.shape)}"
+    where = dict(packed_info=_packing(None, ray_indices, n_rays))
     if rgb_sigma_fn is not None:
-        weights, trans, alphas = render_weight_from_density(t_starts, t_ends, values, ray_indices=ray_indices, n_rays=n_rays)
+        weights, trans, alphas = render_weight_from_density(t_starts, t_ends, values, **where)
         extras = {"weights": weights, "alphas": alphas, "trans": trans, "sigmas": values, "rgbs": rgbs}
     else:
-        weights, trans = render_weight_from_alpha(values, ray_indices=ray_indices, n_rays=n_rays)
+        weights, trans = render_weight_from_alpha(values, **where)
         extras = {"weights": weights, "trans": trans, "rgbs": rgbs, "alphas": values}
     colors = accumulate_along_rays(weights, rgbs, ray_indices, n_rays)
     opacities = accumulate_along_rays(weights, None, ray_indices, n_rays)

@@ -143,8 +143,6 @@ def test_importance_sampling_equals_nerfaccs_torch_version():
     assert torch.allclose(samples.vals, expected, atol=1e-5)
     assert torch.allclose(new.vals[:, 1:-1], expected_edges[:, 1:-1], atol=1e-5)
     assert new.vals.shape == (5, 13) and (new.vals.diff(dim=-1) >= 0).all()
-    with pytest.raises(NotImplementedError, match="batched"):
-        kernels.importance_sampling(kernels.RayIntervals(edges[0], packed_info=torch.tensor([[0, 8]])), cdf[0], 4)
 
 
 def _random_grid(resolution, levels: int, seed: int = 0):
@@ -159,19 +157,17 @@ def _rays(n: int = 24):
     return origins, torch.nn.functional.normalize(torch.rand(n, 3, generator=generator) - 0.5 - 0.3 * origins, dim=-1)
 
 
-@pytest.mark.parametrize(("resolution", "levels", "cone_angle"), [(8, 1, 0.0), ([4, 6, 8], 1, 0.0), (8, 3, 0.0), (8, 2, 0.02)])
-def test_marching_takes_every_lattice_interval_in_an_occupied_cell_and_no_other(resolution, levels, cone_angle):
+@pytest.mark.parametrize(("resolution", "levels"), [(8, 1), ([4, 6, 8], 1), (8, 3)])
+def test_marching_takes_every_lattice_interval_in_an_occupied_cell_and_no_other(resolution, levels):
     grid, (origins, directions) = _random_grid(resolution, levels), _rays()
-    rays, t_starts, t_ends = grid.sampling(
-        origins, directions, render_step_size=0.05, cone_angle=cone_angle, near_plane=0.1, far_plane=6.98
-    )
-    assert torch.allclose(t_ends - t_starts, (t_starts * cone_angle).clamp_min(0.05), atol=1e-5)
+    rays, t_starts, t_ends = grid.sampling(origins, directions, render_step_size=0.05, near_plane=0.1, far_plane=6.98)
+    assert torch.allclose(t_ends - t_starts, torch.full_like(t_starts, 0.05), atol=1e-5)
     got = {(int(r), round(float(t), 3)) for r, t in zip(rays, t_starts, strict=True)}
     expected, borderline = set(), set()
     for r in range(len(origins)):
         t = 0.1
         while t < 6.98:
-            length = max(0.05, t * cone_angle)
+            length = 0.05
             point = origins[r] + (t + length / 2) * directions[r]
             occupied, doubtful = _look_up(grid, point)
             (borderline if doubtful else expected if occupied else set()).add((r, round(t, 3)))

@@ -1,0 +1,50 @@
+"""Compiled weighted sums along rays, forward and backward: see `accumulation.py`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nsw.kernels.compiling import kernel
+
+f4 = np.float32
+RAYS = 64
+
+
+@kernel
+def accumulate_forward(weights, values, starts, counts, out, share, n_shares):
+    """out[r] = sum of weight * values over the samples of ray r; of the weights where values has no columns."""
+    n_rays, width = starts.shape[0], values.shape[1]
+    for block in range(share, (n_rays + RAYS - 1) // RAYS, n_shares):
+        for r in range(block * RAYS, min(n_rays, (block + 1) * RAYS)):
+            first, end = starts[r], starts[r] + counts[r]
+            if width == 0:
+                total = 0.0
+                for q in range(first, end):
+                    total += weights[q]
+                out[r, 0] = total
+            elif width == 3:  # colours: three registers instead of memory
+                a, b, c = 0.0, 0.0, 0.0
+                for q in range(first, end):
+                    w = weights[q]
+                    a, b, c = a + w * values[q, 0], b + w * values[q, 1], c + w * values[q, 2]
+                out[r, 0], out[r, 1], out[r, 2] = a, b, c
+            else:
+                for q in range(first, end):
+                    for k in range(width):
+                        out[r, k] += weights[q] * values[q, k]
+
+
+@kernel
+def accumulate_backward(weights, values, starts, counts, grad, g_weights, g_values, share, n_shares):
+    n_rays, width = starts.shape[0], values.shape[1]
+    for block in range(share, (n_rays + RAYS - 1) // RAYS, n_shares):
+        for r in range(block * RAYS, min(n_rays, (block + 1) * RAYS)):
+            for q in range(starts[r], starts[r] + counts[r]):
+                if g_weights.size:
+                    slope = grad[r, 0] if width == 0 else f4(0)
+                    for k in range(width):
+                        slope += values[q, k] * grad[r, k]
+                    g_weights[q] = slope
+                if g_values.size:
+                    for k in range(width):
+                        g_values[q, k] = weights[q] * grad[r, k]
