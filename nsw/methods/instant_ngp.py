@@ -1,0 +1,210 @@
+"""Instant-NGP (Mueller et al., SIGGRAPH 2022): what the paper adds to volume rendering, besides its encoding.
+
+The encoding is `nsw.kernels.hash_encoding`, the field with its two networks `nsw.models.hash_grid`; training as one function
+is in `nsw.methods.instant_ngp_fit`. Written from the paper.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from nsw.cameras import Cameras, Rays, camera_rays
+from nsw.errors import InputError
+from nsw.kernels.masked_adam import MaskedAdam
+from nsw.kernels.occupancy import ray_aabb_intersect
+from nsw.kernels.packed_rays import packed_weights
+from nsw.models.hash_grid import HashGrid
+from nsw.renderers.render import Render
+from nsw.renderers.volume import ray_bounds
+from nsw.scenes.scene import Scene
+
+EPSILON = 1e-15  # of Adam: an entry's gradient is tiny, and the usual 1e-8 would decide how far it moves
+WARMUP = 256  # steps in which all cells of the occupancy grid are asked
+
+
+@dataclass(frozen=True)
+class HashRender:
+    """R rendered rays and the K samples that were visible.
+
+    Attributes:
+        rgb: [R, 3] colour over the background.
+        left: [R] transmittance behind the last sample, in [0, 1].
+        depth: [R] expected distance t, 0 where nothing was hit.
+        weights: [K]; t: [K]; ray_indices: [K], ascending.
+        n_marched: samples in occupied cells, whose density was asked.
+    """
+
+    rgb: Float[Tensor, "R 3"]
+    left: Float[Tensor, "R"]
+    depth: Float[Tensor, "R"]
+    weights: Float[Tensor, "K"]
+    t: Float[Tensor, "K"]
+    ray_indices: Int[Tensor, "K"]
+    n_marched: int
+
+
+def render(
+    model: HashGrid,
+    rays: Rays,
+    near: float = 0.0,
+    background: float | Float[Tensor, "R 3"] = 1.0,
+    jitter: torch.Generator | None = None,
+    threshold: float = 1e-4,
+) -> HashRender:
+    """March rays through occupied cells and composite what is visible.
+
+    A first pass without gradients asks densities. Samples that weigh up to `threshold` in their pixel, most of them behind a
+    surface, are dropped before the second pass, which asks colours too.
+
+    Args:
+        jitter: moves each ray's samples by a random part of a step; without it they are the same every time.
+    """
+    step = model.sample_length
+    first, last, _ = ray_bounds(model, rays, near)
+    if jitter is not None:
+        first = first + torch.rand(first.shape, generator=jitter, device=first.device) * step
+    march = dict(t_min=first, t_max=last, render_step_size=step, early_stop_eps=0.0)
+    ray_indices, t_starts, t_ends = model.sampler().sampling(rays.origins, rays.directions, **march)
+    t, n_marched = (t_starts + t_ends) / 2, len(t_starts)
+    points = rays.origins.index_select(0, ray_indices) + t[:, None] * rays.directions.index_select(0, ray_indices)
+    if threshold > 0:
+        with torch.no_grad():
+            weights, _ = packed_weights(model.density(points) * step, ray_indices, len(rays))
+            kept = (weights > threshold).nonzero()[:, 0]
+        t, ray_indices, points = t[kept], ray_indices[kept], points[kept]
+    density, geometry = model.geometry(points)
+    weights, left = packed_weights(density * step, ray_indices, len(rays))
+    rgbs = model.colour(geometry, rays.directions, ray_indices)
+    rgb = left[:, None] * background + torch.zeros_like(rays.origins).index_add(0, ray_indices, weights[:, None] * rgbs)
+    distance = torch.zeros_like(left).index_add(0, ray_indices, weights.detach() * t) / (1 - left.detach()).clamp_min(1e-6)
+    return HashRender(rgb, left, distance, weights, t, ray_indices, n_marched)
+
+
+@torch.no_grad()
+def render_view(model: HashGrid, cameras: Cameras, near: float = 0.0, background: float = 1.0, chunk: int = 16384) -> Render:
+    """Render whole pictures without gradients."""
+    rays = camera_rays(cameras)
+    parts = [render(model, rays[i : i + chunk], near, background) for i in range(0, len(rays), chunk)]
+    shape = (len(cameras), cameras.height, cameras.width)
+    depth = torch.cat([part.depth for part in parts]) * rays.z_per_t
+    left = torch.cat([part.left for part in parts])
+    return Render(torch.cat([part.rgb for part in parts]).view(*shape, 3), 1.0 - left.view(shape), depth.view(shape))
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """All rays one may train on, with colour times opacity [P, 3] and opacity [P] of their pixels."""
+
+    rays: Rays
+    rgb: Float[Tensor, "P 3"]
+    alpha: Float[Tensor, "P"]
+
+    def __len__(self) -> int:
+        return len(self.alpha)
+
+    def draw(self, n_rays: int, generator: torch.Generator) -> Pixels:
+        """Return random pixels of all pictures; they depend on the generator's state alone."""
+        return self.at(torch.randint(len(self), (n_rays,), generator=generator, device=self.alpha.device))
+
+    def at(self, index: Tensor) -> Pixels:
+        """Return the pixels at an index or a mask."""
+        return Pixels(self.rays[index], self.rgb[index], self.alpha[index])
+
+    def over(self, background: float | Float[Tensor, "P 3"]) -> Float[Tensor, "P 3"]:
+        """Return the colours in front of a background."""
+        return self.rgb + (1 - self.alpha)[:, None] * background
+
+
+def training_pixels(scene: Scene, aabb: Float[Tensor, "2 3"], split: str = "train", device: torch.device | str = "cpu") -> Pixels:
+    """Return the pixels of a split whose rays meet the box: the others show the background whatever a field says."""
+    rays = camera_rays(scene.views(split)).to(device)
+    hits = ray_aabb_intersect(rays.origins, rays.directions, aabb.reshape(1, 6).to(device))[2][:, 0]
+    rgb, alpha = scene.pixels(split, 0.0).reshape(-1, 3).to(device), scene.alphas(split).reshape(-1).to(device)
+    return Pixels(rays, rgb, alpha).at(hits)
+
+
+def random_backgrounds(pixels: Pixels, generator: torch.Generator) -> Float[Tensor, "P 3"]:
+    """Return a colour for each ray. Where a pixel is transparent, only empty air fits whatever comes behind it."""
+    return torch.rand(pixels.rgb.shape, generator=generator, device=pixels.rgb.device)
+
+
+def next_batch(n_rays: int, n_samples: int, target: int, largest: int = 1 << 16) -> int:
+    r"""Return how many rays to draw next, such that a batch has about `target` samples whatever is empty.
+
+    $$R \leftarrow R \cdot N_{\rm target} / N_{\rm marched}$$  Changes by at most a factor of 2 a step, in multiples of 64.
+
+    >>> next_batch(1024, 60_000, 40_000)
+    640
+    """
+    wanted = n_rays * min(2.0, max(0.5, target / max(n_samples, 1)))
+    return int(min(max(wanted // 64, 1) * 64, largest))
+
+
+def update_occupancy(model: HashGrid, step: int, every: int = 16, decay: float = 0.95, threshold: float = 0.01) -> None:
+    r"""Refresh the occupancy grid when the step is due: a random point in each candidate cell.
+
+    $$o \leftarrow \max(0.95\,o,\ \sigma(x)\,\Delta), \qquad \text{occupied: } o > \min(0.01, \bar o)$$
+
+    Candidates are all cells for the first 256 steps, then a quarter of them and the occupied ones. With the paper's decay a
+    cell that was full takes some 90 updates to be called empty: a run of a few hundred steps needs a faster one.
+    """
+    if step % every == 0:
+        model.occupancy._update(step, lambda points: model.density(points) * model.sample_length, threshold, decay, WARMUP)
+
+
+def make_optimizer(model: HashGrid, lr: float = 1e-2, eps: float = EPSILON) -> MaskedAdam:
+    """Return Adam for table and networks; entries that no sample touched keep value and moments."""
+    networks = [*model.density_net.parameters(), *model.colour_net.parameters()]
+    optimizer = MaskedAdam([dict(params=[model.table]), dict(params=networks, skip_zero=False)], lr=lr, eps=eps)
+    model.gradients_in_place = True  # this optimiser empties the gradients that the encoding adds to
+    for group in optimizer.param_groups:
+        group["start"] = group["lr"]
+    return optimizer
+
+
+def set_rate(optimizer: MaskedAdam, progress: float, warmup: float = 0.02, factor: float = 0.1) -> None:
+    """Set learning rates for a share `progress` of the budget: a linear rise over `warmup`, then a fall by `factor`."""
+    rise = min(1.0, 0.01 + progress / warmup)
+    for group in optimizer.param_groups:
+        group["lr"] = group["start"] * rise * factor**progress
+
+
+def cube_around(aabb: Float[Tensor, "2 3"]) -> Float[Tensor, "2 3"]:
+    """Return the smallest cube with the box's centre that holds it.
+
+    >>> cube_around(torch.tensor([[0.0, 0, 0], [4, 2, 1]])).tolist()
+    [[0.0, -1.0, -1.5], [4.0, 3.0, 2.5]]
+    """
+    middle, half = aabb.mean(0), (aabb[1] - aabb[0]).amax() / 2
+    return torch.stack([middle - half, middle + half])
+
+
+@torch.no_grad()
+def true_cells(scene: Scene, aabb: Float[Tensor, "2 3"], n_cells: int, split: str = "train") -> Bool[Tensor, "n n n"]:
+    """Return the cells of a grid over a box that hold a surface some camera sees, from a scene's true depth.
+
+    Raises:
+        InputError: for a scene without depth.
+    """
+    if scene.depth is None:
+        raise InputError(f"Scene {scene.name} has no true depth, so its occupied cells are unknown: take a bundled scene.")
+    rays, depth = camera_rays(scene.views(split)), scene.depth[scene.frames(split)].reshape(-1).float()
+    points = rays.origins + (depth / rays.z_per_t)[:, None] * rays.directions
+    cells = ((points - aabb[0]) / (aabb[1] - aabb[0]) * n_cells).floor().long()
+    i, j, k = cells[(depth > 0) & ((cells >= 0) & (cells < n_cells)).all(-1)].unbind(-1)
+    truth = torch.zeros((n_cells,) * 3, dtype=torch.bool)
+    truth[i, j, k] = True
+    return truth
+
+
+def recall(found: Bool[Tensor, "*n"], truth: Bool[Tensor, "*n"]) -> float:
+    """Return the share of truly occupied cells that are on: what is off is never sampled and stays a hole.
+
+    >>> recall(torch.tensor([True, True, False]), torch.tensor([True, False, True]))
+    0.5
+    """
+    return float((found & truth).sum() / truth.sum().clamp_min(1))

@@ -1,0 +1,164 @@
+"""Training Instant-NGP as one function, and against the clock, for baselines, ablations and scripts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from nsw import metrics
+from nsw.cameras import Cameras
+from nsw.losses import loss_mse
+from nsw.methods import instant_ngp as ngp
+from nsw.methods.nerf import loss_terms, ray_batch, useful_pixels
+from nsw.models.field import Field
+from nsw.models.hash_grid import HashGrid, HashGridSettings
+from nsw.renderers.volume import render_rays
+from nsw.scenes.scene import Scene
+
+Step = Callable[[float], object]  # takes the share of the budget that is spent, in [0, 1]
+Trace = list[tuple[float, float]]  # (seconds of training, PSNR in dB)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a hash grid is trained; the defaults suit some hundred steps, `PAPER` has the paper's.
+
+    Attributes:
+        n_steps: optimiser steps.
+        n_samples: samples in occupied cells a batch; the number of rays follows.
+        lr, last_rate, warmup: learning rate of table and networks, its factor at the end, and the share it rises over.
+        update_every, decay: steps between updates of the occupancy grid, and how fast an unconfirmed cell fades.
+        threshold: weight below which a sample is not asked for its colour.
+        eps: of Adam.
+        random_background: whether transparent pixels get another background every time.
+        skip: whether the occupancy grid is used at all.
+    """
+
+    n_steps: int = 400
+    n_samples: int = 8192
+    lr: float = 0.05
+    last_rate: float = 0.1
+    warmup: float = 0.02
+    update_every: int = 8
+    decay: float = 0.6
+    threshold: float = 1e-4
+    eps: float = ngp.EPSILON
+    random_background: bool = True
+    skip: bool = True
+
+
+PAPER = Plan(n_steps=20_000, n_samples=1 << 18, lr=1e-2, last_rate=0.03, warmup=0.005, update_every=16, decay=0.95)
+
+
+def new_model(scene: Scene, steps_across: int = 128, **sizes: int) -> HashGrid:
+    """Return an untrained hash grid over the smallest cube around a scene.
+
+    Args:
+        steps_across: samples along an edge of the cube.
+        sizes: fields of `HashGridSettings`.
+    """
+    cube = ngp.cube_around(scene.aabb)
+    return HashGrid(HashGridSettings(tuple(cube.flatten().tolist()), step=float(cube[1, 0] - cube[0, 0]) / steps_across, **sizes))
+
+
+def single_level(model: HashGrid) -> HashGrid:
+    """Return an untrained field with the same networks and as many parameters in one dense grid, for comparison."""
+    s = model.settings
+    n_features = s.n_levels * s.n_features
+    n_cells = round((model.table.numel() / n_features) ** (1 / 3)) - 1  # a grid has a vertex more than cells
+    one = replace(s, n_levels=1, n_features=n_features, n_min=n_cells, n_max=n_cells, log2_entries=24)
+    return HashGrid(one).to(model.aabb.device)
+
+
+def hash_steps(model: HashGrid, pixels: ngp.Pixels, plan: Plan, generator: torch.Generator, near: float) -> Step:
+    """Return the function that trains a hash grid by one batch."""
+    optimizer = ngp.make_optimizer(model, plan.lr, plan.eps)
+    state = {"step": 0, "n_rays": max(plan.n_samples // 32, 64)}
+
+    def step(progress: float) -> ngp.HashRender:
+        if plan.skip:
+            ngp.update_occupancy(model, state["step"], plan.update_every, plan.decay)
+        ngp.set_rate(optimizer, progress, plan.warmup, plan.last_rate)
+        batch = pixels.draw(state["n_rays"], generator)
+        behind = ngp.random_backgrounds(batch, generator) if plan.random_background else 1.0
+        out = ngp.render(model, batch.rays, near, behind, generator, plan.threshold)
+        loss_mse(out.rgb, batch.over(behind)).backward()
+        optimizer.step()
+        state["step"], state["n_rays"] = state["step"] + 1, ngp.next_batch(state["n_rays"], out.n_marched, plan.n_samples)
+        return out
+
+    return step
+
+
+def field_steps(
+    field: torch.nn.Module, scene: Scene, generator: torch.Generator, n_rays: int, n_samples: int, lr: float = 5e-3
+) -> Step:
+    """Return the function that trains any field by one batch of stratified samples, the learning rate falling tenfold."""
+    device = generator.device
+    cameras, pictures = scene.views("train").to(device), scene.pixels("train").to(device)
+    among = useful_pixels(cameras, scene.aabb.to(device))
+    optimizer = torch.optim.Adam(field.parameters(), lr=lr)
+
+    def step(progress: float) -> None:
+        optimizer.param_groups[0]["lr"] = lr * 0.1**progress
+        rays, colours = ray_batch(pictures, cameras, n_rays, generator, among)
+        out = render_rays(field, rays, n_samples=n_samples, jitter=generator)
+        optimizer.zero_grad()
+        sum(loss_terms(out, colours).values()).backward()
+        optimizer.step()
+
+    return step
+
+
+def fit(model: HashGrid, pixels: ngp.Pixels, plan: Plan, generator: torch.Generator, near: float) -> ngp.HashRender:
+    """Train a hash grid for all steps of the plan, and return the last batch."""
+    step = hash_steps(model, pixels, plan, generator, near)
+    with torch.enable_grad():  # also from inside a slider's callback
+        for k in range(plan.n_steps):
+            out = step(k / plan.n_steps)
+    return out
+
+
+def race(step: Step, score: Callable[[], float], seconds: float, at: Sequence[float] = ()) -> Trace:
+    """Train for a time, and return the scores at the given seconds and at the end; the clock stops while a score is taken.
+
+    Args:
+        step: takes the share of the time that is spent.
+    """
+    spent, due, trace = 0.0, sorted(t for t in at if t < seconds), []
+    while spent < seconds:
+        began = time.perf_counter()
+        step(min(1.0, spent / seconds))
+        spent += time.perf_counter() - began
+        if due and spent >= due[0]:
+            due = [t for t in due if t > spent]
+            trace.append((spent, score()))
+    return [*trace, (spent, score())]
+
+
+def score_of(model: Field, render_view: Callable[[Cameras], object], scene: Scene, split: str = "test") -> Callable[[], float]:
+    """Return the function that renders a split and gives its PSNR in dB."""
+    cameras, truth = scene.views(split).to(model.aabb.device), scene.pixels(split)
+    return lambda: metrics.psnr(render_view(cameras).rgb.cpu(), truth)
+
+
+def score_hash(model: HashGrid, scene: Scene, split: str = "test") -> Callable[[], float]:
+    """Return the function that gives a hash grid's PSNR in dB."""
+    return score_of(model, lambda cameras: ngp.render_view(model, cameras, scene.near), scene, split)
+
+
+def seconds_to(trace: Trace, level: float) -> float:
+    """Return when a trace passes a level in dB, by straight lines between scores; infinity where it never does.
+
+    >>> seconds_to([(1.0, 20.0), (3.0, 24.0)], 22.0)
+    2.0
+    """
+    before = None
+    for t, value in trace:
+        if value >= level:
+            return t if before is None else before[0] + (t - before[0]) * (level - before[1]) / (value - before[1])
+        before = (t, value)
+    return float("inf")

@@ -1,0 +1,183 @@
+"""Looking at Instant-NGP: single levels, vertices that share an entry, who pulls at it, the occupancy grid."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from nsw.cameras import Cameras, camera_rays
+from nsw.kernels.hash_encoding import HashLevels, hash_rows
+from nsw.losses import loss_mse
+from nsw.methods import instant_ngp as ngp
+from nsw.methods.instant_ngp_fit import Plan, fit, new_model
+from nsw.models.hash_grid import HashGrid
+from nsw.scenes.scene import Scene
+
+
+def up_to_level(model: HashGrid, n_levels: int) -> HashGrid:
+    """Return a copy of a field whose levels from `n_levels` on say zero."""
+    copied = copy.deepcopy(model)
+    copied.gradients_in_place = False
+    with torch.no_grad():
+        copied.table[copied.levels.first_rows[n_levels] :] = 0.0
+    return copied
+
+
+def all_vertices(levels: HashLevels, level: int) -> Int[Tensor, "V 3"]:
+    """Return the vertices of a level in the order in which `Pull.mass` counts them."""
+    return torch.cartesian_prod(*[torch.arange(levels.n_vertices[level])] * 3)
+
+
+def sharing(levels: HashLevels, level: int, row: int) -> Int[Tensor, "n 3"]:
+    """Return all vertices of a level that read and write one row of the table."""
+    vertices = all_vertices(levels, level)
+    return vertices[hash_rows(vertices, levels, level) == row]
+
+
+def vertex_positions(model: HashGrid, level: int, vertices: Int[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+    """Return where vertices lie in the world: position = (vertex - 1/2) / scale of the way through the box."""
+    unit = (vertices.to(model.aabb) - 0.5) / model.levels.scales[level]
+    return model.aabb[0] + unit * (model.aabb[1] - model.aabb[0])
+
+
+@dataclass(frozen=True)
+class Pull:
+    """How strongly each vertex of one level was pulled by training pixels.
+
+    Attributes:
+        level: which one.
+        rows: [V] row of each vertex.
+        mass: [V] sum over samples of trilinear weight times the gradient's length at the sample.
+    """
+
+    level: int
+    rows: Int[Tensor, "V"]
+    mass: Float[Tensor, "V"]
+
+    @property
+    def colliding(self) -> float:
+        """Share of the pulled vertices whose entry another one pulls at too."""
+        pulled = self.rows[self.mass > 0]
+        _, inverse, count = pulled.unique(return_inverse=True, return_counts=True)
+        return float((count[inverse] > 1).float().mean()) if len(pulled) else 0.0
+
+    @property
+    def strongest(self) -> float:
+        """Share of the gradient that the strongest vertex of each shared entry holds, weighted by gradient."""
+        pulled = self.mass > 0
+        _, inverse, count = self.rows[pulled].unique(return_inverse=True, return_counts=True)
+        mass = self.mass[pulled]
+        largest = torch.zeros(len(count)).scatter_reduce(0, inverse, mass, "amax")
+        total = torch.zeros(len(count)).scatter_add(0, inverse, mass)
+        shared = count > 1
+        return float(largest[shared].sum() / total[shared].sum()) if bool(shared.any()) else 1.0
+
+    def shared_row(self, rank: int = 0) -> int:
+        """Return the row at which several vertices pull and which is pulled most in all; rank 1 is the next, and so on."""
+        totals = torch.zeros(int(self.rows.max()) + 1).scatter_add(0, self.rows, self.mass)
+        count = torch.zeros_like(totals).scatter_add(0, self.rows, (self.mass > 0).float())
+        return int(torch.where(count > 1, totals, 0.0).argsort(descending=True)[rank])
+
+
+def pull_on(model: HashGrid, pixels: ngp.Pixels, level: int, near: float, n_rays: int = 2048, seed: int = 0) -> Pull:
+    """Return how strongly the vertices of a level are pulled by random training pixels in front of random backgrounds."""
+    generator = torch.Generator(model.aabb.device).manual_seed(seed)
+    field = up_to_level(model, len(model.levels))
+    seen: list[Tensor] = []
+
+    def keep(module, inputs) -> None:
+        if torch.is_grad_enabled():
+            inputs[0].retain_grad()
+            seen.append(inputs[0])
+
+    handle = field.density_net.register_forward_pre_hook(keep)
+    with torch.enable_grad():
+        batch = pixels.draw(n_rays, generator)
+        behind = ngp.random_backgrounds(batch, generator)
+        out = ngp.render(field, batch.rays, near, behind)
+        loss_mse(out.rgb, batch.over(behind)).backward()
+    handle.remove()
+    n_features = model.settings.n_features
+    length = seen[-1].grad[:, level * n_features : (level + 1) * n_features].norm(dim=-1)
+    rays = batch.rays[out.ray_indices]
+    unit = (rays.origins + out.t[:, None] * rays.directions - model.aabb[0]) / (model.aabb[1] - model.aabb[0])
+    position = unit.clamp(0, 1) * model.levels.scales[level] + 0.5
+    cell, n = position.floor(), model.levels.n_vertices[level]
+    mass = torch.zeros(n**3)
+    for corner in torch.cartesian_prod(*[torch.arange(2)] * 3):
+        weight = torch.where(corner.bool(), position - cell, 1 - (position - cell)).prod(-1)
+        i, j, k = (cell.long() + corner).unbind(-1)
+        mass.index_add_(0, (i * n + j) * n + k, weight * length)
+    return Pull(level, hash_rows(all_vertices(model.levels, level), model.levels, level), mass)
+
+
+def microscope(model: HashGrid, pixels: ngp.Pixels, level: int, near: float, rank: int = 0, n_context: int = 1500):
+    """Return a 3D chart of all vertices that share one entry, coloured and sized by how strongly each pulls at it.
+
+    Args:
+        rank: 0 takes the entry with the largest total gradient that several vertices pull at, 1 the next, and so on.
+        n_context: vertices of other entries shown in grey, those that are pulled most: the scene's surface.
+    """
+    from nsw.widgets.charts import figure
+
+    pull = pull_on(model, pixels, level, near)
+    row = pull.shared_row(rank)
+    mine = (pull.rows == row).nonzero()[:, 0]
+    share = pull.mass[mine] / pull.mass[mine].sum().clamp_min(1e-12)
+    vertices = all_vertices(model.levels, level)
+    x, y, z = vertex_positions(model, level, vertices[mine]).T.tolist()
+    a, b, c = vertex_positions(model, level, vertices[pull.mass.argsort(descending=True)[:n_context]]).T.tolist()
+    text = [f"{float(s):.0%} of the gradient" for s in share]
+    grey = dict(type="scatter3d", x=a, y=b, z=c, mode="markers", name="the surface", marker=dict(size=2, color="#bbbbbb"))
+    marker = dict(size=(5 + 12 * share).tolist(), color=share.tolist(), colorscale="Cividis", cmin=0, cmax=1, showscale=True)
+    marker["colorbar"] = dict(title="share of the gradient")
+    entry = dict(type="scatter3d", x=x, y=y, z=z, mode="markers", name=f"entry {row}", marker=marker, text=text)
+    title = f"{len(mine)} vertices of level {level} share one entry; the strongest holds {float(share.max()):.0%} of its gradient"
+    return figure([grey, entry], title=title, height=460)
+
+
+def table_of_levels(model: HashGrid, pixels: ngp.Pixels, near: float) -> list[dict[str, object]]:
+    """Return one row a level: cells, rows, vertices a row, measured collisions and the strongest vertex's share."""
+    rows = []
+    for level, n in enumerate(model.levels.n_vertices):
+        n_rows = model.levels.first_rows[level + 1] - model.levels.first_rows[level]
+        pull = pull_on(model, pixels, level, near)
+        about = {"level": level, "vertices": n**3, "entries": n_rows, "vertices an entry": round(n**3 / n_rows, 1)}
+        measured = {"in collision": f"{pull.colliding:.0%}", "gradient of the strongest": f"{pull.strongest:.0%}"}
+        rows.append(about | measured)
+    return rows
+
+
+def retrained(scene: Scene, pixels: ngp.Pixels, plan: Plan, seed: int = 0, steps_across: int = 128, **sizes: int) -> HashGrid:
+    """Return a hash grid of these sizes, trained from the start."""
+    device = pixels.alpha.device
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = new_model(scene, steps_across, **sizes).to(device)
+        fit(model, pixels, plan, torch.Generator(device).manual_seed(seed), scene.near)
+    return model
+
+
+def from_above(cells: Bool[Tensor, "X Y Z"]) -> Float[Tensor, "Y X"]:
+    """Return the share of occupied cells along each vertical line, seen from above."""
+    return cells.float().mean(2).T.flip(0)
+
+
+def from_the_side(cells: Bool[Tensor, "X Y Z"]) -> Float[Tensor, "Z X"]:
+    """Return the share of occupied cells along each line from front to back, seen from the side with z upwards."""
+    return cells.float().mean(1).T.flip(0)
+
+
+@torch.no_grad()
+def samples_a_ray(model: HashGrid, cameras: Cameras, near: float, skip: bool = True) -> float:
+    """Return the mean number of samples whose density a ray of these pictures asks for, with or without skipping."""
+    field = model
+    if not skip:
+        field = copy.deepcopy(model)
+        field.occupancy.binaries.fill_(True)
+    rays = camera_rays(cameras)
+    return ngp.render(field, rays, near).n_marched / len(rays)

@@ -1,0 +1,219 @@
+"""Instant-NGP: batches, backgrounds, occupancy against the truth, rendering, training and the instruments of its notebook."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from nsw.cameras import Rays, orbit
+from nsw.errors import InputError
+from nsw.kernels.hash_encoding import hash_levels, hash_rows
+from nsw.methods import instant_ngp as ngp
+from nsw.methods import instant_ngp_fit as fitting
+from nsw.methods import instant_ngp_inspect as look
+from nsw.models.hash_grid import HashGrid, HashGridSettings
+from nsw.renderers.volume import render_rays
+from nsw.scenes import load
+from nsw.scenes.bundled import data_dir
+
+SIZES = dict(n_levels=6, n_features=2, log2_entries=11, n_min=8, n_max=64, width=16, n_cells=24)
+PLAN = fitting.Plan(n_steps=100, n_samples=4096)
+
+
+@pytest.fixture(scope="module")
+def scene():
+    if not (data_dir() / "toybox").is_dir():
+        pytest.skip(f"the bundled scene toybox is not in {data_dir()}")
+    return load("toybox", size=24)
+
+
+@pytest.fixture(scope="module")
+def trained(scene):
+    pixels = ngp.training_pixels(scene, ngp.cube_around(scene.aabb))
+    return pixels, look.retrained(scene, pixels, PLAN, steps_across=64, **SIZES)
+
+
+def _grid(**changes) -> HashGrid:
+    torch.manual_seed(0)
+    settings = dict(n_levels=3, n_features=2, log2_entries=9, n_min=4, n_max=16, width=8, n_cells=8, step=0.05)
+    model = HashGrid(HashGridSettings(**(settings | changes)))
+    model.table.data.normal_(generator=torch.Generator().manual_seed(1))
+    return model
+
+
+def _rays(n: int = 50) -> Rays:
+    generator = torch.Generator().manual_seed(3)
+    origins = 3 * torch.nn.functional.normalize(torch.randn(n, 3, generator=generator), dim=-1)
+    aims = torch.rand(n, 3, generator=generator) - 0.5
+    return Rays(origins, torch.nn.functional.normalize(aims - origins, dim=-1), torch.ones(n))
+
+
+def test_render_is_the_general_renderer_made_fast():
+    model, rays = _grid(), _rays()
+    ours = ngp.render(model, rays, background=0.3, threshold=0.0)
+    theirs = render_rays(model, rays, background=0.3, occupancy=model.occupancy, step=model.sample_length)
+    torch.testing.assert_close(ours.rgb, theirs.rgb, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(1 - ours.left, theirs.alpha, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(ours.depth, theirs.depth, atol=2e-3, rtol=1e-3)
+    thinned = ngp.render(model, rays, background=0.3)
+    assert len(thinned.t) <= thinned.n_marched == ours.n_marched
+    torch.testing.assert_close(thinned.rgb, ours.rgb, atol=5e-3, rtol=0)
+
+
+def test_nothing_is_asked_in_free_cells():
+    model, rays = _grid(), _rays()
+    everything = ngp.render(model, rays).n_marched
+    model.occupancy.binaries[0, :4] = False
+    half = ngp.render(model, rays)
+    assert 0 < half.n_marched < everything
+    model.occupancy.binaries.fill_(False)
+    empty = ngp.render(model, rays, background=0.7)
+    assert empty.n_marched == 0 and torch.equal(empty.rgb, torch.full((50, 3), 0.7)) and float(empty.depth.abs().max()) == 0
+
+
+def test_a_batch_of_empty_air_still_trains():
+    model, rays = _grid(), _rays()
+    model.occupancy.binaries.fill_(False)
+    optimizer = ngp.make_optimizer(model)
+    before = model.table.detach().clone()
+    ngp.render(model, rays).rgb.sum().backward()
+    optimizer.step()
+    assert torch.equal(model.table.detach(), before)
+
+
+def test_batches_keep_the_number_of_samples():
+    assert ngp.next_batch(1024, 32768, 32768) == 1024
+    assert ngp.next_batch(1024, 10, 32768) == 2048 and ngp.next_batch(1024, 10**7, 32768) == 512
+    assert ngp.next_batch(64, 10**7, 32768) == 64 and ngp.next_batch(1 << 16, 1, 32768) == 1 << 16
+
+
+def test_pixels_over_a_background_are_the_scene_s_own(scene):
+    pixels = ngp.training_pixels(scene, torch.tensor([[-99.0] * 3, [99.0] * 3]))
+    assert len(pixels) == scene.pixels("train").numel() // 3
+    torch.testing.assert_close(pixels.over(0.25), scene.pixels("train", 0.25).reshape(-1, 3))
+    some = pixels.draw(100, torch.Generator().manual_seed(0))
+    again = pixels.draw(100, torch.Generator().manual_seed(0))
+    assert torch.equal(some.rgb, again.rgb) and len(some.rays) == 100
+    fewer = ngp.training_pixels(scene, scene.aabb)
+    assert len(fewer) < len(pixels)
+
+
+def test_occupancy_finds_what_is_there_and_forgets_what_is_not(monkeypatch):
+    model = _grid(n_cells=16)
+    ball = lambda points: 40.0 * (points.norm(dim=-1) < 0.6)  # noqa: E731
+    monkeypatch.setattr(model, "density", ball)
+    torch.manual_seed(0)
+    for step in range(1, 8):
+        ngp.update_occupancy(model, step)  # not due
+    assert bool(model.occupancy.binaries.all())
+    for step in range(0, 128, 16):
+        ngp.update_occupancy(model, step)
+    centres = (torch.stack(torch.meshgrid(*[torch.arange(16)] * 3, indexing="ij"), -1) + 0.5) / 8 - 1
+    inside = centres.norm(dim=-1) < 0.5
+    assert ngp.recall(model.occupancy.binaries[0], inside) == 1.0
+    assert not bool(model.occupancy.binaries[0][centres.norm(dim=-1) > 0.8].any())
+    monkeypatch.setattr(model, "density", lambda points: 40.0 * (points.norm(dim=-1) < 0.3))
+    for step in range(0, 128, 8):
+        ngp.update_occupancy(model, step, every=8, decay=0.5)
+    left = model.occupancy.binaries[0]
+    assert bool(left[centres.norm(dim=-1) < 0.2].all()) and not bool(left[centres.norm(dim=-1) > 0.5].any())
+
+
+def test_true_cells_are_where_depth_says(scene):
+    truth = ngp.true_cells(scene, scene.aabb, 16)
+    assert 0.01 < float(truth.float().mean()) < 0.5
+    with pytest.raises(InputError, match="depth"):
+        ngp.true_cells(dataclasses.replace(scene, depth=None), scene.aabb, 16)
+
+
+def test_learning_rate_rises_then_falls():
+    optimizer = ngp.make_optimizer(_grid(), lr=0.1)
+    rates = []
+    for progress in (0.0, 0.02, 0.5, 1.0):
+        ngp.set_rate(optimizer, progress)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates[0] == pytest.approx(0.001) and rates[1] > rates[2] > rates[3] == pytest.approx(0.01)
+    assert optimizer.param_groups[0]["eps"] == 1e-15 and optimizer.param_groups[1]["skip_zero"] is False
+
+
+def test_training_learns_skips_and_keeps_every_true_cell(scene, trained):
+    pixels, model = trained
+    assert fitting.score_hash(model, scene)() > 18.0
+    truth = ngp.true_cells(scene, model.aabb, model.settings.n_cells)
+    assert ngp.recall(model.occupancy.binaries[0], truth) >= 0.97
+    views = scene.views("test")[:1]
+    assert look.samples_a_ray(model, views, scene.near) < 0.5 * look.samples_a_ray(model, views, scene.near, skip=False)
+
+
+def test_training_repeats_bit_by_bit(scene, trained):
+    pixels, _ = trained
+    short = dataclasses.replace(PLAN, n_steps=6, n_samples=1024)
+    first, second = (look.retrained(scene, pixels, short, steps_across=32, **SIZES) for _ in range(2))
+    for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_one_level_has_as_many_parameters(trained):
+    _, model = trained
+    one = fitting.single_level(model)
+    assert 0.9 < one.table.numel() / model.table.numel() < 1.2 and one.levels.hashed == (False,)
+    points = torch.rand(5, 3)
+    assert one.density(points).shape == (5,)
+
+
+def test_race_scores_at_the_asked_seconds():
+    spent = []
+    trace = fitting.race(spent.append, lambda: float(len(spent)), seconds=0.02, at=(0.005, 0.5))
+    assert len(trace) == 2 and trace[-1][0] >= 0.02 and trace[-1][1] == len(spent) and 0 <= min(spent) <= max(spent) < 1
+    assert fitting.seconds_to([(1.0, 3.0)], 4.0) == float("inf")
+
+
+def test_vertices_that_share_a_row_do():
+    levels = hash_levels(2, 4, 24, 6)
+    together = look.sharing(levels, 1, levels.first_rows[1] + 5)
+    assert len(together) > 100 and set(hash_rows(together, levels, 1).tolist()) == {levels.first_rows[1] + 5}
+
+
+def test_pull_is_the_gradient_of_the_table(scene, trained):
+    """On a dense level every vertex has its own row: where the table gets a gradient, the vertex has mass, and nowhere else."""
+    pixels, model = trained
+    pull = look.pull_on(model, pixels, 0, scene.near, n_rays=256)
+    assert not model.levels.hashed[0] and pull.colliding == 0.0 and pull.strongest == 1.0
+    fine = look.pull_on(model, pixels, 5, scene.near, n_rays=256)
+    assert model.levels.hashed[5] and 0.0 < fine.colliding <= 1.0 and 0.3 < fine.strongest < 1.0
+    row = fine.shared_row()
+    mine = fine.mass[fine.rows == row]
+    assert int((mine > 0).sum()) > 1 and float(model.table.grad.abs().sum()) == 0.0
+
+
+def test_levels_can_be_switched_off(scene, trained):
+    _, model = trained
+    view = scene.views("test")[:1]
+    pictures = [ngp.render_view(look.up_to_level(model, n), view, scene.near).rgb for n in (1, 6)]
+    assert torch.equal(pictures[1], ngp.render_view(model, view, scene.near).rgb) and not torch.equal(*pictures)
+
+
+def test_the_microscope_is_a_chart_with_shares_that_add_up(scene, trained):
+    pixels, model = trained
+    chart = look.microscope(model, pixels, 5, scene.near, n_context=50)
+    spec = json.loads(chart.to_json())
+    assert [trace["type"] for trace in spec["data"]] == ["scatter3d"] * 2
+    assert sum(chart.data[1].marker.color) == pytest.approx(1.0, abs=1e-4)
+    table = look.table_of_levels(model, pixels, scene.near)
+    assert len(table) == 6 and table[0]["in collision"] == "0%"
+
+
+def test_cells_seen_from_two_sides():
+    cells = torch.zeros(4, 4, 4, dtype=torch.bool)
+    cells[0, 1, 3] = True
+    assert look.from_above(cells)[2, 0] == 0.25 and look.from_the_side(cells)[0, 0] == 0.25
+
+
+def test_orbit_pictures_have_all_maps(scene, trained):
+    _, model = trained
+    cameras = orbit(2, radius=3.0, width=10, height=8)
+    shot = ngp.render_view(model, cameras, scene.near)
+    assert shot.rgb.shape == (2, 8, 10, 3) and shot.alpha.shape == shot.depth.shape == (2, 8, 10)
