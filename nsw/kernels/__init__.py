@@ -43,6 +43,8 @@ _HOMES = {
     "RaySamples": "nsw.kernels.ray_segments",
     "importance_sampling": "nsw.kernels.sampling",
     "searchsorted": "nsw.kernels.sampling",
+    "hash_encode": "nsw.kernels.hash_encoding",
+    "hash_levels": "nsw.kernels.hash_encoding",
 }
 __all__ = sorted(_HOMES)
 
