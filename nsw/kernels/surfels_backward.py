@@ -1,0 +1,265 @@
+r"""The gradient of `surfels_forward`: walk each tile's list back to front and undo one surfel at a time.
+
+Everything a ray sums up is linear in the weights $w_i=\alpha_iT_i$ except the distortion, and that has a derivative too, so one
+number collects what a splat's weight is worth to the loss:
+
+$$\ell_i=g\cdot c_i+g_D\,d_i+g_L\,\partial L/\partial w_i,\qquad
+\frac{\partial\,\mathrm{loss}}{\partial\alpha_i}=T_i\ell_i-\frac{S_i}{1-\alpha_i},\qquad S_i=\sum_{j>i}w_j\ell_j+T_{end}(g\cdot b-g_A)$$
+
+With $A,M_1,M_2$ the ray's whole sums of $w,wm,wm^2$, the paper's distortion has $\partial L/\partial w_i=M_2+m_i^2A-2m_iM_1$ and
+$\partial L/\partial m_i=2w_i(m_iA-M_1)$. gsplat's also needs $A_i,D_i$, the sums of $w,wd$ in front:
+$\partial L/\partial w_i=2(2(d_iA_i-D_i)+D-d_iA)$ and $\partial L/\partial d_i=2w_i(2A_i-A+w_i)$.
+
+From $\rho$ the gradient goes through (u, v) to $\zeta$, linear in the pixel: its sums over pixels against 1, x and y are those of
+C, A and B. A pair's sums leave as one record in its own slot; `gather_surfels` adds a splat's slots up in order.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nsw.kernels.compiling import helper, kernel
+from nsw.kernels.rasterize_forward import ALPHA_MAX, ALPHA_MIN, HALF, ONE, PIXELS, ZERO, block_span
+from nsw.kernels.simd import (
+    LANES,
+    absolute,
+    any_lane,
+    broadcast,
+    channel_add,
+    channel_dot,
+    channel_load,
+    channel_read,
+    channel_store_sums,
+    channel_zeros,
+    exp2,
+    lane_centres,
+    load,
+    minimum,
+    select,
+    store,
+    sum_lanes,
+)
+from nsw.kernels.surfels_forward import CENTRE_DISTORTION, HALF_LOG2E, NO_DISTORTION
+from nsw.kernels.surfels_lists import BLOB, CENTRE, COLOR, DEPTH, OPACITY, TW, A, B, C, centred_rows, cross
+from nsw.kernels.tiles import TILE
+
+f4 = np.float32
+TWO, FOUR = f4(2), f4(4)
+N_SUMS = 17  # opacity, zeta (3), zeta x (3), zeta y (3), blob (2), |blob| (2), depth, depth u, depth v; channels follow
+# Places in the state; T is at 0. LEFT is the light that reached the end, IN_FRONT the running sum of w d.
+S, STOP, G_SUM, G_DISTORT, G_MEDIAN, LEFT, M1, M2, IN_FRONT, FIRST = (i * PIXELS for i in range(1, 11))
+
+
+@helper
+def distortion_slopes(state, at, kind, drawn, weight, depth, opaque, ray):
+    """dL/dw and dL/dd of the distortion; also takes the splat out of the running sum."""
+    total, first = ONE - load(state, LEFT + at), load(state, M1 + at)
+    if kind == CENTRE_DISTORTION:
+        front = load(state, IN_FRONT + at) - weight * depth
+        store(state, IN_FRONT + at, front)
+        to_weight = TWO * (TWO * (depth * opaque - front) + first - depth * total)
+        return to_weight, TWO * weight * (TWO * opaque - total + weight)
+    safe = select(drawn, depth, broadcast(ONE))
+    m = ray[1] - ray[2] / safe
+    to_weight = load(state, M2 + at) + m * m * total - TWO * (m * first)
+    return to_weight, TWO * weight * (m * total - first) * ray[2] / (safe * safe)
+
+
+@helper
+def undo_surfel(
+    state, record, color, span, left, top, position, ray_depth, kind, ray, want_absolute, like, sums, at_sums
+):  # fmt: skip
+    """Take one surfel out of a tile's state and write its sums over the pixels."""
+    y0, y1, b0, b1 = span
+    zero = broadcast(ZERO)
+    s_o, blob_sx, blob_sy, abs_x, abs_y, s_d, s_du, s_dv = zero, zero, zero, zero, zero, zero, zero, zero
+    z0s, z1s, z2s, z0x, z1x, z2x, z0y, z1y, z2y = zero, zero, zero, zero, zero, zero, zero, zero, zero
+    v_color = channel_zeros(like)
+    a0, a1, a2 = record[A], record[A + 1], record[A + 2]
+    shift = record[CENTRE] - record[BLOB]
+    for y in range(y0, y1):
+        dy, blob_y = f4(top + y) + HALF - record[CENTRE + 1], f4(top + y) + HALF - record[BLOB + 1]
+        row0, row1, row2 = record[C] + dy * record[B], record[C + 1] + dy * record[B + 1], record[C + 2] + dy * record[B + 2]
+        far_y = TWO * blob_y * blob_y
+        row_z0, row_z1, row_z2, row_blob = zero, zero, zero, zero
+        for block in range(b0, b1):
+            at = y * TILE + block * LANES
+            dx = lane_centres() + (f4(left + block * LANES) - record[CENTRE])
+            z2 = dx * a2 + row2
+            inverse = ONE / z2
+            u, v = (dx * a0 + row0) * inverse, (dx * a1 + row1) * inverse
+            blob_x = dx + shift
+            on_disk, in_blob = u * u + v * v, blob_x * blob_x * TWO + far_y
+            disk = on_disk <= in_blob
+            raw = exp2(minimum(on_disk, in_blob) * HALF_LOG2E + record[OPACITY])
+            alpha = minimum(raw, broadcast(ALPHA_MAX))
+            drawn = (alpha >= ALPHA_MIN) & (absolute(z2) > ZERO) & (load(state, STOP + at) > f4(position))
+            depth = broadcast(record[DEPTH])
+            if ray_depth:
+                depth = select(disk, u * record[TW] + v * record[TW + 1] + record[TW + 2], broadcast(record[TW + 2]))
+                drawn = drawn & (depth >= ray[0])
+            if not any_lane(drawn):
+                continue
+            depth = select(drawn, depth, zero)
+            T, behind = load(state, at), load(state, S + at)
+            widen = ONE / (ONE - alpha)
+            T = select(drawn, T * widen, T)
+            weight = select(drawn, alpha * T, zero)
+            g = channel_load(state, FIRST + at, PIXELS, like)
+            g_sum, g_median = load(state, G_SUM + at), load(state, G_MEDIAN + at)
+            light, v_depth = channel_dot(g, color) + g_sum * depth, weight * g_sum
+            median = drawn & (T > HALF)  # from behind, the first such splat is the last one that was drawn
+            v_depth = v_depth + select(median, g_median, zero)
+            store(state, G_MEDIAN + at, select(median, zero, g_median))
+            if kind != NO_DISTORTION:
+                to_weight, to_depth = distortion_slopes(state, at, kind, drawn, weight, depth, ONE - T, ray)
+                g_distort = load(state, G_DISTORT + at)
+                light, v_depth = light + g_distort * to_weight, v_depth + g_distort * to_depth
+            v_raw = select(drawn & (raw <= ALPHA_MAX), raw * (T * light - behind * widen), zero)
+            store(state, at, T)
+            store(state, S + at, behind + select(drawn, weight * light, zero))
+            v_color = channel_add(v_color, weight, g)
+            s_o = s_o + v_raw
+            s_d = s_d + select(drawn, v_depth, zero)
+            v_u, v_v = zero - v_raw * u, zero - v_raw * v
+            if ray_depth:
+                v_u, v_v = v_u + v_depth * record[TW], v_v + v_depth * record[TW + 1]
+                s_du = s_du + select(drawn & disk, v_depth * u, zero)
+                s_dv = s_dv + select(drawn & disk, v_depth * v, zero)
+            v_z0, v_z1 = select(drawn & disk, v_u * inverse, zero), select(drawn & disk, v_v * inverse, zero)
+            v_z2 = select(drawn & disk, zero - (u * v_z0 + v * v_z1), zero)
+            row_z0, row_z1, row_z2 = row_z0 + v_z0, row_z1 + v_z1, row_z2 + v_z2
+            z0x, z1x, z2x = z0x + v_z0 * dx, z1x + v_z1 * dx, z2x + v_z2 * dx
+            v_blob = select(disk, zero, v_raw) * TWO  # dalpha/dc = 2 raw (pixel - c)
+            blob_sx, row_blob = blob_sx + v_blob * blob_x, row_blob + v_blob
+            if want_absolute:
+                abs_x, abs_y = abs_x + absolute(v_blob * blob_x), abs_y + absolute(v_blob * blob_y)
+        z0s, z1s, z2s, blob_sy = z0s + row_z0, z1s + row_z1, z2s + row_z2, blob_sy + row_blob * blob_y
+        z0y, z1y, z2y = z0y + row_z0 * dy, z1y + row_z1 * dy, z2y + row_z2 * dy
+    sums[at_sums] = sum_lanes(s_o)
+    sums[at_sums + 1], sums[at_sums + 2], sums[at_sums + 3] = sum_lanes(z0s), sum_lanes(z1s), sum_lanes(z2s)
+    sums[at_sums + 4], sums[at_sums + 5], sums[at_sums + 6] = sum_lanes(z0x), sum_lanes(z1x), sum_lanes(z2x)
+    sums[at_sums + 7], sums[at_sums + 8], sums[at_sums + 9] = sum_lanes(z0y), sum_lanes(z1y), sum_lanes(z2y)
+    sums[at_sums + 10], sums[at_sums + 11] = sum_lanes(blob_sx), sum_lanes(blob_sy)
+    sums[at_sums + 12], sums[at_sums + 13] = sum_lanes(abs_x), sum_lanes(abs_y)
+    sums[at_sums + 14], sums[at_sums + 15], sums[at_sums + 16] = sum_lanes(s_d), sum_lanes(s_du), sum_lanes(s_dv)
+    channel_store_sums(sums, at_sums + N_SUMS, v_color)
+
+
+@helper
+def read_surfel_tile(state, left, top, background, maps, v_picture, v_maps):
+    """Load a tile's end state and its gradients; pixels beyond the border get none."""
+    height, width, n_channels = v_picture.shape
+    for pixel in range(PIXELS):
+        x, y = left + pixel % TILE, top + pixel // TILE
+        inside = x < width and y < height
+        for i in range(1, 10):
+            state[i * PIXELS + pixel] = ZERO
+        state[pixel], state[STOP + pixel], state[LEFT + pixel] = ONE, -ONE, ONE
+        for c in range(n_channels):
+            state[FIRST + c * PIXELS + pixel] = v_picture[y, x, c] if inside else ZERO
+        if not inside:
+            continue
+        T, behind = maps[0, y, x], -v_maps[0, y, x]
+        for c in range(n_channels):
+            behind += v_picture[y, x, c] * background[c]
+        state[pixel], state[S + pixel], state[STOP + pixel], state[LEFT + pixel] = T, T * behind, maps[1, y, x], T
+        state[G_SUM + pixel], state[G_DISTORT + pixel], state[G_MEDIAN + pixel] = v_maps[1, y, x], v_maps[2, y, x], v_maps[3, y, x]
+        state[M1 + pixel], state[M2 + pixel], state[IN_FRONT + pixel] = maps[5, y, x], maps[6, y, x], maps[5, y, x]
+
+
+@kernel
+def surfels_backward(
+    tile_start, tile_stop, members, slots, records, boxes, background, ray_depth, kind, ray, maps, v_picture, v_maps,
+    want_absolute, like, sums, share, n_shares,
+):  # fmt: skip
+    """Write every (splat, tile) pair's sums into its slot.
+
+    Args:
+        maps [7,H,W]: as `surfels_forward` wrote them. v_picture [H,W,D], v_maps [4,H,W]: gradients of the picture and of alpha,
+        depth, distortion, median. sums: [M * (17+D)], written completely. The rest as in `surfels_forward`.
+    """
+    width = maps.shape[2]
+    tiles_x, n_tiles, size = (width + TILE - 1) // TILE, tile_start.shape[0] - 1, N_SUMS + len(like)
+    state = np.empty(FIRST + len(like) * PIXELS, np.float32)
+    for tile in range(share, n_tiles, n_shares):
+        left, top, first = (tile % tiles_x) * TILE, (tile // tiles_x) * TILE, tile_start[tile]
+        for k in range(tile_stop[tile], tile_start[tile + 1]):  # behind the last pixel's stop
+            for i in range(slots[k] * size, (slots[k] + 1) * size):
+                sums[i] = ZERO
+        if tile_stop[tile] == first:
+            continue
+        read_surfel_tile(state, left, top, background, maps, v_picture, v_maps)
+        for k in range(tile_stop[tile] - 1, first - 1, -1):
+            j = members[k]
+            span = block_span(boxes[j], left, top)
+            if span[0] < span[1] and span[2] < span[3]:
+                color = channel_read(records[j], COLOR, like)
+                undo_surfel(
+                    state, records[j], color, span, left, top, k - first, ray_depth, kind, ray, want_absolute, like, sums,
+                    slots[k] * size,
+                )  # fmt: skip
+            else:
+                for i in range(slots[k] * size, (slots[k] + 1) * size):
+                    sums[i] = ZERO
+
+
+@helper
+def write_transform_gradient(total, T, scale, ray_depth, v_T):
+    """From sums against 1, x, y of dL/dzeta to the nine numbers of T, through A = T'_v x T_w, B = T_w x T'_u, C = T'_u x T'_v."""
+    sx, sy, Tu, Tv, Tw = centred_rows(T)
+    vC = (total[1] * scale, total[2] * scale, total[3] * scale)
+    vA = (total[4] * scale, total[5] * scale, total[6] * scale)
+    vB = (total[7] * scale, total[8] * scale, total[9] * scale)
+    bw, vc = cross(vB, Tw), cross(Tv, vC)
+    wa, cu = cross(Tw, vA), cross(vC, Tu)
+    av, ub = cross(vA, Tv), cross(Tu, vB)
+    for i in range(3):
+        v_u, v_v = bw[i] + vc[i], wa[i] + cu[i]
+        v_T[i], v_T[3 + i], v_T[6 + i] = v_u, v_v, av[i] + ub[i] - sx * v_u - sy * v_v
+    if ray_depth:
+        v_T[6] += total[15]
+        v_T[7] += total[16]
+        v_T[8] += total[14]
+    finite = True
+    for i in range(9):
+        finite = finite and abs(v_T[i]) < f4(3e38)
+    if not finite:  # beyond the range of float32 no step can be taken
+        for i in range(9):
+            v_T[i] = ZERO
+
+
+@kernel
+def gather_surfels(
+    first_row, first_slot, sums, transforms, records, opacities, ray_depth, want_absolute, v_means2d, v_transforms, v_opacities,
+    v_depths, v_colors, absgrad, share, n_shares,
+):  # fmt: skip
+    """Add each splat's slots up, in order, into gradients of its rows. Splats in no list keep the zeros of the outputs."""
+    n, n_channels = first_slot.shape[0] - 1, v_colors.shape[1]
+    size = N_SUMS + n_channels
+    part = (n + n_shares - 1) // n_shares
+    total = np.empty(size, np.float32)
+    for i in range(share * part, min((share + 1) * part, n)):
+        if first_slot[i] == first_slot[i + 1]:
+            continue
+        row = first_row + i
+        for s in range(size):
+            total[s] = ZERO
+        for slot in range(first_slot[i], first_slot[i + 1]):
+            for s in range(size):
+                total[s] += sums[slot * size + s]
+        for s in range(n_channels):
+            v_colors[row, s] = total[N_SUMS + s]
+        if not opacities[row] >= ALPHA_MIN:
+            continue
+        v_opacities[row] = total[0] / opacities[row]
+        v_means2d[row, 0], v_means2d[row, 1] = total[10], total[11]
+        if want_absolute:
+            absgrad[row, 0], absgrad[row, 1] = total[12], total[13]
+        if not ray_depth:
+            v_depths[row] = total[14]
+        drawn = False
+        for s in range(1, 17):
+            drawn = drawn or total[s] != ZERO
+        if drawn:
+            write_transform_gradient(total, transforms[row], records[i, 18], ray_depth, v_transforms[row])

@@ -1,0 +1,163 @@
+"""Composite surfels tile by tile, compiled: the rules of `surfels_reference.py`, LANES pixels at a time.
+
+A tile's state lies in one small array of 256 floats each: transmittance T (negated once the pixel has stopped, as in
+`rasterize_forward.py`), the list position that stopped it, depth, distortion, median depth, two running sums for the distortion,
+and the channels.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nsw.kernels.compiling import helper, kernel
+from nsw.kernels.rasterize_forward import (
+    ALPHA_MAX,
+    ALPHA_MIN,
+    CHECK_EVERY,
+    HALF,
+    NEVER,
+    ONE,
+    PIXELS,
+    T_MIN,
+    ZERO,
+    all_stopped,
+    block_span,
+)
+from nsw.kernels.simd import (
+    LANES,
+    absolute,
+    any_lane,
+    broadcast,
+    channel_accumulate,
+    channel_read,
+    exp2,
+    lane_centres,
+    load,
+    minimum,
+    select,
+    store,
+)
+from nsw.kernels.surfels_lists import BLOB, CENTRE, COLOR, DEPTH, OPACITY, TW, A, B, C
+from nsw.kernels.tiles import LOG2E, TILE
+
+f4 = np.float32
+TWO, HALF_LOG2E = f4(2), -HALF * LOG2E
+STOP, SUM, DISTORT, MEDIAN, M1, M2, FIRST = (i * PIXELS for i in range(1, 8))  # places in the state; T is at 0
+NO_DISTORTION, CENTRE_DISTORTION, RAY_DISTORTION = 0, 1, 2
+
+
+@helper
+def add_distortion(state, at, kind, weight, depth, opaque, ray):
+    """Add weight times the distance to all that lies in front, and keep the running sums."""
+    first = load(state, M1 + at)
+    if kind == CENTRE_DISTORTION:
+        store(state, DISTORT + at, load(state, DISTORT + at) + weight * TWO * (depth * opaque - first))
+        store(state, M1 + at, first + weight * depth)
+        return
+    m = ray[1] - ray[2] / select(weight > ZERO, depth, broadcast(ONE))
+    second = load(state, M2 + at)
+    store(state, DISTORT + at, load(state, DISTORT + at) + weight * (m * m * opaque + second - TWO * (m * first)))
+    store(state, M1 + at, first + weight * m)
+    store(state, M2 + at, second + weight * m * m)
+
+
+@helper
+def draw_surfel(state, record, color, span, left, top, position, ray_depth, kind, ray):
+    """Blend one surfel into a tile's state. ray: nearest depth of an intersection, and a, b of m = a - b / d."""
+    y0, y1, b0, b1 = span
+    a0, a1, a2 = record[A], record[A + 1], record[A + 2]
+    shift = record[CENTRE] - record[BLOB]
+    for y in range(y0, y1):
+        dy, blob_y = f4(top + y) + HALF - record[CENTRE + 1], f4(top + y) + HALF - record[BLOB + 1]
+        row0, row1, row2 = record[C] + dy * record[B], record[C + 1] + dy * record[B + 1], record[C + 2] + dy * record[B + 2]
+        far_y = TWO * blob_y * blob_y
+        for block in range(b0, b1):
+            at = y * TILE + block * LANES
+            dx = lane_centres() + (f4(left + block * LANES) - record[CENTRE])
+            z2 = dx * a2 + row2
+            inverse = ONE / z2
+            u, v = (dx * a0 + row0) * inverse, (dx * a1 + row1) * inverse
+            blob_x = dx + shift
+            on_disk, in_blob = u * u + v * v, blob_x * blob_x * TWO + far_y
+            alpha = minimum(exp2(minimum(on_disk, in_blob) * HALF_LOG2E + record[OPACITY]), broadcast(ALPHA_MAX))
+            T = load(state, at)
+            bright = (alpha >= ALPHA_MIN) & (absolute(z2) > ZERO) & (T > ZERO)
+            if not any_lane(bright):
+                continue
+            depth = broadcast(record[DEPTH])
+            if ray_depth:
+                depth = select(on_disk <= in_blob, u * record[TW] + v * record[TW + 1] + record[TW + 2], broadcast(record[TW + 2]))
+                bright = bright & (depth >= ray[0])
+            drawn = alpha * T
+            after = T - drawn
+            weight = select(bright & (after > T_MIN), drawn, broadcast(ZERO))
+            channel_accumulate(state, FIRST + at, PIXELS, weight, color)
+            seen = weight > ZERO
+            depth = select(seen, depth, broadcast(ZERO))
+            store(state, SUM + at, load(state, SUM + at) + weight * depth)
+            store(state, MEDIAN + at, select(seen & (T > HALF), depth, load(state, MEDIAN + at)))
+            if kind != NO_DISTORTION:
+                add_distortion(state, at, kind, weight, depth, ONE - T, ray)
+            stops = bright & (after <= T_MIN)
+            if any_lane(stops):
+                store(state, STOP + at, select(stops, broadcast(f4(position)), load(state, STOP + at)))
+                store(state, at, select(stops, broadcast(ZERO) - T, T - weight))
+            else:
+                store(state, at, T - weight)
+
+
+@helper
+def clear_surfel_tile(state, left, top, width, height):
+    """T = 1 inside the picture; pixels beyond its border count as stopped."""
+    for pixel in range(PIXELS):
+        inside = left + pixel % TILE < width and top + pixel // TILE < height
+        state[pixel] = ONE if inside else -ONE
+        state[STOP + pixel] = NEVER
+    for i in range(SUM, state.shape[0]):
+        state[i] = ZERO
+
+
+@helper
+def write_surfel_tile(state, left, top, background, picture, maps):
+    """Copy a finished tile into the picture, with the background in what light is left, and into the maps."""
+    height, width, n_channels = picture.shape
+    for y in range(min(TILE, height - top)):
+        for x in range(min(TILE, width - left)):
+            pixel = y * TILE + x
+            T = abs(state[pixel])
+            maps[0, top + y, left + x] = T
+            for i in range(1, 7):
+                maps[i, top + y, left + x] = state[i * PIXELS + pixel]
+            for c in range(n_channels):
+                picture[top + y, left + x, c] = state[FIRST + c * PIXELS + pixel] + T * background[c]
+
+
+@kernel
+def surfels_forward(
+    tile_start, members, records, boxes, background, like, ray_depth, kind, ray, picture, maps, tile_stop, share, n_shares
+):
+    """Composite one picture.
+
+    Args:
+        tile_start int64 [tiles+1], members int32 [M]: each tile's list, front to back. records, boxes: see `prepare_surfels`.
+        background: [D]. like: a tuple of D floats, whose length tells the compiler how many channels there are.
+        ray_depth, kind (of distortion), ray [3]: see `draw_surfel`.
+        picture [H,W,D], maps [7,H,W] (transmittance, stop, depth, distortion, median, two sums), tile_stop int64 [tiles]: written.
+    """
+    height, width = maps.shape[1:]
+    tiles_x, n_tiles = (width + TILE - 1) // TILE, tile_start.shape[0] - 1
+    state = np.empty(FIRST + len(like) * PIXELS, np.float32)
+    for tile in range(share, n_tiles, n_shares):
+        left, top, first, last = (tile % tiles_x) * TILE, (tile // tiles_x) * TILE, tile_start[tile], tile_start[tile + 1]
+        clear_surfel_tile(state, left, top, width, height)
+        tile_stop[tile] = last
+        for k in range(first, last):
+            j = members[k]
+            span = block_span(boxes[j], left, top)
+            if span[0] < span[1] and span[2] < span[3]:
+                color = channel_read(records[j], COLOR, like)
+                draw_surfel(state, records[j], color, span, left, top, k - first, ray_depth, kind, ray)
+            if (k - first) % CHECK_EVERY == CHECK_EVERY - 1 and all_stopped(state):
+                tile_stop[tile] = k + 1
+                break
+        write_surfel_tile(state, left, top, background, picture, maps)
