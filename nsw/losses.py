@@ -19,7 +19,7 @@ def loss_mse(predicted: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"]
     return (predicted - target).square().mean()
 
 
-def loss_ssim(predicted: Float[Tensor, "n H W 3"], target: Float[Tensor, "n H W 3"]) -> Float[Tensor, ""]:
+def loss_ssim(predicted: Float[Tensor, "n H W 3"], target: Float[Tensor, "n H W 3"], compiled: bool = True) -> Float[Tensor, ""]:
     """Return 1 - SSIM with an 11x11 Gaussian window of sigma 1.5 and zero padding, as 3D Gaussian splatting trains with.
 
     SSIM = (2 mu_x mu_y + C1)(2 s_xy + C2) / ((mu_x^2 + mu_y^2 + C1)(s_x^2 + s_y^2 + C2)), C1 = 0.01^2, C2 = 0.03^2
@@ -27,7 +27,10 @@ def loss_ssim(predicted: Float[Tensor, "n H W 3"], target: Float[Tensor, "n H W 
 
     Args:
         predicted, target: pictures in [0, 1].
+        compiled: let `nsw.kernels.ssim` do the same in one pass where it can: float32 in the CPU's memory.
     """
+    if compiled and (fused := _fused(predicted, target)):
+        return 1.0 - fused[0]
     x, y = predicted.permute(0, 3, 1, 2), target.permute(0, 3, 1, 2)
     n = x.shape[0]
     mu_x, xx, xy = _gaussian_blur(torch.cat([x, x * x, x * y])).split(n)
@@ -36,6 +39,31 @@ def loss_ssim(predicted: Float[Tensor, "n H W 3"], target: Float[Tensor, "n H W 
     c1, c2 = 0.01**2, 0.03**2
     ssim = ((2 * mu_x * mu_y + c1) * (2 * s_xy + c2)) / ((mu_x**2 + mu_y**2 + c1) * (s_x + s_y + c2))
     return 1.0 - ssim.mean()
+
+
+def loss_photometric(predicted: Float[Tensor, "n H W 3"], target: Float[Tensor, "n H W 3"], ssim: float = 0.2) -> Float[Tensor, ""]:
+    """Return (1 - ssim) L1 + ssim (1 - SSIM), the loss of 3D Gaussian splatting (Kerbl et al. 2023, eq. 7), both terms at once.
+
+    Args:
+        predicted, target: pictures in [0, 1].
+        ssim: weight of the structural term.
+
+    >>> picture = torch.rand(1, 16, 16, 3)
+    >>> abs(round(loss_photometric(picture, picture).item(), 5))
+    0.0
+    """
+    if fused := _fused(predicted, target):
+        return (1 - ssim) * fused[1] + ssim * (1.0 - fused[0])
+    return (1 - ssim) * loss_l1(predicted, target) + ssim * loss_ssim(predicted, target)
+
+
+def _fused(predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Return mean SSIM and L1 of the compiled kernel, or None where it does not serve; numba loads on first use only."""
+    if predicted.device.type != "cpu" or predicted.dtype != torch.float32:
+        return None
+    from nsw.kernels.ssim import serves, ssim_l1
+
+    return ssim_l1(predicted, target) if serves(predicted, target) else None
 
 
 def _gaussian_blur(x: Float[Tensor, "n c H W"]) -> Float[Tensor, "n c H W"]:
