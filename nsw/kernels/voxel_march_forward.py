@@ -1,0 +1,212 @@
+"""March rays through a sparse voxel grid, compiled: skip what is known to be empty, look up, composite, remember the samples.
+
+A sample costs 8 cache-line reads a vector of channels; nothing else comes near that. So density is asked first, for the samples
+that the table of empty blocks leaves over, and coefficients only where density is positive.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from nsw.kernels.compiling import helper, kernel
+from nsw.kernels.simd import LANES, broadcast, load, sum_lanes
+from nsw.kernels.voxel_march_reference import DENSITY_MIN
+
+f4 = np.float32
+CHUNK = 32  # rays whose samples lie side by side in memory
+RECORD = 5  # floats a sample: distance, weight, colour
+_ZERO, _HALF, _ONE = f4(0), f4(0.5), f4(1)
+_THIN = f4(DENSITY_MIN)
+_TINY = f4(1e-12)
+
+
+@helper
+def write_basis(basis, n, degree, x, y, z):
+    """Write Y_k to where the coefficients of harmonic k stand in a row, once for each colour: basis [3 n]."""
+    for c in range(3):
+        at = c * n + 1 + c
+        basis[at] = f4(0.28209479177387814)
+        if degree >= 1:
+            basis[at + 3] = f4(-0.4886025119029199) * y
+            basis[at + 6] = f4(0.4886025119029199) * z
+            basis[at + 9] = f4(-0.4886025119029199) * x
+        if degree >= 2:
+            basis[at + 12] = f4(1.0925484305920792) * x * y
+            basis[at + 15] = f4(-1.0925484305920792) * y * z
+            basis[at + 18] = f4(0.9461746957575601) * z * z - f4(0.31539156525252)
+            basis[at + 21] = f4(-1.0925484305920792) * x * z
+            basis[at + 24] = f4(0.5462742152960396) * (x * x - y * y)
+
+
+@helper
+def cell(place, n, nearest):
+    """Return the lower vertex along one axis and the part of the way to the next; `place` is in voxels."""
+    p = min(max(place, _ZERO), f4(n - 1))
+    first = min(int(p), n - 2)
+    part = p - f4(first)
+    if nearest:
+        part = _ONE if part >= _HALF else _ZERO
+    return first, part
+
+
+@helper
+def leave_empty(o, d, t, a, n):
+    """Return how far along the ray the blocks up to n - 1 beside block `a` reach, for one axis in units of blocks."""
+    border = f4(a + n) if d >= _ZERO else f4(a - n + 1)
+    return (border - (o + t * d)) / (d if abs(d) > _TINY else _TINY)
+
+
+@helper
+def shade_sample(values, basis, n, r, w):
+    """Return the three colours of a sample from its rows r and their weights w: interpolate, weigh by harmonics, add up."""
+    red, green, blue = broadcast(_ZERO), broadcast(_ZERO), broadcast(_ZERO)
+    for at in range(0, n, LANES):
+        v = load(values, r[0] + at) * w[0] + load(values, r[1] + at) * w[1] + load(values, r[2] + at) * w[2]
+        v = v + load(values, r[3] + at) * w[3] + load(values, r[4] + at) * w[4] + load(values, r[5] + at) * w[5]
+        v = v + load(values, r[6] + at) * w[6] + load(values, r[7] + at) * w[7]
+        red = red + v * load(basis, at)
+        green = green + v * load(basis, n + at)
+        blue = blue + v * load(basis, 2 * n + at)
+    return max(_HALF + sum_lanes(red), _ZERO), max(_HALF + sum_lanes(green), _ZERO), max(_HALF + sum_lanes(blue), _ZERO)
+
+
+@helper
+def corner_rows(links, i, j, k, n):
+    """Return where the rows of a cell's 8 vertices begin."""
+    return (
+        np.int64(links[i, j, k]) * n, np.int64(links[i, j, k + 1]) * n,
+        np.int64(links[i, j + 1, k]) * n, np.int64(links[i, j + 1, k + 1]) * n,
+        np.int64(links[i + 1, j, k]) * n, np.int64(links[i + 1, j, k + 1]) * n,
+        np.int64(links[i + 1, j + 1, k]) * n, np.int64(links[i + 1, j + 1, k + 1]) * n,
+    )  # fmt: skip
+
+
+@helper
+def corner_weights(x, y, z):
+    """Return the trilinear weights of a cell's 8 vertices, in the order of `corner_rows`."""
+    a, b, c, d = (_ONE - x) * (_ONE - y), (_ONE - x) * y, x * (_ONE - y), x * y
+    u = _ONE - z
+    return a * u, a * z, b * u, b * z, c * u, c * z, d * u, d * z
+
+
+@kernel
+def march_forward(
+    values, links, skip, rays, box, steps, n, degree, nearest, keep, starts, out, counts, records, share, n_shares
+):  # fmt: skip
+    """March this share's rays.
+
+    rays [R, 9]: origin and direction in voxels, near, far, offset; directions [R, 3] as stored in `out` on entry, unit length.
+    box: blocks of the table per voxel, three numbers. steps: step, optical length of a step, transmittance to stop at.
+    starts [chunks]: where a chunk's samples begin in `records`. out [R, 5]: colour, transmittance left, sum of weight times t.
+    """
+    n_x, n_y, n_z = links.shape
+    m_x, m_y, m_z = skip.shape
+    step, delta, stop = steps[0], steps[1], steps[2]
+    basis = np.zeros(3 * n, np.float32)
+    n_rays = rays.shape[0]
+    n_chunks = (n_rays + CHUNK - 1) // CHUNK
+    for chunk in range(share, n_chunks, n_shares):
+        q = starts[chunk]
+        for ray in range(chunk * CHUNK, min(n_rays, (chunk + 1) * CHUNK)):
+            ox, oy, oz, dx, dy, dz = rays[ray, 0], rays[ray, 1], rays[ray, 2], rays[ray, 3], rays[ray, 4], rays[ray, 5]
+            first, last = rays[ray, 6] + rays[ray, 8] * step, rays[ray, 7]
+            write_basis(basis, n, degree, out[ray, 0], out[ray, 1], out[ray, 2])
+            T, red, green, blue, distance = _ONE, _ZERO, _ZERO, _ZERO, _ZERO
+            begin, index, t = q, 0, first
+            while t < last:
+                x, y, z = ox + t * dx, oy + t * dy, oz + t * dz
+                a = min(max(int(x * box[0]), 0), m_x - 1)
+                b = min(max(int(y * box[1]), 0), m_y - 1)
+                c = min(max(int(z * box[2]), 0), m_z - 1)
+                empty = np.int64(skip[a, b, c])
+                if empty > 0:
+                    away = leave_empty(ox * box[0], dx * box[0], t, a, empty)
+                    away = min(away, leave_empty(oy * box[1], dy * box[1], t, b, empty))
+                    away = min(away, leave_empty(oz * box[2], dz * box[2], t, c, empty))
+                    index += int(min(max(away, _ZERO), last - t) / step) + 1
+                    t = first + f4(index) * step
+                    continue
+                i, fx = cell(x, n_x, nearest)
+                j, fy = cell(y, n_y, nearest)
+                k, fz = cell(z, n_z, nearest)
+                r = corner_rows(links, i, j, k, n)
+                w = corner_weights(fx, fy, fz)
+                density = values[r[0]] * w[0] + values[r[1]] * w[1] + values[r[2]] * w[2] + values[r[3]] * w[3]
+                density += values[r[4]] * w[4] + values[r[5]] * w[5] + values[r[6]] * w[6] + values[r[7]] * w[7]
+                if density > _THIN:
+                    cr, cg, cb = shade_sample(values, basis, n, r, w)
+                    weight = T * f4(-math.expm1(-density * delta))
+                    T *= f4(math.exp(-density * delta))
+                    red, green, blue, distance = red + weight * cr, green + weight * cg, blue + weight * cb, distance + weight * t
+                    if keep:
+                        records[q, 0], records[q, 1] = t, weight
+                        records[q, 2], records[q, 3], records[q, 4] = cr, cg, cb
+                        q += 1
+                    if stop > T:
+                        break
+                index += 1
+                t = first + f4(index) * step
+            out[ray, 0], out[ray, 1], out[ray, 2], out[ray, 3], out[ray, 4] = red, green, blue, T, distance
+            counts[ray, 0], counts[ray, 1] = begin, q
+
+
+@kernel
+def mark_positive(values, links, n, positive, share, n_shares):
+    """Mark the vertices of positive density."""
+    for i in range(share, links.shape[0], n_shares):
+        for j in range(links.shape[1]):
+            for k in range(links.shape[2]):
+                positive[i, j, k] = values[np.int64(links[i, j, k]) * n] > _ZERO
+
+
+@helper
+def _window(a, m, n):
+    """Return the vertices [from, to) that block `a` of m shares, and one more on each side."""
+    return max((a * n) // m - 1, 0), min(-((-(a + 1) * n) // m) + 1, n)
+
+
+@kernel
+def find_empty_blocks(positive, skip, far_away, share, n_shares):
+    """Write 0 for blocks at or beside a positive vertex, `far_away` for the others."""
+    m_x, m_y, m_z = skip.shape
+    n_x, n_y, n_z = positive.shape
+    for a in range(share, m_x, n_shares):
+        x0, x1 = _window(a, m_x, n_x)
+        for b in range(m_y):
+            y0, y1 = _window(b, m_y, n_y)
+            for c in range(m_z):
+                z0, z1 = _window(c, m_z, n_z)
+                found = False
+                for i in range(x0, x1):
+                    for j in range(y0, y1):
+                        for k in range(z0, z1):
+                            found |= positive[i, j, k]
+                    if found:
+                        break
+                skip[a, b, c] = 0 if found else far_away
+
+
+@kernel
+def spread_distance(before, after, axis, far_away, share, n_shares):
+    """Carry the distance to the nearest full block along one axis: the least max(|k|, before[k]) within `far_away` blocks."""
+    m = before.shape
+    for a in range(share, m[0], n_shares):
+        for b in range(m[1]):
+            for c in range(m[2]):
+                best = np.int64(before[a, b, c])
+                at = (a, b, c)[axis]
+                for away in range(1, far_away):
+                    if away >= best:
+                        break
+                    for side in (-away, away):
+                        if 0 <= at + side < m[axis]:
+                            if axis == 0:
+                                other = before[a + side, b, c]
+                            elif axis == 1:
+                                other = before[a, b + side, c]
+                            else:
+                                other = before[a, b, c + side]
+                            best = min(best, max(away, np.int64(other)))
+                after[a, b, c] = best

@@ -1,0 +1,195 @@
+"""Plenoxels (Fridovich-Keil, Yu et al., CVPR 2022): what the paper adds to a sparse voxel grid and volume rendering.
+
+The grid is `nsw.models.plenoxel_grid`, the march with look-up and compositing `nsw.kernels.voxel_march`, the optimiser
+`nsw.kernels.row_rmsprop`; whole trainings as functions are in `nsw.methods.plenoxels_fit`. Written from the paper, with the
+official code's constants.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nsw.cameras import Cameras, Rays, camera_rays
+from nsw.errors import InputError
+from nsw.kernels.row_rmsprop import RowRMSProp
+from nsw.kernels.voxel_march import march_voxels, max_weights
+from nsw.kernels.voxel_tv import total_variation
+from nsw.models.plenoxel_grid import PlenoxelGrid
+from nsw.renderers.render import Render
+from nsw.renderers.volume import ray_bounds
+
+
+@dataclass(frozen=True)
+class VoxelRender:
+    """R rendered rays.
+
+    Attributes:
+        rgb: [R, 3] colour over the background, not clamped.
+        left: [R] transmittance behind the last sample, in [0, 1].
+        depth: [R] expected distance t, 0 where nothing was hit.
+    """
+
+    rgb: Float[Tensor, "R 3"]
+    left: Float[Tensor, "R"]
+    depth: Float[Tensor, "R"]
+
+
+def march_arguments(model: PlenoxelGrid, rays: Rays, near: float = 0.0, jitter: torch.Generator | None = None) -> dict:
+    """Return what the march needs to know about rays: where they are in the box, half-voxel steps, an optional random start."""
+    first, last, _ = ray_bounds(model, rays, near)
+    offset = torch.full_like(first, 0.5) if jitter is None else torch.rand(first.shape, generator=jitter, device=first.device)
+    where = dict(origins=rays.origins, directions=rays.directions, near=first, far=last, offset=offset, aabb=model.aabb)
+    return where | dict(step=model.sample_length, delta=model.sample_length / model.unit)
+
+
+def render(
+    model: PlenoxelGrid,
+    rays: Rays,
+    near: float = 0.0,
+    background: float = 1.0,
+    jitter: torch.Generator | None = None,
+    stop: float = 1e-4,
+    skip: Tensor | None = None,
+) -> VoxelRender:
+    """Render rays through the grid; a gradient goes straight to `model.row_gradient()`.
+
+    Args:
+        near: distance at which rays begin, where the box lies before.
+        jitter: moves each ray's samples by a random part of a step; without it they sit in the middle.
+        stop: transmittance below which a ray ends (1e-7 in the official code; nobody sees the difference to 1e-4).
+        skip: `model.empty_space()`, where one table serves several calls.
+    """
+    training = torch.is_grad_enabled() and model.values.requires_grad
+    where = march_arguments(model, rays, near, jitter)
+    options = dict(sh_degree=model.settings.sh_degree, stop=stop, nearest=model.settings.nearest)
+    if skip is None:
+        skip = model.training_space() if training else model.empty_space()
+    options |= dict(skip=skip, into=model.row_gradient() if training else None)
+    rgb, left, depth = march_voxels(model.values, model.links, **where, **options)
+    return VoxelRender(rgb + left[:, None] * background, left, depth)
+
+
+@torch.no_grad()
+def render_view(
+    model: PlenoxelGrid, cameras: Cameras, near: float = 0.0, background: float = 1.0, chunk: int = 1 << 17, stop: float = 1e-4
+) -> Render:
+    """Render whole pictures without gradients."""
+    rays, skip = camera_rays(cameras), model.empty_space()
+    parts = [render(model, rays[i : i + chunk], near, background, stop=stop, skip=skip) for i in range(0, len(rays), chunk)]
+    shape = (len(cameras), cameras.height, cameras.width)
+    depth = torch.cat([part.depth for part in parts]) * rays.z_per_t
+    left = torch.cat([part.left for part in parts])
+    return Render(torch.cat([part.rgb for part in parts]).view(*shape, 3), 1.0 - left.view(shape), depth.view(shape))
+
+
+def lr_density(progress: float, start: float = 30.0, end: float = 0.05, warm_up: float = 0.06) -> float:
+    r"""Return the learning rate of density when a share `progress` of all steps is done.
+
+    $$\mathrm{lr}(k) = \mathrm{lr}_0^{1-k}\,\mathrm{lr}_1^{k}\, \big(0.01 + 0.99 \sin(\tfrac\pi2 \min(k / k_w, 1))\big)$$
+    (official code)
+
+    >>> round(lr_density(0.0), 3), round(lr_density(0.06), 2), round(lr_density(1.0), 3)
+    (0.3, 20.43, 0.05)
+    """
+    rate = math.exp((1 - progress) * math.log(start) + progress * math.log(end))
+    warm = math.sin(0.5 * math.pi * min(progress / warm_up, 1.0)) if warm_up > 0 else 1.0
+    return rate * (0.01 + 0.99 * warm)
+
+
+def lr_colour(progress: float, start: float = 1e-2, end: float = 5e-6) -> float:
+    """Return the learning rate of the harmonics, log-linear from `start` to `end`.
+
+    >>> round(lr_colour(0.5), 6)
+    0.000224
+    """
+    return math.exp((1 - progress) * math.log(start) + progress * math.log(end))
+
+
+def loss_tv(
+    model: PlenoxelGrid, generator: torch.Generator, density: float = 1e-5, colour: float = 1e-3, share: float = 0.01
+) -> Float[Tensor, ""]:
+    r"""Return the total variation of density and harmonics on a random contiguous share of the voxels.
+
+    $$\frac1{|\mathcal V|} \sum_{v \in \mathcal V,\, q} \lambda_q \sqrt{\Delta_x^2 + \Delta_y^2 + \Delta_z^2 + \epsilon}$$
+    (Plenoxels, eq. 3)
+
+    Args:
+        density, colour: lambda of either.
+        share: of the rows; small grids want all of them, or the term is noise.
+    """
+    rates = model.values.new_full((model.values.shape[1],), colour)
+    rates[0] = density
+    n_rows = len(model.values) - 1
+    first = int(torch.randint(1, n_rows + 1, (1,), generator=generator, device=generator.device))
+    count = max(1, round(share * n_rows))
+    return total_variation(model.values, model.links, model.vertices, first, count, rates, model.row_gradient())
+
+
+@torch.no_grad()
+def visible_weight(model: PlenoxelGrid, rays: Rays, near: float = 0.0, chunk: int = 1 << 14) -> Float[Tensor, "X Y Z"]:
+    r"""Return for each vertex the largest weight $T_i \alpha_i$ that any of the rays gives to a sample in its cells.
+
+    All training rays have to be asked: a single view from behind decides whether the back of an object survives.
+    """
+    if model.values.device.type != "cpu":
+        return _visible_weight_reference(model, rays, near, chunk)
+    best, skip = torch.zeros(model.shape), model.empty_space()
+    for i in range(0, len(rays), chunk):
+        where = march_arguments(model, rays[i : i + chunk], near)
+        max_weights(model.values, model.links, **where, skip=skip, best=best)
+    return best
+
+
+def _visible_weight_reference(model: PlenoxelGrid, rays: Rays, near: float, chunk: int) -> Tensor:
+    """Return the same from torch calls, a few rays at a time."""
+    from nsw.kernels.voxel_march_reference import corners
+
+    best = torch.zeros(model.links.numel(), device=rays.origins.device)
+    for i in range(0, len(rays), max(1, chunk // 64)):
+        where = march_arguments(model, rays[i : i + max(1, chunk // 64)], near)
+        n = int(((where["far"] - where["near"]).max() / where["step"]).ceil()) + 1
+        t = where["near"][:, None] + (torch.arange(n, device=best.device) + 0.5) * where["step"]
+        points = where["origins"][:, None] + t[..., None] * where["directions"][:, None]
+        depth = model.density(points.reshape(-1, 3)).view(t.shape) * (t < where["far"][:, None]) * where["step"]
+        weight = torch.exp(-(depth.cumsum(1) - depth)) * -torch.expm1(-depth)
+        cell = corners(torch.arange(best.numel(), device=best.device).view(model.shape), points.reshape(-1, 3), model.aabb)[0]
+        best.scatter_reduce_(0, cell.reshape(-1), weight.reshape(-1, 1).expand(-1, 8).reshape(-1), "amax")
+    return best.view(model.shape)
+
+
+def prune_threshold(n_voxels_z: int) -> float:
+    """Return the weight below which a voxel goes: 0.256 over the resolution to come (official code).
+
+    >>> prune_threshold(512)
+    0.0005
+    """
+    return 0.256 / n_voxels_z
+
+
+def prune(model: PlenoxelGrid, optimizer: RowRMSProp | None, weight: Float[Tensor, "X Y Z"], threshold: float) -> float:
+    """Drop voxels that no ray gives a weight of `threshold`, but for those within two voxels; return the share that is kept.
+
+    Raises:
+        InputError: when nothing would be left.
+    """
+    keep = weight >= threshold
+    if not bool(keep.any()):
+        raise InputError(
+            f"No voxel has a weight of {threshold:g} on any training ray, so pruning would leave nothing: train longer before "
+            "it, or check near, the box and the background (a white scene over white looks empty)."
+        )
+    model.prune(keep, dilate=2)
+    if optimizer is not None:
+        optimizer.replace(model.values)
+    return float(model.kept.float().mean())
+
+
+def grow(model: PlenoxelGrid, optimizer: RowRMSProp, n_voxels: int) -> None:
+    """Interpolate the grid at more voxels and begin with fresh memory."""
+    model.resize(n_voxels)
+    optimizer.replace(model.values)

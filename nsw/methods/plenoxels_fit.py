@@ -1,0 +1,212 @@
+"""Whole Plenoxels trainings as functions, for ablations, baselines and scripts; the notebook shows the same loop opened up."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nsw.cameras import Rays
+from nsw.kernels.row_rmsprop import RowRMSProp
+from nsw.losses import loss_mse
+from nsw.methods import nerf, plenoxels
+from nsw.methods.dvgo_stages import RayBank, ray_bank
+from nsw.models.dense_grid import grid_shape
+from nsw.models.mlp import CoarseFine, CoarseFineSettings
+from nsw.models.plenoxel_grid import PlenoxelGrid, PlenoxelGridSettings
+from nsw.renderers.volume import render_rays
+from nsw.scenes.scene import Scene
+
+__all__ = [
+    "RayBank",
+    "Recipe",
+    "few_views",
+    "finetune",
+    "fit",
+    "fit_nerf",
+    "losses",
+    "maintain",
+    "new_grid",
+    "ray_bank",
+    "set_rates",
+]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a grid is trained.
+
+    Short runs want other rates than the paper's 128,000 steps: harmonics start at five times the rate, and both end higher.
+
+    Attributes:
+        sizes: voxels along an edge of a cube of the box's volume, coarse to fine.
+        grow_at: share of the training at which each next size begins; before the last one, unseen voxels are pruned.
+        n_steps, n_rays: optimiser steps and rays of a batch.
+        sh_degree: of the harmonics.
+        lr_density, lr_colour: rates at the start and at the end.
+        warm_up: share of the training over which the rate of density rises.
+        tv_density, tv_colour: weights of the total variation, and tv_share, the share of voxels that a step asks.
+        tv_always: keep it after the last growth (the official code does so for few or forward-facing views only).
+        prune: 1 prunes at the official threshold, 0 never; others scale it.
+        nearest: no interpolation.
+        density_init: density of all voxels at the start.
+        stop: transmittance below which a ray ends while training.
+    """
+
+    sizes: tuple[int, ...] = (40, 64)
+    grow_at: tuple[float, ...] = (0.3,)
+    n_steps: int = 400
+    n_rays: int = 2048
+    sh_degree: int = 2
+    lr_density: tuple[float, float] = (30.0, 1.0)
+    lr_colour: tuple[float, float] = (0.05, 3e-3)
+    warm_up: float = 0.02
+    tv_density: float = 1e-5
+    tv_colour: float = 1e-3
+    tv_share: float = 0.1
+    tv_always: bool = False
+    prune: float = 1.0
+    nearest: bool = False
+    density_init: float = 0.1
+    stop: float = 1e-3
+
+
+def new_grid(box: Float[Tensor, "2 3"], recipe: Recipe) -> PlenoxelGrid:
+    """Return a grey, nearly transparent grid of the first size over a box."""
+    corner = tuple(box.reshape(6).tolist())
+    return PlenoxelGrid(
+        PlenoxelGridSettings(corner, recipe.sizes[0] ** 3, recipe.sh_degree, recipe.density_init, recipe.nearest)
+    ).to(box.device)
+
+
+def make_optimizer(model: PlenoxelGrid, recipe: Recipe) -> RowRMSProp:
+    """Return the optimiser of a grid."""
+    return RowRMSProp(model.values, recipe.lr_density[0], recipe.lr_colour[0])
+
+
+def set_rates(optimizer: RowRMSProp, progress: float, recipe: Recipe) -> None:
+    """Set both learning rates for the share of the training that is done."""
+    group = optimizer.param_groups[0]
+    group["lr"] = plenoxels.lr_density(progress, *recipe.lr_density, recipe.warm_up)
+    group["lr_colour"] = plenoxels.lr_colour(progress, *recipe.lr_colour)
+
+
+def level_of(model: PlenoxelGrid, recipe: Recipe) -> int:
+    """Return which of the recipe's sizes a grid has."""
+    return [grid_shape(model.aabb, n**3) for n in recipe.sizes].index(model.shape)
+
+
+def maintain(model: PlenoxelGrid, optimizer: RowRMSProp, progress: float, recipe: Recipe, rays: Rays, near: float) -> bool:
+    """Prune and grow when it is time for it; return whether the grid has changed. It depends on the grid and progress alone.
+
+    Args:
+        rays: all training rays; they decide what is pruned.
+    """
+    level = level_of(model, recipe)
+    if level + 1 >= len(recipe.sizes) or progress < recipe.grow_at[level]:
+        return False
+    size = recipe.sizes[level + 1]
+    if level + 2 == len(recipe.sizes) and recipe.prune > 0:
+        weight = plenoxels.visible_weight(model, rays, near)
+        plenoxels.prune(model, optimizer, weight, recipe.prune * plenoxels.prune_threshold(size))
+    plenoxels.grow(model, optimizer, size**3)
+    return True
+
+
+def losses(
+    model: PlenoxelGrid, out: plenoxels.VoxelRender, colours: Float[Tensor, "R 3"], recipe: Recipe, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Return the terms of the loss: colour, and total variation as long as the recipe asks for it."""
+    terms = {"colour": loss_mse(out.rgb, colours)}
+    early = len(recipe.sizes) == 1 or level_of(model, recipe) + 1 < len(recipe.sizes)
+    if (early or recipe.tv_always) and (recipe.tv_density > 0 or recipe.tv_colour > 0):
+        terms["tv"] = plenoxels.loss_tv(model, generator, recipe.tv_density, recipe.tv_colour, recipe.tv_share)
+    return terms
+
+
+def fit(
+    model: PlenoxelGrid,
+    bank: RayBank,
+    recipe: Recipe,
+    generator: torch.Generator,
+    near: float,
+    background: float = 1.0,
+    seconds: float | None = None,
+    watch: Callable[[int, float], object] | None = None,
+) -> float:
+    """Train a grid and return how many seconds its steps took.
+
+    Args:
+        seconds: train for so long; the schedule then follows the clock instead of the step.
+        watch: called after every step with the step and the seconds so far.
+    """
+    optimizer, spent, step = make_optimizer(model, recipe), 0.0, 0
+    while step < recipe.n_steps if seconds is None else spent < seconds:
+        start = time.perf_counter()
+        progress = step / recipe.n_steps if seconds is None else spent / seconds
+        maintain(model, optimizer, progress, recipe, bank.rays, near)
+        set_rates(optimizer, progress, recipe)
+        rays, colours = bank.draw(recipe.n_rays, generator)
+        out = plenoxels.render(model, rays, near, background, generator, recipe.stop)
+        sum(losses(model, out, colours, recipe, generator).values()).backward()
+        optimizer.step(model.row_gradient().touched)
+        step, spent = step + 1, spent + time.perf_counter() - start
+        if watch is not None:
+            watch(step - 1, spent)
+    return spent
+
+
+@torch.enable_grad()  # also from inside a slider's callback
+def finetune(
+    model: PlenoxelGrid, bank: RayBank, recipe: Recipe, near: float, n_steps: int = 50, progress: float = 0.5, seed: int = 0
+) -> PlenoxelGrid:
+    """Return a copy that was trained for a few more steps, at the rates of a moment of the recipe, total variation always on."""
+    twin, generator = copy.deepcopy(model), torch.Generator(model.aabb.device).manual_seed(seed)
+    optimizer = make_optimizer(twin, recipe)
+    set_rates(optimizer, progress, recipe)
+    for _ in range(n_steps):
+        rays, colours = bank.draw(recipe.n_rays, generator)
+        loss = loss_mse(plenoxels.render(twin, rays, near, jitter=generator, stop=recipe.stop).rgb, colours)
+        if recipe.tv_density > 0 or recipe.tv_colour > 0:
+            loss = loss + plenoxels.loss_tv(twin, generator, recipe.tv_density, recipe.tv_colour, recipe.tv_share)
+        loss.backward()
+        optimizer.step(twin.row_gradient().touched)
+    return twin
+
+
+def few_views(bank: RayBank, scene: Scene, n: int) -> RayBank:
+    """Return the rays of n of the training views, evenly spread over their numbers."""
+    n_all, pixels = len(scene.frames("train")), scene.cameras.width * scene.cameras.height
+    chosen = torch.linspace(0, n_all - 1, n).round().long()
+    return bank.only((chosen[:, None] * pixels + torch.arange(pixels)).reshape(-1).to(bank.colours.device))
+
+
+def fit_nerf(
+    settings: CoarseFineSettings,
+    scene: Scene,
+    seconds: float,
+    generator: torch.Generator,
+    n_rays: int,
+    lr: float = 1e-2,
+) -> CoarseFine:
+    """Train the pair of networks of notebook 01 for a time, the learning rate falling tenfold over it: the paper's baseline."""
+    device = generator.device
+    torch.manual_seed(generator.initial_seed())
+    model = CoarseFine(settings).to(device)
+    pixels, cameras = scene.pixels("train").to(device), scene.views("train").to(device)
+    useful = nerf.useful_pixels(cameras, scene.aabb.to(device))
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    began = time.perf_counter()
+    while (spent := time.perf_counter() - began) < seconds:
+        nerf.set_learning_rate(optimizer, nerf.learning_rate(spent, seconds, lr))
+        rays, colours = nerf.ray_batch(pixels, cameras, n_rays, generator, useful)
+        out = render_rays(model, rays, jitter=generator, **model.render_defaults)
+        optimizer.zero_grad()
+        sum(nerf.loss_terms(out, colours).values()).backward()
+        optimizer.step()
+    return model
