@@ -3,8 +3,9 @@ r"""The gradient of `surfels_forward`: walk each tile's list back to front and u
 Everything a ray sums up is linear in the weights $w_i=\alpha_iT_i$ except the distortion, and that has a derivative too, so one
 number collects what a splat's weight is worth to the loss:
 
-$$\ell_i=g\cdot c_i+g_D\,d_i+g_L\,\partial L/\partial w_i,\qquad
-\frac{\partial\,\mathrm{loss}}{\partial\alpha_i}=T_i\ell_i-\frac{S_i}{1-\alpha_i},\qquad S_i=\sum_{j>i}w_j\ell_j+T_{end}(g\cdot b-g_A)$$
+$$\ell_i=g\cdot c_i+g_D\,d_i+g_L\,\frac{\partial L}{\partial w_i},\qquad
+\frac{\partial\,\mathrm{loss}}{\partial\alpha_i}=T_i\ell_i-\frac{S_i}{1-\alpha_i},\qquad
+S_i=\sum_{j>i}w_j\ell_j+T_{end}(g\cdot b-g_A)$$
 
 With $A,M_1,M_2$ the ray's whole sums of $w,wm,wm^2$, the paper's distortion has $\partial L/\partial w_i=M_2+m_i^2A-2m_iM_1$ and
 $\partial L/\partial m_i=2w_i(m_iA-M_1)$. gsplat's also needs $A_i,D_i$, the sums of $w,wd$ in front:

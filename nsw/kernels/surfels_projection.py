@@ -6,8 +6,8 @@ camera-space tangents and centre, the matrix
 $$T=K\,[\,s_ut_u,\ s_vt_v,\ p\,]\qquad(3\times3,\ \text{rows }T_u,T_v,T_w)$$
 
 takes (u, v, 1) to homogeneous pixels: nothing is linearised, and its inverse takes a pixel to the point of the disk that its ray
-meets. The picture of the circle of radius 1 lies in a box that follows from T alone: with $f=(1,1,-1)/(T_{w0}^2+T_{w1}^2-T_{w2}^2)$
-its middle is $c=(f\cdot T_u\circ T_w,\ f\cdot T_v\circ T_w)$ and its squared half sides are $c_x^2-f\cdot T_u\circ T_u$, same for y.
+meets. The picture of the circle of radius 1 lies in a box that follows from T alone: with
+$f=(1,1,-1)/(T_{w0}^2+T_{w1}^2-T_{w2}^2)$ its middle is $c=(f\cdot T_u\circ T_w,\ f\cdot T_v\circ T_w)$ and its squared half sides are $c_x^2-f\cdot T_u\circ T_u$, same for y.
 
 Plain torch, in any float type. Culling decides first, without gradients; only visible pairs enter the differentiated graph.
 """
@@ -115,8 +115,8 @@ def fully_fused_projection_2dgs(
         packed, sparse_grad: as in `fully_fused_projection`.
 
     Returns:
-        radii [..., C, N, 2], means2d [..., C, N, 2], depths [..., C, N], ray_transforms T [..., C, N, 3, 3], normals [..., C, N, 3] in
-        camera axes. Packed: batch_ids, camera_ids, gaussian_ids [nnz], then the same five as [nnz, ...].
+        radii [..., C, N, 2], means2d [..., C, N, 2], depths [..., C, N], ray_transforms T [..., C, N, 3, 3], and normals
+        [..., C, N, 3] in camera axes. Packed: batch_ids, camera_ids, gaussian_ids [nnz], then the same five as [nnz, ...].
 
     >>> out = fully_fused_projection_2dgs(torch.tensor([[0.0, 0.0, 2.0]]), torch.eye(4)[:1], torch.full((1, 3), 0.1),
     ...     torch.eye(4)[None], torch.tensor([[[32.0, 0, 16], [0, 32, 16], [0, 0, 1]]]), 32, 32)

@@ -65,8 +65,8 @@ def rasterization_2dgs(
         distortion_range: near and far of the paper's distortion.
 
     Returns:
-        colours [..., C, H, W, X], alphas [..., C, H, W, 1], normals in the world [..., C, H, W, 3] (as long as alpha), normals from
-        depth [..., C, H, W, 3] (None unless render_mode is "RGB+D" or "RGB+ED"), distortion and median depth [..., C, H, W, 1], meta.
+        colours [..., C, H, W, X], alphas [..., C, H, W, 1], normals in the world [..., C, H, W, 3] (as long as alpha), normals
+        from depth [..., C, H, W, 3] (None unless render_mode is "RGB+D" or "RGB+ED"), distortion and median depth [..., C, H, W, 1], meta.
         `meta["gradient_2dgs"]` is a zero tensor whose `.grad` steers densification. In mode "RGB" gsplat returns the blue channel
         as median depth; here it is the depth in every mode.
 
@@ -223,7 +223,8 @@ def rasterize_to_pixels_2dgs(
         densify: a tensor of zeros, whose gradient steers densification.
 
     Returns:
-        colours [..., H, W, D], alphas [..., H, W, 1], normals [..., H, W, 3] in camera axes, distortion and median of the last channel.
+        colours [..., H, W, D], alphas [..., H, W, 1], normals [..., H, W, 3] in camera axes, and of the last channel distortion
+        and median [..., H, W, 1].
     """
     lead = (means2d.shape[0],) if packed else tuple(means2d.shape[:-1])
     images = tuple(isect_offsets.shape[:-2])
