@@ -5,7 +5,8 @@ every function of theirs that has a twin here looks at its tensors first: CPU te
 
 Names are copied about in Python: `from gsplat import rasterization` before the call holds the old function, and gsplat's own
 modules hold many of each other's. Replacing names would miss some. So the function objects stay, and only what they do changes:
-their code becomes a detour. Classes (`SelectiveAdam`, `DefaultStrategy`, `OccGridEstimator`, ...) stay too; what they call takes the detour.
+their code becomes a detour. Classes (`SelectiveAdam`, `DefaultStrategy`, `OccGridEstimator`, ...) stay too; what they call takes
+the detour.
 """
 
 from __future__ import annotations

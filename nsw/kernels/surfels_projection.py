@@ -7,7 +7,8 @@ $$T=K\,[\,s_ut_u,\ s_vt_v,\ p\,]\qquad(3\times3,\ \text{rows }T_u,T_v,T_w)$$
 
 takes (u, v, 1) to homogeneous pixels: nothing is linearised, and its inverse takes a pixel to the point of the disk that its ray
 meets. The picture of the circle of radius 1 lies in a box that follows from T alone: with
-$f=(1,1,-1)/(T_{w0}^2+T_{w1}^2-T_{w2}^2)$ its middle is $c=(f\cdot T_u\circ T_w,\ f\cdot T_v\circ T_w)$ and its squared half sides are $c_x^2-f\cdot T_u\circ T_u$, same for y.
+$f=(1,1,-1)/(T_{w0}^2+T_{w1}^2-T_{w2}^2)$ its middle is $c=(f\cdot T_u\circ T_w,\ f\cdot T_v\circ T_w)$, and its squared half sides
+are $c_x^2-f\cdot T_u\circ T_u$, same for y.
 
 Plain torch, in any float type. Culling decides first, without gradients; only visible pairs enter the differentiated graph.
 """

@@ -66,7 +66,8 @@ def rasterization_2dgs(
 
     Returns:
         colours [..., C, H, W, X], alphas [..., C, H, W, 1], normals in the world [..., C, H, W, 3] (as long as alpha), normals
-        from depth [..., C, H, W, 3] (None unless render_mode is "RGB+D" or "RGB+ED"), distortion and median depth [..., C, H, W, 1], meta.
+        from depth [..., C, H, W, 3] (one camera: [H, W, 3], as gsplat has it; None unless render_mode is "RGB+D" or "RGB+ED"),
+        distortion and median depth [..., C, H, W, 1], meta.
         `meta["gradient_2dgs"]` is a zero tensor whose `.grad` steers densification. In mode "RGB" gsplat returns the blue channel
         as median depth; here it is the depth in every mode.
 
@@ -228,8 +229,8 @@ def rasterize_to_pixels_2dgs(
     """
     lead = (means2d.shape[0],) if packed else tuple(means2d.shape[:-1])
     images = tuple(isect_offsets.shape[:-2])
-    expected = {"means2d": (means2d, lead + (2,)), "ray_transforms": (ray_transforms, lead + (3, 3)), "opacities": (opacities, lead),
-                "colors": (colors, lead + (colors.shape[-1],)), "normals": (normals, lead + (3,)),
+    expected = {"means2d": (means2d, lead + (2,)), "ray_transforms": (ray_transforms, lead + (3, 3)),
+                "normals": (normals, lead + (3,)), "opacities": (opacities, lead), "colors": (colors, lead + (colors.shape[-1],)),
                 "densify": (densify, lead + (2,))}  # fmt: skip
     if backgrounds is not None:
         expected["backgrounds"] = (backgrounds, images + (colors.shape[-1],))
