@@ -10,7 +10,8 @@ meets. The picture of the circle of radius 1 lies in a box that follows from T a
 $f=(1,1,-1)/(T_{w0}^2+T_{w1}^2-T_{w2}^2)$ its middle is $c=(f\cdot T_u\circ T_w,\ f\cdot T_v\circ T_w)$, and its squared half sides
 are $c_x^2-f\cdot T_u\circ T_u$, same for y.
 
-Plain torch, in any float type. Culling decides first, without gradients; only visible pairs enter the differentiated graph.
+Here in plain torch, in any float type: culling decides first, without gradients; only visible pairs enter the differentiated
+graph. Float32 splats run through `surfels_projection_fast.py`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nsw.errors import InputError
+from nsw.kernels import engine_reference, engines
 from nsw.kernels.projecting import check_splats
 from nsw.kernels.projection_reference import View, rotation_from_quaternion
 from nsw.kernels.sparse_rows import gather_rows
@@ -134,8 +136,13 @@ def fully_fused_projection_2dgs(
     flat = [t if sparse_grad else t.reshape((B,) + t.shape[len(batch) :]) for t in (means, quats, scales)]
     cameras = [t.reshape((B,) + t.shape[len(batch) :]) for t in (viewmats, Ks)]
     if sparse_grad:
-        flat = [_Unbatched(t) for t in flat]
-    rows, ids = project_surfels(*flat, *cameras, view, packed, sparse=sparse_grad)
+        rows, ids = project_surfels(*(_Unbatched(t) for t in flat), *cameras, view, packed, sparse=True)
+    elif engines.choose((*flat, None, *cameras), view, 16).project is not engine_reference.project:
+        from nsw.kernels import surfels_projection_fast
+
+        rows, ids = surfels_projection_fast.project_surfels(*flat, *cameras, view, packed)
+    else:
+        rows, ids = project_surfels(*flat, *cameras, view, packed)
     return (*ids, *rows) if packed else tuple(row.view(batch + (C, N) + row.shape[1:]) for row in rows)
 
 
