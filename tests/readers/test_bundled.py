@@ -17,13 +17,14 @@ from nsw.scenes import bundled
 NAMES = bundled.names()
 COUNTS = {
     "toybox": dict(train=60, val=12, test=24),
+    "tea": dict(train=36, val=4, test=12),
     "shelf": dict(train=24, test=8),
     "room": dict(train=24, test=6, walk=12),
     "town": dict(train=30, test=8),
 }
 
 
-def test_all_four_are_bundled():
+def test_all_scenes_are_bundled():
     assert list(COUNTS) == NAMES
 
 
@@ -57,7 +58,7 @@ def test_scene_is_complete_and_consistent(name):
     assert len(scene.points) == bundled.N_POINTS
     inside = ((scene.points.xyz >= scene.aabb[0] - 0.01) & (scene.points.xyz <= scene.aabb[1] + 0.01)).all(-1)
     assert inside.float().mean() > (0.99 if name in ("toybox", "room") else 0.9)
-    if name == "toybox":
+    if name in ("toybox", "tea"):
         assert scene.has_alpha and scene.background == "white"
         assert torch.allclose(scene.cameras.origins.norm(dim=-1), torch.full((len(scene),), 4.0), atol=1e-4)
         to_centre = -scene.cameras.origins / 4.0
