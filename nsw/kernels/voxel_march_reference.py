@@ -63,7 +63,7 @@ def shade(features: Float[Tensor, "N C"], basis: Float[Tensor, "N B"]) -> Float[
     >>> shade(torch.zeros(1, 16), torch.full((1, 4), 0.3)).tolist()
     [[0.5, 0.5, 0.5]]
     """
-    theta = features[:, 1 : 1 + 3 * basis.shape[1]].view(len(features), -1, 3)
+    theta = features[:, 1 : 1 + 3 * basis.shape[1]].view(-1, basis.shape[1], 3)
     return (0.5 + torch.einsum("nb,nbc->nc", basis, theta)).clamp_min(0.0)
 
 

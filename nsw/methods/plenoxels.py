@@ -171,8 +171,10 @@ def prune_threshold(n_voxels_z: int) -> float:
     return 0.256 / n_voxels_z
 
 
-def prune(model: PlenoxelGrid, optimizer: RowRMSProp | None, weight: Float[Tensor, "X Y Z"], threshold: float) -> float:
-    """Drop voxels that no ray gives a weight of `threshold`, but for those within two voxels; return the share that is kept.
+def prune(
+    model: PlenoxelGrid, optimizer: RowRMSProp | None, weight: Float[Tensor, "X Y Z"], threshold: float, dilate: int = 2
+) -> float:
+    """Drop voxels that no ray gives a weight of `threshold`, but for those within `dilate`; return the share that is kept.
 
     Raises:
         InputError: when nothing would be left.
@@ -183,7 +185,7 @@ def prune(model: PlenoxelGrid, optimizer: RowRMSProp | None, weight: Float[Tenso
             f"No voxel has a weight of {threshold:g} on any training ray, so pruning would leave nothing: train longer before "
             "it, or check near, the box and the background (a white scene over white looks empty)."
         )
-    model.prune(keep, dilate=2)
+    model.prune(keep, dilate)
     if optimizer is not None:
         optimizer.replace(model.values)
     return float(model.kept.float().mean())

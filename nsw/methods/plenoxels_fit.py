@@ -11,30 +11,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nsw.cameras import Rays
+from nsw.cameras import Rays, camera_rays
 from nsw.kernels.row_rmsprop import RowRMSProp
 from nsw.losses import loss_mse
 from nsw.methods import nerf, plenoxels
-from nsw.methods.dvgo_stages import RayBank, ray_bank
+from nsw.methods.dvgo_stages import RayBank
 from nsw.models.dense_grid import grid_shape
 from nsw.models.mlp import CoarseFine, CoarseFineSettings
 from nsw.models.plenoxel_grid import PlenoxelGrid, PlenoxelGridSettings
 from nsw.renderers.volume import render_rays
 from nsw.scenes.scene import Scene
-
-__all__ = [
-    "RayBank",
-    "Recipe",
-    "few_views",
-    "finetune",
-    "fit",
-    "fit_nerf",
-    "losses",
-    "maintain",
-    "new_grid",
-    "ray_bank",
-    "set_rates",
-]
 
 
 @dataclass(frozen=True)
@@ -51,8 +37,9 @@ class Recipe:
         lr_density, lr_colour: rates at the start and at the end.
         warm_up: share of the training over which the rate of density rises.
         tv_density, tv_colour: weights of the total variation, and tv_share, the share of voxels that a step asks.
-        tv_always: keep it after the last growth (the official code does so for few or forward-facing views only).
+        tv_always: keep it after the last growth, as the official code does for forward-facing scenes only.
         prune: 1 prunes at the official threshold, 0 never; others scale it.
+        dilate: voxels around a seen one that stay; 2 of 256 are little, 2 of 28 are much.
         nearest: no interpolation.
         density_init: density of all voxels at the start.
         stop: transmittance below which a ray ends while training.
@@ -66,11 +53,12 @@ class Recipe:
     lr_density: tuple[float, float] = (30.0, 1.0)
     lr_colour: tuple[float, float] = (0.05, 3e-3)
     warm_up: float = 0.02
-    tv_density: float = 1e-5
-    tv_colour: float = 1e-3
+    tv_density: float = 1e-3
+    tv_colour: float = 1e-2
     tv_share: float = 0.1
-    tv_always: bool = False
+    tv_always: bool = True
     prune: float = 1.0
+    dilate: int = 2
     nearest: bool = False
     density_init: float = 0.1
     stop: float = 1e-3
@@ -113,7 +101,7 @@ def maintain(model: PlenoxelGrid, optimizer: RowRMSProp, progress: float, recipe
     size = recipe.sizes[level + 1]
     if level + 2 == len(recipe.sizes) and recipe.prune > 0:
         weight = plenoxels.visible_weight(model, rays, near)
-        plenoxels.prune(model, optimizer, weight, recipe.prune * plenoxels.prune_threshold(size))
+        plenoxels.prune(model, optimizer, weight, recipe.prune * plenoxels.prune_threshold(size), recipe.dilate)
     plenoxels.grow(model, optimizer, size**3)
     return True
 
@@ -179,11 +167,14 @@ def finetune(
     return twin
 
 
-def few_views(bank: RayBank, scene: Scene, n: int) -> RayBank:
-    """Return the rays of n of the training views, evenly spread over their numbers."""
-    n_all, pixels = len(scene.frames("train")), scene.cameras.width * scene.cameras.height
-    chosen = torch.linspace(0, n_all - 1, n).round().long()
-    return bank.only((chosen[:, None] * pixels + torch.arange(pixels)).reshape(-1).to(bank.colours.device))
+def view_bank(scene: Scene, n: int | None = None, device: torch.device | str = "cpu") -> RayBank:
+    """Return the rays of n of the training views, evenly spread over their numbers, that meet the scene's box; all by default."""
+    frames = scene.frames("train")
+    frames = frames if n is None else frames[torch.linspace(0, len(frames) - 1, n).round().long()]
+    cameras = scene.views(frames)
+    useful = nerf.useful_pixels(cameras, scene.aabb)
+    bank = RayBank(camera_rays(cameras), scene.pixels(frames).reshape(-1, 3)).only(useful)
+    return RayBank(bank.rays.to(device), bank.colours.to(device))
 
 
 def fit_nerf(

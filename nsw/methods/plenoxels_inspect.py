@@ -9,14 +9,17 @@ from dataclasses import replace
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn.functional import max_pool2d
 
-from nsw.cameras import Cameras, camera_rays, project
+from nsw import metrics
+from nsw.cameras import project
 from nsw.kernels.harmonics import sh_basis
 from nsw.kernels.voxel_march_reference import shade
 from nsw.methods import plenoxels
 from nsw.methods.dvgo_stages import RayBank
 from nsw.methods.plenoxels_fit import Recipe, fit, new_grid
 from nsw.models.plenoxel_grid import PlenoxelGrid, PlenoxelGridSettings
+from nsw.renderers.volume import composite
 from nsw.scenes.scene import Scene
 
 
@@ -111,8 +114,9 @@ def free_air(scene: Scene, points: Float[Tensor, "N 3"], margin: float, split: s
         pixels, z = (value[0] for value in project(camera, points))
         column, row = pixels.floor().long().unbind(-1)
         inside = (z > 0) & (column >= 0) & (row >= 0) & (column < camera.width) & (row < camera.height)
-        depth = scene.depth[frame][row.clamp(0, camera.height - 1), column.clamp(0, camera.width - 1)]
-        free |= inside & ((depth == 0) | (z < depth - margin))
+        depth = torch.where(scene.depth[frame] > 0, scene.depth[frame], torch.inf)
+        nearest = -max_pool2d(-depth[None, None], 3, stride=1, padding=1)[0, 0]  # a pixel at an outline is both near and far
+        free |= inside & (z < nearest[row.clamp(0, camera.height - 1), column.clamp(0, camera.width - 1)] - margin)
     return free
 
 
@@ -126,63 +130,6 @@ def floater_mass(model: PlenoxelGrid, scene: Scene) -> float:
     return float(model.alpha().cpu()[free].sum()) * (model.voxel / unit) ** 3
 
 
-def trace_psnr(score: Callable[[], float], every: float = 0.3) -> tuple[Callable[[int, float], None], list[tuple[float, float]]]:
-    """Return a function for `fit`'s `watch` that scores about every so many seconds of training, and the list it fills."""
-    trace: list[tuple[float, float]] = []
-
-    def watch(step: int, spent: float) -> None:
-        if not trace or spent - trace[-1][0] >= every:
-            trace.append((spent, score()))
-
-    return watch, trace
-
-
-def seconds_to(trace: list[tuple[float, float]], level: float) -> float:
-    """Return the seconds after which a level was first seen, infinity when never.
-
-    >>> seconds_to([(1.0, 20.0), (3.0, 24.0)], 22.0)
-    3.0
-    """
-    return next((t for t, value in trace if value >= level), float("inf"))
-
-
-def ray_profile(density: Float[Tensor, "S"], delta: float) -> dict[str, Float[Tensor, "S"]]:
-    """Return transmittance before, and weight of, each sample of a ray of given densities and step."""
-    depth = density * delta
-    before = torch.exp(-(depth.cumsum(0) - depth))
-    return {"transmittance": before, "weight": before * -torch.expm1(-depth)}
-
-
-def dead_cell(density: float, n_steps: int = 60) -> list[float]:
-    """Return how the density of a single cube changes when one black pixel wants it opaque: with a ReLU, below zero, never.
-
-    Args:
-        density: of all voxels at the start.
-    """
-    model = PlenoxelGrid(PlenoxelGridSettings(n_voxels=2**3, sh_degree=0, density_init=density))
-    camera = Cameras(*_one_pixel(), 1, 1)
-    bank = RayBank(camera_rays(camera), torch.zeros(1, 3))
-    values: list[float] = []
-    recipe = Recipe(sizes=(2,), grow_at=(), n_steps=n_steps, n_rays=8, sh_degree=0, lr_density=(0.5, 0.5), lr_colour=(1e-6, 1e-6))
-    recipe = replace(recipe, tv_density=0.0, tv_colour=0.0)
-    fit(
-        model,
-        bank,
-        recipe,
-        torch.Generator().manual_seed(0),
-        0.0,
-        watch=lambda *_: values.append(float(model.values[1:, 0].detach().mean())),
-    )
-    return values
-
-
-def _one_pixel() -> tuple[Tensor, Tensor]:
-    """Return pose and intrinsics of a camera of one pixel in front of the box."""
-    from nsw.cameras import intrinsics, look_at
-
-    return look_at(torch.tensor([[0.0, -3.0, 0.0]])), intrinsics(10.0, 1, 1)
-
-
 @torch.enable_grad()
 def trained(
     scene: Scene, bank: RayBank, recipe: Recipe, generator: torch.Generator, box: Float[Tensor, "2 3"] | None = None
@@ -193,6 +140,73 @@ def trained(
     return model
 
 
-def picture(model: PlenoxelGrid, view: Cameras, near: float) -> Float[Tensor, "H W 3"]:
-    """Return one view as an image."""
-    return plenoxels.render_view(model, view, near).rgb[0]
+def lookup_picture(nearest: bool, n: int = 5, size: int = 120, seed: int = 0) -> Float[Tensor, "s s 3"]:
+    """Return a slice through a small grid of random colours, read at the nearest vertex or between vertices."""
+    grid = PlenoxelGrid(PlenoxelGridSettings(n_voxels=n**3, sh_degree=0, nearest=nearest))
+    place = torch.linspace(-0.999, 0.999, size)
+    points = torch.cat([torch.cartesian_prod(place, place), torch.full((size * size, 1), 0.5)], dim=-1)
+    with torch.no_grad():
+        grid.values[1:, 1:4] = 4 * torch.rand(n**3, 3, generator=torch.Generator().manual_seed(seed)) - 2
+        colour = shade(grid.features(points), torch.full((size * size, 1), 0.28209479))
+    return colour.view(size, size, 3).clamp(0, 1)
+
+
+def random_balls(degree: int, n: int = 5, seed: int = 0) -> Float[Tensor, "s w 3"]:
+    """Return the balls of some random harmonics, those above `degree` left out."""
+    grid = PlenoxelGrid(PlenoxelGridSettings(n_voxels=n**3))
+    points = grid.positions().reshape(-1, 3)[:n]
+    with torch.no_grad():
+        grid.values[1:, 1:28] = torch.randn(n**3, 27, generator=torch.Generator().manual_seed(seed)) * 0.5
+    return glyphs(grid, points, torch.tensor([[0.3, -1.0, 0.5]]).expand(n, 3), degree, size=72)
+
+
+def labelled(image: Float[Tensor, "H W 3"], text: str) -> Float[Tensor, "h W 3"]:
+    """Return a picture with a line of text under it."""
+    import numpy as np
+    from PIL import Image, ImageDraw, ImageFont
+
+    strip = Image.new("RGB", (image.shape[1], 22), "white")
+    ImageDraw.Draw(strip).text((4, 3), text, fill="black", font=ImageFont.load_default(14))
+    return torch.cat([image.cpu(), torch.from_numpy(np.asarray(strip).astype(np.float32) / 255)], dim=0)
+
+
+def prune_picture(
+    model: PlenoxelGrid, weight: Float[Tensor, "X Y Z"], threshold: float, scene: Scene, dilate: int = 2, width: int = 240
+) -> Float[Tensor, "h w 3"]:
+    """Return the first test view of the pruned grid beside the shadows of what is left, with the share kept and the PSNR."""
+    small, view = pruned(model, weight, threshold, dilate), scene.views("test")[0].to(model.aabb.device)
+    shot = plenoxels.render_view(small, view, scene.near).rgb[0].cpu().clamp(0, 1)
+    error = metrics.psnr(shot, scene.pixels("test")[0])
+    maps = [enlarged(picture[..., None].expand(-1, -1, 3), width) for picture in (shadows(small.kept.cpu()),)]
+    shown = torch.cat(
+        [enlarged(shot, width), *[torch.nn.functional.pad(m, (0, 0, 0, 0, 0, width - len(m)), value=1.0) for m in maps]], 1
+    )
+    return labelled(
+        shown, f"{int(small.kept.sum()):,} voxels, {float(small.kept.float().mean()):.0%} of the box, {error:.2f} dB in this view"
+    )
+
+
+def enlarged(image: Float[Tensor, "H W 3"], size: int) -> Float[Tensor, "h w 3"]:
+    """Return a picture enlarged without smoothing so that its longer side has `size` pixels."""
+    height, width = (round(n * size / max(image.shape[:2])) for n in image.shape[:2])
+    return torch.nn.functional.interpolate(image.permute(2, 0, 1)[None], size=(height, width))[0].permute(1, 2, 0)
+
+
+def density_gradient(densities: Float[Tensor, "S"], colours: Float[Tensor, "S"], delta: float = 1.0) -> Float[Tensor, "S"]:
+    """Return how a ray's grey value over black changes with the density of each of its samples, by autograd."""
+    sigma = torch.as_tensor(densities, dtype=torch.float32).requires_grad_()
+    edges = torch.arange(len(sigma) + 1)[None] * delta
+    rgb = composite(sigma[None], torch.as_tensor(colours)[None, :, None].expand(1, -1, 3), edges, 0.0)[0]
+    return torch.autograd.grad(rgb[0, 0], sigma)[0]
+
+
+@torch.enable_grad()
+def fit_opacity(activation: Callable[[Tensor], Tensor], start: float, target: float = 0.3, n_steps: int = 300) -> float:
+    """Return the opacity that one voxel reaches when gradient descent pulls it from a raw value `start` towards `target`."""
+    raw = torch.tensor(start, requires_grad=True)
+    optimizer = torch.optim.RMSprop([raw], lr=0.02)
+    for _ in range(n_steps):
+        optimizer.zero_grad()
+        (1 - torch.exp(-activation(raw)) - target).square().backward()
+        optimizer.step()
+    return float(1 - torch.exp(-activation(raw.detach())))

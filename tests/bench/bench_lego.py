@@ -14,13 +14,14 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 import nsw.scenes
 from nsw import metrics
-from nsw.methods import dvgo, dvgo_stages, gaussian_splatting, nerf
+from nsw.methods import dvgo, dvgo_stages, gaussian_splatting, nerf, plenoxels, plenoxels_fit
 from nsw.methods.density_control import DensityControl
 from nsw.models.gaussians import Gaussians
 from nsw.models.mlp import NerfMLP, NerfSettings
@@ -109,6 +110,23 @@ def train_dvgo(scene, seconds: float):
     return clock.finish(), {"voxels": list(fine.shape) if hasattr(fine, "shape") else fine_settings.n_voxels}
 
 
+def train_plenoxels(scene, seconds: float):
+    """A sparse grid of harmonics, 32^3 to 64^3 to 100^3, the schedule following the clock."""
+    generator = torch.Generator().manual_seed(0)
+    bank = plenoxels_fit.view_bank(scene)
+    recipe = plenoxels_fit.Recipe(
+        sizes=(32, 64, 100), grow_at=(0.08, 0.25), n_rays=4096, sh_degree=1, tv_density=0.0, tv_colour=0.0
+    )  # fmt: skip
+    rehearsal = plenoxels_fit.new_grid(scene.aabb, recipe)  # compiles
+    plenoxels_fit.fit(
+        rehearsal, bank.only(slice(0, 20_000)), replace(recipe, n_steps=40, n_rays=64, prune=0.01), generator, scene.near
+    )
+    model = plenoxels_fit.new_grid(scene.aabb, recipe)
+    clock = Clock(seconds, lambda: psnr_of(lambda c: plenoxels.render_view(model, c, scene.near), scene))
+    plenoxels_fit.fit(model, bank, recipe, generator, scene.near, seconds=seconds, watch=lambda step, spent: clock.tick())
+    return clock.finish(), {"voxels": list(model.shape), "kept": int(model.kept.sum())}
+
+
 def train_nerf(scene, seconds: float):
     """One network of 4 layers of 128, 64 stratified samples a ray."""
     generator = torch.Generator().manual_seed(0)
@@ -144,14 +162,14 @@ def seconds_to(trace, level: float) -> float | None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--only", nargs="*", default=["splats", "dvgo", "nerf"])
+    parser.add_argument("--only", nargs="*", default=["splats", "dvgo", "plenoxels", "nerf"])
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
     if not LEGO.is_dir():
         print(f"Skipped: {LEGO} is not there; set NSW_LEGO to a folder with NeRF-Synthetic lego.")
         return 0
     scene = nsw.scenes.load(LEGO, size=100)
-    methods = {"splats": train_splats, "dvgo": train_dvgo, "nerf": train_nerf}
+    methods = {"splats": train_splats, "dvgo": train_dvgo, "plenoxels": train_plenoxels, "nerf": train_nerf}
     rows = {}
     for name in arguments.only:
         trace, about = methods[name](scene, arguments.seconds)
