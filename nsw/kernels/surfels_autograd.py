@@ -94,7 +94,8 @@ class CompositeSurfels(torch.autograd.Function):
         if backgrounds is not None:
             behind[:, :n_given] = backgrounds.detach().numpy()
         kind = NO_DISTORTION if not rules.distortion else RAY_DISTORTION if rules.ray_depth else CENTRE_DISTORTION
-        how = (rules.ray_depth, kind, np.array((rules.near, *rules.mapped()), np.float32))
+        plain_rays = kind == NO_DISTORTION and not rules.ray_depth
+        how = (rules.ray_depth, kind, None if plain_rays else np.array((rules.near, *rules.mapped()), np.float32))
         pictures, maps = (
             np.empty((n_images, height, width, n_channels), np.float32),
             np.empty((n_images, 7, height, width), np.float32),

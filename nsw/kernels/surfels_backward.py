@@ -40,7 +40,7 @@ from nsw.kernels.simd import (
     store,
     sum_lanes,
 )
-from nsw.kernels.surfels_forward import CENTRE_DISTORTION, HALF_LOG2E, NO_DISTORTION
+from nsw.kernels.surfels_forward import CENTRE_DISTORTION, HALF_LOG2E, NO_DISTORTION, largest_rho
 from nsw.kernels.surfels_lists import BLOB, CENTRE, COLOR, DEPTH, OPACITY, TW, A, B, C, centred_rows, cross
 from nsw.kernels.tiles import TILE
 
@@ -77,7 +77,7 @@ def undo_surfel(
     z0s, z1s, z2s, z0x, z1x, z2x, z0y, z1y, z2y = zero, zero, zero, zero, zero, zero, zero, zero, zero
     v_color = channel_zeros(like)
     a0, a1, a2 = record[A], record[A + 1], record[A + 2]
-    shift = record[CENTRE] - record[BLOB]
+    shift, reach = record[CENTRE] - record[BLOB], largest_rho(record[OPACITY])
     for y in range(y0, y1):
         dy, blob_y = f4(top + y) + HALF - record[CENTRE + 1], f4(top + y) + HALF - record[BLOB + 1]
         row0, row1, row2 = record[C] + dy * record[B], record[C + 1] + dy * record[B + 1], record[C + 2] + dy * record[B + 2]
@@ -92,15 +92,16 @@ def undo_surfel(
             blob_x = dx + shift
             on_disk, in_blob = u * u + v * v, blob_x * blob_x * TWO + far_y
             disk = on_disk <= in_blob
-            raw = exp2(minimum(on_disk, in_blob) * HALF_LOG2E + record[OPACITY])
+            rho = minimum(on_disk, in_blob)
+            if not any_lane((rho < reach) & (load(state, STOP + at) > f4(position))):
+                continue
+            raw = exp2(rho * HALF_LOG2E + record[OPACITY])
             alpha = minimum(raw, broadcast(ALPHA_MAX))
             drawn = (alpha >= ALPHA_MIN) & (absolute(z2) > ZERO) & (load(state, STOP + at) > f4(position))
             depth = broadcast(record[DEPTH])
-            if ray_depth:
+            if ray is not None and ray_depth:
                 depth = select(disk, u * record[TW] + v * record[TW + 1] + record[TW + 2], broadcast(record[TW + 2]))
                 drawn = drawn & (depth >= ray[0])
-            if not any_lane(drawn):
-                continue
             depth = select(drawn, depth, zero)
             T, behind = load(state, at), load(state, S + at)
             widen = ONE / (ONE - alpha)
@@ -112,7 +113,7 @@ def undo_surfel(
             median = drawn & (T > HALF)  # from behind, the first such splat is the last one that was drawn
             v_depth = v_depth + select(median, g_median, zero)
             store(state, G_MEDIAN + at, select(median, zero, g_median))
-            if kind != NO_DISTORTION:
+            if ray is not None and kind != NO_DISTORTION:
                 to_weight, to_depth = distortion_slopes(state, at, kind, drawn, weight, depth, ONE - T, ray)
                 g_distort = load(state, G_DISTORT + at)
                 light, v_depth = light + g_distort * to_weight, v_depth + g_distort * to_depth
@@ -123,7 +124,7 @@ def undo_surfel(
             s_o = s_o + v_raw
             s_d = s_d + select(drawn, v_depth, zero)
             v_u, v_v = zero - v_raw * u, zero - v_raw * v
-            if ray_depth:
+            if ray is not None and ray_depth:
                 v_u, v_v = v_u + v_depth * record[TW], v_v + v_depth * record[TW + 1]
                 s_du = s_du + select(drawn & disk, v_depth * u, zero)
                 s_dv = s_dv + select(drawn & disk, v_depth * v, zero)

@@ -38,7 +38,7 @@ from nsw.kernels.simd import (
     store,
 )
 from nsw.kernels.surfels_lists import BLOB, CENTRE, COLOR, DEPTH, OPACITY, TW, A, B, C
-from nsw.kernels.tiles import LOG2E, TILE
+from nsw.kernels.tiles import LOG2_255, LOG2E, TILE
 
 f4 = np.float32
 TWO, HALF_LOG2E = f4(2), -HALF * LOG2E
@@ -62,11 +62,21 @@ def add_distortion(state, at, kind, weight, depth, opaque, ray):
 
 
 @helper
+def largest_rho(log_opacity):
+    """A hair more than the rho at which a splat falls below 1/255."""
+    return (log_opacity + LOG2_255) * (TWO / LOG2E) + f4(0.01)
+
+
+@helper
 def draw_surfel(state, record, color, span, left, top, position, ray_depth, kind, ray):
-    """Blend one surfel into a tile's state. ray: nearest depth of an intersection, and a, b of m = a - b / d."""
+    """Blend one surfel into a tile's state.
+
+    ray: nearest depth of an intersection, and a, b of m = a - b / d. None where neither is asked for: numba then compiles a kernel
+    without those branches, which keeps more in registers.
+    """
     y0, y1, b0, b1 = span
     a0, a1, a2 = record[A], record[A + 1], record[A + 2]
-    shift = record[CENTRE] - record[BLOB]
+    shift, reach = record[CENTRE] - record[BLOB], largest_rho(record[OPACITY])
     for y in range(y0, y1):
         dy, blob_y = f4(top + y) + HALF - record[CENTRE + 1], f4(top + y) + HALF - record[BLOB + 1]
         row0, row1, row2 = record[C] + dy * record[B], record[C + 1] + dy * record[B + 1], record[C + 2] + dy * record[B + 2]
@@ -79,13 +89,13 @@ def draw_surfel(state, record, color, span, left, top, position, ray_depth, kind
             u, v = (dx * a0 + row0) * inverse, (dx * a1 + row1) * inverse
             blob_x = dx + shift
             on_disk, in_blob = u * u + v * v, blob_x * blob_x * TWO + far_y
-            alpha = minimum(exp2(minimum(on_disk, in_blob) * HALF_LOG2E + record[OPACITY]), broadcast(ALPHA_MAX))
-            T = load(state, at)
-            bright = (alpha >= ALPHA_MIN) & (absolute(z2) > ZERO) & (T > ZERO)
-            if not any_lane(bright):
+            rho, T = minimum(on_disk, in_blob), load(state, at)
+            if not any_lane((rho < reach) & (T > ZERO)):
                 continue
+            alpha = minimum(exp2(rho * HALF_LOG2E + record[OPACITY]), broadcast(ALPHA_MAX))
+            bright = (alpha >= ALPHA_MIN) & (absolute(z2) > ZERO) & (T > ZERO)
             depth = broadcast(record[DEPTH])
-            if ray_depth:
+            if ray is not None and ray_depth:
                 depth = select(on_disk <= in_blob, u * record[TW] + v * record[TW + 1] + record[TW + 2], broadcast(record[TW + 2]))
                 bright = bright & (depth >= ray[0])
             drawn = alpha * T
@@ -96,7 +106,7 @@ def draw_surfel(state, record, color, span, left, top, position, ray_depth, kind
             depth = select(seen, depth, broadcast(ZERO))
             store(state, SUM + at, load(state, SUM + at) + weight * depth)
             store(state, MEDIAN + at, select(seen & (T > HALF), depth, load(state, MEDIAN + at)))
-            if kind != NO_DISTORTION:
+            if ray is not None and kind != NO_DISTORTION:
                 add_distortion(state, at, kind, weight, depth, ONE - T, ray)
             stops = bright & (after <= T_MIN)
             if any_lane(stops):
@@ -141,7 +151,7 @@ def surfels_forward(
     Args:
         tile_start int64 [tiles+1], members int32 [M]: each tile's list, front to back. records, boxes: see `prepare_surfels`.
         background: [D]. like: a tuple of D floats, whose length tells the compiler how many channels there are.
-        ray_depth, kind (of distortion), ray [3]: see `draw_surfel`.
+        ray_depth, kind (of distortion), ray [3] or None: see `draw_surfel`.
         picture [H,W,D], maps [7,H,W] (transmittance, stop, depth, distortion, median, two sums), tile_stop int64 [tiles]: written.
     """
     height, width = maps.shape[1:]

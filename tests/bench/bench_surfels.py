@@ -1,7 +1,7 @@
 """Time the surfel rasterizer against the Gaussian one, interleaved in one run: `python tests/bench/bench_surfels.py`.
 
-Scenes as in `bench_rasterization.py`. A surfel costs more at a pixel (a division, normals as three more channels, depth, distortion);
-the table says how much. Medians in milliseconds; quote the ratios.
+Scenes as in `bench_rasterization.py`. A surfel costs more at a pixel (a division, normals as three more channels, depth,
+distortion); the table says how much. Medians in milliseconds; quote the ratios.
 """
 
 from __future__ import annotations

@@ -258,10 +258,10 @@ def test_compiled_matches_reference_on_hostile_scenes(spoil):
 
 
 def test_gradcheck():
-    s = {k: v.double() if torch.is_tensor(v) else v for k, v in disks(4, seed=2).items()}
+    s = {k: v.double() if torch.is_tensor(v) else v for k, v in disks(3, seed=2).items()}
     s["opacities"] = 0.3 + 0.4 * s["opacities"]
     s["scales"], s["means"] = 0.5 + s["scales"], 0.2 * s["means"]
-    s["width"], s["height"], s["Ks"] = 6, 5, torch.tensor([[[6.0, 0, 3.2], [0, 6, 2.4], [0, 0, 1]]]).double()
+    s["width"], s["height"], s["Ks"] = 5, 4, torch.tensor([[[5.0, 0, 2.7], [0, 5, 1.9], [0, 0, 1]]]).double()
     leaves = tuple(s[name].requires_grad_() for name in LEAVES)
 
     def maps(*x, **options):
