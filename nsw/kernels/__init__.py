@@ -52,6 +52,8 @@ _HOMES = {
     "searchsorted": "nsw.kernels.sampling",
     "hash_encode": "nsw.kernels.hash_encoding",
     "hash_levels": "nsw.kernels.hash_encoding",
+    "march_voxels": "nsw.kernels.voxel_march",
+    "total_variation": "nsw.kernels.voxel_tv",
 }
 __all__ = sorted(_HOMES)
 
