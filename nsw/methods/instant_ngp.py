@@ -156,10 +156,15 @@ def update_occupancy(model: HashGrid, step: int, every: int = 16, decay: float =
         model.occupancy._update(step, lambda points: model.density(points) * model.sample_length, threshold, decay, WARMUP)
 
 
-def make_optimizer(model: HashGrid, lr: float = 1e-2, eps: float = EPSILON) -> MaskedAdam:
-    """Return Adam for table and networks; entries that no sample touched keep value and moments."""
+def make_optimizer(model: HashGrid, lr: float = 1e-2, lr_network: float = 1e-2, eps: float = EPSILON) -> MaskedAdam:
+    """Return Adam for table and networks; entries that no sample touched keep value and moments.
+
+    Args:
+        lr: of the table. Short runs need several times the paper's 1e-2; networks die of that, and keep their own.
+    """
     networks = [*model.density_net.parameters(), *model.colour_net.parameters()]
-    optimizer = MaskedAdam([dict(params=[model.table]), dict(params=networks, skip_zero=False)], lr=lr, eps=eps)
+    groups = [dict(params=[model.table], lr=lr), dict(params=networks, lr=lr_network, skip_zero=False)]
+    optimizer = MaskedAdam(groups, eps=eps)
     model.gradients_in_place = True  # this optimiser empties the gradients that the encoding adds to
     for group in optimizer.param_groups:
         group["start"] = group["lr"]
@@ -184,8 +189,14 @@ def cube_around(aabb: Float[Tensor, "2 3"]) -> Float[Tensor, "2 3"]:
 
 
 @torch.no_grad()
-def true_cells(scene: Scene, aabb: Float[Tensor, "2 3"], n_cells: int, split: str = "train") -> Bool[Tensor, "n n n"]:
+def true_cells(
+    scene: Scene, aabb: Float[Tensor, "2 3"], n_cells: int, margin: float = 0.0, split: str = "train"
+) -> Bool[Tensor, "n n n"]:
     """Return the cells of a grid over a box that hold a surface some camera sees, from a scene's true depth.
+
+    Args:
+        margin: how far from a cell's walls a surface point has to lie to count, as a share of the cell, below 1/2: a surface
+            that cuts off a corner may as well be the neighbour's.
 
     Raises:
         InputError: for a scene without depth.
@@ -194,8 +205,10 @@ def true_cells(scene: Scene, aabb: Float[Tensor, "2 3"], n_cells: int, split: st
         raise InputError(f"Scene {scene.name} has no true depth, so its occupied cells are unknown: take a bundled scene.")
     rays, depth = camera_rays(scene.views(split)), scene.depth[scene.frames(split)].reshape(-1).float()
     points = rays.origins + (depth / rays.z_per_t)[:, None] * rays.directions
-    cells = ((points - aabb[0]) / (aabb[1] - aabb[0]) * n_cells).floor().long()
-    i, j, k = cells[(depth > 0) & ((cells >= 0) & (cells < n_cells)).all(-1)].unbind(-1)
+    place = (points - aabb[0]) / (aabb[1] - aabb[0]) * n_cells
+    cells = place.floor().long()
+    well_inside = ((place - cells - 0.5).abs() <= 0.5 - margin).all(-1)
+    i, j, k = cells[(depth > 0) & well_inside & ((cells >= 0) & (cells < n_cells)).all(-1)].unbind(-1)
     truth = torch.zeros((n_cells,) * 3, dtype=torch.bool)
     truth[i, j, k] = True
     return truth

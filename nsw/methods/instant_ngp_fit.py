@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -29,7 +30,8 @@ class Plan:
     Attributes:
         n_steps: optimiser steps.
         n_samples: samples in occupied cells a batch; the number of rays follows.
-        lr, last_rate, warmup: learning rate of table and networks, its factor at the end, and the share it rises over.
+        lr, lr_network: learning rates of table and networks.
+        last_rate, warmup: factor of both at the end, and the share of the steps over which they rise.
         update_every, decay: steps between updates of the occupancy grid, and how fast an unconfirmed cell fades.
         threshold: weight below which a sample is not asked for its colour.
         eps: of Adam.
@@ -40,6 +42,7 @@ class Plan:
     n_steps: int = 400
     n_samples: int = 8192
     lr: float = 0.05
+    lr_network: float = 0.01
     last_rate: float = 0.1
     warmup: float = 0.02
     update_every: int = 8
@@ -75,7 +78,8 @@ def single_level(model: HashGrid) -> HashGrid:
 
 def hash_steps(model: HashGrid, pixels: ngp.Pixels, plan: Plan, generator: torch.Generator, near: float) -> Step:
     """Return the function that trains a hash grid by one batch."""
-    optimizer = ngp.make_optimizer(model, plan.lr, plan.eps)
+    _compile(model, pixels, near)
+    optimizer = ngp.make_optimizer(model, plan.lr, plan.lr_network, plan.eps)
     state = {"step": 0, "n_rays": max(plan.n_samples // 32, 64)}
 
     def step(progress: float) -> ngp.HashRender:
@@ -91,6 +95,13 @@ def hash_steps(model: HashGrid, pixels: ngp.Pixels, plan: Plan, generator: torch
         return out
 
     return step
+
+
+def _compile(model: HashGrid, pixels: ngp.Pixels, near: float) -> None:
+    """Run a copy once, so that no clock counts the compiler: kernels are compiled for each number of features."""
+    copied = copy.deepcopy(model)
+    with torch.enable_grad():
+        ngp.render(copied, pixels.rays[:64], near).rgb.sum().backward()
 
 
 def field_steps(
@@ -122,21 +133,27 @@ def fit(model: HashGrid, pixels: ngp.Pixels, plan: Plan, generator: torch.Genera
     return out
 
 
-def race(step: Step, score: Callable[[], float], seconds: float, at: Sequence[float] = ()) -> Trace:
-    """Train for a time, and return the scores at the given seconds and at the end; the clock stops while a score is taken.
+def race(contestants: Mapping[str, tuple[Step, Callable[[], float]]], seconds: float, at: Sequence[float] = ()) -> dict[str, Trace]:
+    """Train several models for equal times, and return their scores at the given seconds and at the end.
+
+    They take turns, a step each time to the one that has had least time, so that whatever else the machine does slows them
+    all; a contestant's clock stops while it is scored and while others train.
 
     Args:
-        step: takes the share of the time that is spent.
+        contestants: name -> (step, which takes the share of the time that is spent; score in dB).
     """
-    spent, due, trace = 0.0, sorted(t for t in at if t < seconds), []
-    while spent < seconds:
+    spent, traces = dict.fromkeys(contestants, 0.0), {name: [] for name in contestants}
+    due = {name: sorted(t for t in at if t < seconds) for name in contestants}
+    while min(spent.values()) < seconds:
+        name = min(spent, key=spent.get)
+        step, score = contestants[name]
         began = time.perf_counter()
-        step(min(1.0, spent / seconds))
-        spent += time.perf_counter() - began
-        if due and spent >= due[0]:
-            due = [t for t in due if t > spent]
-            trace.append((spent, score()))
-    return [*trace, (spent, score())]
+        step(min(1.0, spent[name] / seconds))
+        spent[name] += time.perf_counter() - began
+        if due[name] and spent[name] >= due[name][0]:
+            due[name] = [t for t in due[name] if t > spent[name]]
+            traces[name].append((spent[name], score()))
+    return {name: [*trace, (spent[name], contestants[name][1]())] for name, trace in traces.items()}
 
 
 def score_of(model: Field, render_view: Callable[[Cameras], object], scene: Scene, split: str = "test") -> Callable[[], float]:

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import max_pool3d
 
 from nsw.cameras import Cameras, camera_rays
-from nsw.kernels.hash_encoding import HashLevels, hash_rows
+from nsw.kernels.hash_encoding import HashLevels, hash_levels, hash_rows
 from nsw.losses import loss_mse
 from nsw.methods import instant_ngp as ngp
-from nsw.methods.instant_ngp_fit import Plan, fit, new_model
+from nsw.methods.instant_ngp_fit import Plan, Trace, fit, new_model
 from nsw.models.hash_grid import HashGrid
 from nsw.scenes.scene import Scene
 
@@ -83,6 +84,17 @@ class Pull:
         return int(torch.where(count > 1, totals, 0.0).argsort(descending=True)[rank])
 
 
+def surface_share(model: HashGrid, pull: Pull, surface: Bool[Tensor, "n n n"]) -> tuple[float, float]:
+    """Return the share of the gradient, and of the pulled vertices, that lie in a surface's cells or the cells next to them."""
+    near = max_pool3d(surface[None, None].float(), 3, stride=1, padding=1)[0, 0] > 0
+    positions = vertex_positions(model, pull.level, all_vertices(model.levels, pull.level))
+    n = len(surface)
+    unit = (positions - model.aabb[0]) / (model.aabb[1] - model.aabb[0])
+    i, j, k = (unit * n).long().clamp(0, n - 1).unbind(-1)
+    beside = near[i, j, k]
+    return float(pull.mass[beside].sum() / pull.mass.sum()), float(beside[pull.mass > 0].float().mean())
+
+
 def pull_on(model: HashGrid, pixels: ngp.Pixels, level: int, near: float, n_rays: int = 2048, seed: int = 0) -> Pull:
     """Return how strongly the vertices of a level are pulled by random training pixels in front of random backgrounds."""
     generator = torch.Generator(model.aabb.device).manual_seed(seed)
@@ -140,15 +152,20 @@ def microscope(model: HashGrid, pixels: ngp.Pixels, level: int, near: float, ran
     return figure([grey, entry], title=title, height=460)
 
 
-def table_of_levels(model: HashGrid, pixels: ngp.Pixels, near: float) -> list[dict[str, object]]:
-    """Return one row a level: cells, rows, vertices a row, measured collisions and the strongest vertex's share."""
+def table_of_levels(model: HashGrid, pixels: ngp.Pixels, near: float, surface: Bool[Tensor, "n n n"]) -> list[dict[str, object]]:
+    """Return one row a level: vertices, entries, measured collisions, the strongest vertex's share, the surface's share.
+
+    Args:
+        surface: cells that truly hold a surface, from `true_cells`.
+    """
     rows = []
     for level, n in enumerate(model.levels.n_vertices):
         n_rows = model.levels.first_rows[level + 1] - model.levels.first_rows[level]
         pull = pull_on(model, pixels, level, near)
-        about = {"level": level, "vertices": n**3, "entries": n_rows, "vertices an entry": round(n**3 / n_rows, 1)}
-        measured = {"in collision": f"{pull.colliding:.0%}", "gradient of the strongest": f"{pull.strongest:.0%}"}
-        rows.append(about | measured)
+        gradient, vertices = surface_share(model, pull, surface)
+        about = {"level": level, "vertices": n**3, "entries": n_rows, "in collision": f"{pull.colliding:.0%}"}
+        shares = {"gradient of the strongest": f"{pull.strongest:.0%}", "gradient at surfaces": f"{gradient:.0%}"}
+        rows.append(about | shares | {"vertices at surfaces": f"{vertices:.0%}"})
     return rows
 
 
@@ -172,12 +189,47 @@ def from_the_side(cells: Bool[Tensor, "X Y Z"]) -> Float[Tensor, "Z X"]:
     return cells.float().mean(1).T.flip(0)
 
 
+def without_skipping(model: HashGrid) -> HashGrid:
+    """Return a copy of a field that takes every cell for possibly occupied."""
+    copied = up_to_level(model, len(model.levels))
+    copied.occupancy.binaries.fill_(True)
+    return copied
+
+
 @torch.no_grad()
 def samples_a_ray(model: HashGrid, cameras: Cameras, near: float, skip: bool = True) -> float:
     """Return the mean number of samples whose density a ray of these pictures asks for, with or without skipping."""
-    field = model
-    if not skip:
-        field = copy.deepcopy(model)
-        field.occupancy.binaries.fill_(True)
+    field = model if skip else without_skipping(model)
     rays = camera_rays(cameras)
     return ngp.render(field, rays, near).n_marched / len(rays)
+
+
+def row_picture(n_vertices: int, bits: int, height: int = 0) -> Float[Tensor, "Y X"]:
+    """Return the rows that a horizontal layer of vertices reads, in [0, 1]: a ramp where they are stored, noise where hashed.
+
+    Args:
+        n_vertices: of the level along an axis.
+        bits: entries of a level at most, as a power of two.
+        height: which layer.
+    """
+    n = max(n_vertices, 5)
+    levels = hash_levels(1, n - 1, n - 1, bits)
+    plane = torch.cartesian_prod(torch.arange(n), torch.arange(n), torch.tensor([height]))
+    return (hash_rows(plane, levels, 0).float() / levels.n_rows).view(n, n).T.flip(0)
+
+
+def lead(ours: Trace, theirs: Trace) -> float:
+    """Return by how many dB a trace is ahead of another at least, over the scores after the first; straight lines between.
+
+    >>> lead([(1.0, 20.0), (2.0, 24.0), (4.0, 25.0)], [(1.5, 10.0), (3.0, 20.0)])
+    4.5
+    """
+    differences = []
+    for t, value in theirs:
+        after = next((k for k, point in enumerate(ours) if point[0] >= t), None)
+        if after is None:
+            differences.append(ours[-1][1] - value)
+        elif after > 0:
+            (t0, v0), (t1, v1) = ours[after - 1 : after + 1]
+            differences.append(v0 + (v1 - v0) * (t - t0) / (t1 - t0) - value)
+    return min(differences)

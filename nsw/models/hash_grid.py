@@ -138,4 +138,8 @@ def _network(n_in: int, width: int, n_hidden: int, n_out: int) -> nn.Sequential:
     hidden = [
         layer for a, b in zip(sizes, sizes[1:], strict=False) for layer in (nn.Linear(a, b, bias=False), nn.ReLU(inplace=True))
     ]
-    return nn.Sequential(*hidden, nn.Linear(width, n_out, bias=False))
+    network = nn.Sequential(*hidden, nn.Linear(width, n_out, bias=False))
+    for layer in network[:-1:2]:  # torch's own start is too small: a signal that begins at 1e-4 would take a hundred steps more
+        nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
+    nn.init.xavier_uniform_(network[-1].weight)
+    return network

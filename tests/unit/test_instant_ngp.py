@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 
 import pytest
 import torch
@@ -125,6 +126,8 @@ def test_occupancy_finds_what_is_there_and_forgets_what_is_not(monkeypatch):
 def test_true_cells_are_where_depth_says(scene):
     truth = ngp.true_cells(scene, scene.aabb, 16)
     assert 0.01 < float(truth.float().mean()) < 0.5
+    inner = ngp.true_cells(scene, scene.aabb, 16, margin=0.2)
+    assert 0 < int(inner.sum()) < int(truth.sum()) and not bool((inner & ~truth).any())
     with pytest.raises(InputError, match="depth"):
         ngp.true_cells(dataclasses.replace(scene, depth=None), scene.aabb, 16)
 
@@ -142,7 +145,7 @@ def test_learning_rate_rises_then_falls():
 def test_training_learns_skips_and_keeps_every_true_cell(scene, trained):
     pixels, model = trained
     assert fitting.score_hash(model, scene)() > 18.0
-    truth = ngp.true_cells(scene, model.aabb, model.settings.n_cells)
+    truth = ngp.true_cells(scene, model.aabb, model.settings.n_cells, margin=0.2)
     assert ngp.recall(model.occupancy.binaries[0], truth) >= 0.97
     views = scene.views("test")[:1]
     assert look.samples_a_ray(model, views, scene.near) < 0.5 * look.samples_a_ray(model, views, scene.near, skip=False)
@@ -164,10 +167,22 @@ def test_one_level_has_as_many_parameters(trained):
     assert one.density(points).shape == (5,)
 
 
-def test_race_scores_at_the_asked_seconds():
-    spent = []
-    trace = fitting.race(spent.append, lambda: float(len(spent)), seconds=0.02, at=(0.005, 0.5))
-    assert len(trace) == 2 and trace[-1][0] >= 0.02 and trace[-1][1] == len(spent) and 0 <= min(spent) <= max(spent) < 1
+def test_race_gives_equal_seconds_in_turns_and_scores_when_asked():
+    steps: list[tuple[str, float]] = []
+
+    def runner(name: str, pause: float):
+        def step(progress: float) -> None:
+            steps.append((name, progress))
+            end = time.perf_counter() + pause
+            while time.perf_counter() < end:
+                pass
+
+        return step, lambda: float(sum(who == name for who, _ in steps))
+
+    traces = fitting.race({"quick": runner("quick", 1e-4), "slow": runner("slow", 2e-3)}, seconds=0.02, at=(0.005, 0.5))
+    for name, trace in traces.items():
+        assert len(trace) == 2 and 0.02 <= trace[-1][0] < 0.2 and trace[-1][1] == sum(who == name for who, _ in steps)
+    assert traces["quick"][-1][1] > traces["slow"][-1][1] and len({who for who, _ in steps[:4]}) == 2
     assert fitting.seconds_to([(1.0, 3.0)], 4.0) == float("inf")
 
 
@@ -186,6 +201,8 @@ def test_pull_is_the_gradient_of_the_table(scene, trained):
     assert model.levels.hashed[5] and 0.0 < fine.colliding <= 1.0 and 0.3 < fine.strongest < 1.0
     row = fine.shared_row()
     mine = fine.mass[fine.rows == row]
+    gradient, vertices = look.surface_share(model, fine, ngp.true_cells(scene, model.aabb, 24))
+    assert 0 < vertices < gradient <= 1
     assert int((mine > 0).sum()) > 1 and float(model.table.grad.abs().sum()) == 0.0
 
 
@@ -202,7 +219,8 @@ def test_the_microscope_is_a_chart_with_shares_that_add_up(scene, trained):
     spec = json.loads(chart.to_json())
     assert [trace["type"] for trace in spec["data"]] == ["scatter3d"] * 2
     assert sum(chart.data[1].marker.color) == pytest.approx(1.0, abs=1e-4)
-    table = look.table_of_levels(model, pixels, scene.near)
+    surface = ngp.true_cells(scene, model.aabb, 24)
+    table = look.table_of_levels(model, pixels, scene.near, surface)
     assert len(table) == 6 and table[0]["in collision"] == "0%"
 
 
