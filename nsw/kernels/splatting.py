@@ -16,6 +16,7 @@ from torch import Tensor
 from nsw.errors import InputError
 from nsw.kernels import engines
 from nsw.kernels.meta import Meta, rows_of_pairs
+from nsw.kernels.projecting import project_sparse
 from nsw.kernels.projection_reference import View
 
 RENDER_MODES = ("RGB", "D", "ED", "RGB+D", "RGB+ED")
@@ -68,17 +69,18 @@ def rasterization(
         packed: keep only visible (camera, splat) pairs in the meta: its entries are [nnz, ...] beside their ids.
         backgrounds: [..., C, D], added where transmittance is left. None is black.
         render_mode: "D" accumulates the depth (camera z) of the centres, "ED" divides it by alpha; "RGB+..." puts it last.
+        sparse_grad: gradients of means, quats, scales and covars come as sparse COO tensors; needs `packed`.
         absgrad: backward also sets `meta["means2d"].absgrad`, sums over pixels of absolute gradients (AbsGS).
         rasterize_mode: "antialiased" dims splats by what `eps2d` enlarged them.
         channel_chunk: more channels than this are drawn in several passes.
-        covars: covariances that replace quats and scales.
+        segmented: another sorting algorithm on CUDA, nothing here. covars: covariances that replace quats and scales.
 
     Returns:
         Pictures [..., C, H, W, X], alphas [..., C, H, W, 1], and the meta dict (see `nsw.kernels.meta`).
 
     Raises:
         InputError: when shapes, modes or sizes do not fit together.
-        NotImplementedError: for `distributed`, `segmented`, `sparse_grad`, the unscented transform, distortion, rolling shutter.
+        NotImplementedError: for `distributed`, the unscented transform, distortion, rolling shutter.
 
     >>> one = torch.ones(1, 3)
     >>> picture, alpha, meta = rasterization(
@@ -89,7 +91,7 @@ def rasterization(
     (torch.Size([1, 32, 32, 3]), [[6, 6]])
     """
     unsupported = {
-        "sparse_grad": sparse_grad, "distributed": distributed, "segmented": segmented, "with_ut": with_ut,
+        "distributed": distributed, "with_ut": with_ut,
         "with_eval3d": with_eval3d, "radial_coeffs": radial_coeffs, "tangential_coeffs": tangential_coeffs,
         "thin_prism_coeffs": thin_prism_coeffs, "ftheta_coeffs": ftheta_coeffs, "viewmats_rs": viewmats_rs,
         "rolling_shutter": rolling_shutter if getattr(rolling_shutter, "name", "GLOBAL") != "GLOBAL" else None,
@@ -98,8 +100,9 @@ def rasterization(
     view = View(int(width), int(height), near_plane, far_plane, radius_clip, eps2d, rasterize_mode == "antialiased", camera_model)
     splats = (means, quats, scales, covars, opacities, colors, viewmats, Ks, backgrounds)
     _check(*splats, view, sh_degree, tile_size, render_mode, rasterize_mode, channel_chunk)
+    _require(not sparse_grad or (packed and means.dim() == 2), "sparse_grad needs packed=True and no batch dimensions.")
     engine = engines.choose(splats, view, tile_size)
-    return _rasterize(engine, splats, view, sh_degree, packed, tile_size, render_mode, absgrad, channel_chunk)
+    return _rasterize(engine, splats, view, sh_degree, packed, tile_size, render_mode, absgrad, channel_chunk, sparse_grad)
 
 
 def rasterization_reference(*args, **kwargs):
@@ -161,18 +164,20 @@ def _check(
     _require(tile_size > 0 and channel_chunk > 0, "tile_size and channel_chunk must be positive.")
 
 
-def _rasterize(engine, splats, view: View, sh_degree, packed, tile_size, render_mode, absgrad, channel_chunk):
+def _rasterize(engine, splats, view: View, sh_degree, packed, tile_size, render_mode, absgrad, channel_chunk, sparse_grad=False):
     """Flatten the batch dimensions, run the steps on rows of (camera, splat) pairs, and give the dimensions back."""
     means, quats, scales, covars, opacities, colors, viewmats, Ks, backgrounds = splats
     batch, N, C = means.shape[:-2], means.shape[-2], viewmats.shape[-3]
     B = math.prod(batch)
+    # A sparse gradient cannot pass through a reshape: these rows are taken from the very tensors that were given.
+    sparse = project_sparse(means, covars, quats, scales, opacities, viewmats, Ks, view) if sparse_grad else None
     per_camera = colors.dim() - len(batch) == (3 if sh_degree is None else 4)
     colors = colors.reshape((B, C if per_camera else 1, N) + colors.shape[len(batch) + 1 + per_camera :])
     means, covars, quats, scales, opacities, viewmats, Ks = (
         None if t is None else t.reshape((B,) + t.shape[len(batch) :])
         for t in (means, covars, quats, scales, opacities, viewmats, Ks)
     )
-    projected, ids = engine.project(means, covars, quats, scales, opacities, viewmats, Ks, view, packed)
+    projected, ids = sparse or engine.project(means, covars, quats, scales, opacities, viewmats, Ks, view, packed)
     opacities_seen = rows_of_pairs(opacities[:, None], ids, C)
     if projected.compensations is not None:
         opacities_seen = opacities_seen * projected.compensations

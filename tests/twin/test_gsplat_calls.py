@@ -181,6 +181,26 @@ def test_sparse_gradients_are_the_dense_ones():
             projected(splats(batch=batch), sparse_grad=True, **options)
 
 
+@pytest.mark.parametrize("degree", [None, 1])
+def test_sparse_gradients_of_rasterization(degree):
+    s, results = splats(n=40, dtype=torch.float32), []
+    s["means"][:10, 2] -= 9  # behind the cameras: in no sparse gradient
+    s["colors"] = torch.rand((40, 3) if degree is None else (40, 4, 3), generator=torch.Generator().manual_seed(0))
+    for sparse in (True, False):
+        leaves = {name: s[name].clone().requires_grad_() for name in ("means", "quats", "scales", "opacities", "colors")}
+        renders, _, _ = rasterization(**(s | leaves), width=WIDTH, height=HEIGHT, sh_degree=degree, packed=True, sparse_grad=sparse)
+        renders.square().sum().backward()
+        results.append({name: leaf.grad for name, leaf in leaves.items()})
+    assert results[0]["quats"].is_sparse and results[0]["scales"].is_sparse and not results[0]["colors"].is_sparse
+    assert results[0]["quats"].coalesce().indices().min() >= 10
+    for name, dense in results[1].items():
+        assert torch.allclose(results[0][name].to_dense(), dense, rtol=1e-3, atol=1e-3 * float(dense.abs().max())), name
+    for wrong in ({"packed": False}, {"packed": True, "batched": True}):
+        made = splats(batch=(1,)) if wrong.pop("batched", False) else splats()
+        with pytest.raises(InputError, match="sparse_grad"):
+            rasterization(**made, colors=torch.ones(made["means"].shape).double(), width=8, height=8, sparse_grad=True, **wrong)
+
+
 def test_three_steps_make_the_fused_one():
     s = splats()
     covars, precis = quat_scale_to_covar_preci(s["quats"], s["scales"])
