@@ -67,6 +67,17 @@ def distortion_slopes(state, at, kind, drawn, weight, depth, opaque, ray):
 
 
 @helper
+def write_sums(sums, at, opacity, zeta, zeta_x, zeta_y, blob, absolutes, depth):
+    """Add up the lanes of a pair's sums and write them in the order of the record."""
+    sums[at] = sum_lanes(opacity)
+    for i in range(3):
+        sums[at + 1 + i], sums[at + 4 + i], sums[at + 7 + i] = sum_lanes(zeta[i]), sum_lanes(zeta_x[i]), sum_lanes(zeta_y[i])
+        sums[at + 14 + i] = sum_lanes(depth[i])
+    for i in range(2):
+        sums[at + 10 + i], sums[at + 12 + i] = sum_lanes(blob[i]), sum_lanes(absolutes[i])
+
+
+@helper
 def undo_surfel(
     state, record, color, span, left, top, position, ray_depth, kind, ray, want_absolute, like, sums, at_sums
 ):  # fmt: skip
@@ -138,13 +149,9 @@ def undo_surfel(
                 abs_x, abs_y = abs_x + absolute(v_blob * blob_x), abs_y + absolute(v_blob * blob_y)
         z0s, z1s, z2s, blob_sy = z0s + row_z0, z1s + row_z1, z2s + row_z2, blob_sy + row_blob * blob_y
         z0y, z1y, z2y = z0y + row_z0 * dy, z1y + row_z1 * dy, z2y + row_z2 * dy
-    sums[at_sums] = sum_lanes(s_o)
-    sums[at_sums + 1], sums[at_sums + 2], sums[at_sums + 3] = sum_lanes(z0s), sum_lanes(z1s), sum_lanes(z2s)
-    sums[at_sums + 4], sums[at_sums + 5], sums[at_sums + 6] = sum_lanes(z0x), sum_lanes(z1x), sum_lanes(z2x)
-    sums[at_sums + 7], sums[at_sums + 8], sums[at_sums + 9] = sum_lanes(z0y), sum_lanes(z1y), sum_lanes(z2y)
-    sums[at_sums + 10], sums[at_sums + 11] = sum_lanes(blob_sx), sum_lanes(blob_sy)
-    sums[at_sums + 12], sums[at_sums + 13] = sum_lanes(abs_x), sum_lanes(abs_y)
-    sums[at_sums + 14], sums[at_sums + 15], sums[at_sums + 16] = sum_lanes(s_d), sum_lanes(s_du), sum_lanes(s_dv)
+    write_sums(
+        sums, at_sums, s_o, (z0s, z1s, z2s), (z0x, z1x, z2x), (z0y, z1y, z2y), (blob_sx, blob_sy), (abs_x, abs_y), (s_d, s_du, s_dv)
+    )
     channel_store_sums(sums, at_sums + N_SUMS, v_color)
 
 

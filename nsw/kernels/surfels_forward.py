@@ -62,6 +62,15 @@ def add_distortion(state, at, kind, weight, depth, opaque, ray):
 
 
 @helper
+def meet_block(dx, blob_x, a0, a1, a2, row0, row1, row2, far_y):
+    """Where a block's rays meet the disk: u, v, zeta_2 and its inverse; then rho on the disk and in the blob."""
+    z2 = dx * a2 + row2
+    inverse = ONE / z2
+    u, v = (dx * a0 + row0) * inverse, (dx * a1 + row1) * inverse
+    return u, v, z2, inverse, u * u + v * v, blob_x * blob_x * TWO + far_y
+
+
+@helper
 def largest_rho(log_opacity):
     """A hair more than the rho at which a splat falls below 1/255."""
     return (log_opacity + LOG2_255) * (TWO / LOG2E) + f4(0.01)
@@ -84,11 +93,7 @@ def draw_surfel(state, record, color, span, left, top, position, ray_depth, kind
         for block in range(b0, b1):
             at = y * TILE + block * LANES
             dx = lane_centres() + (f4(left + block * LANES) - record[CENTRE])
-            z2 = dx * a2 + row2
-            inverse = ONE / z2
-            u, v = (dx * a0 + row0) * inverse, (dx * a1 + row1) * inverse
-            blob_x = dx + shift
-            on_disk, in_blob = u * u + v * v, blob_x * blob_x * TWO + far_y
+            u, v, z2, _, on_disk, in_blob = meet_block(dx, dx + shift, a0, a1, a2, row0, row1, row2, far_y)
             rho, T = minimum(on_disk, in_blob), load(state, at)
             if not any_lane((rho < reach) & (T > ZERO)):
                 continue

@@ -102,7 +102,7 @@ def test_image_fitting():
     scales, rgbs, quats = (torch.nn.Parameter(t) for t in (0.3 * torch.rand(n, 3), torch.rand(n, 3), torch.randn(n, 4)))
     opacities = torch.nn.Parameter(torch.ones(n))
     optimizer, losses = torch.optim.Adam([means, scales, rgbs, quats, opacities], lr=0.02), []
-    for _ in range(60):
+    for _ in range(40):
         renders, _, _ = imported_before(means, quats / quats.norm(dim=-1, keepdim=True), scales, torch.sigmoid(opacities),
                                         torch.sigmoid(rgbs), view[None], K[None], SIZE, SIZE, packed=False)  # fmt: skip
         loss = torch.nn.functional.mse_loss(renders[0], target)
@@ -110,7 +110,7 @@ def test_image_fitting():
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.3 * losses[0]
+    assert losses[-1] < 0.4 * losses[0]
 
 
 def train(strategy, initialize, steps, *, packed=False, post):
@@ -145,19 +145,19 @@ def train(strategy, initialize, steps, *, packed=False, post):
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_simple_trainer_with_the_default_strategy(packed):
-    strategy = gsplat.DefaultStrategy(refine_start_iter=10, refine_every=20, refine_stop_iter=60, grow_grad2d=5e-4, verbose=False)
-    losses, counts, _ = train(strategy, lambda s: s.initialize_state(scene_scale=1.0), 90, packed=packed, post={"packed": packed})
-    assert sum(losses[-6:]) < 0.6 * sum(losses[:6])
-    changes = [step for step in range(1, 90) if counts[step] != counts[step - 1]]
-    assert changes and set(changes) <= {20, 40}  # every 20 steps, after step 10 and before step 60
+    strategy = gsplat.DefaultStrategy(refine_start_iter=10, refine_every=20, refine_stop_iter=50, grow_grad2d=5e-4, verbose=False)
+    losses, counts, _ = train(strategy, lambda s: s.initialize_state(scene_scale=1.0), 60, packed=packed, post={"packed": packed})
+    assert sum(losses[-6:]) < 0.75 * sum(losses[:6])
+    changes = [step for step in range(1, 60) if counts[step] != counts[step - 1]]
+    assert changes and set(changes) <= {20, 40}  # every 20 steps, after step 10 and before step 50
     assert max(counts) > 120
 
 
 def test_simple_trainer_with_mcmc():
-    strategy = gsplat.MCMCStrategy(cap_max=150, refine_start_iter=10, refine_every=20, refine_stop_iter=80, noise_lr=1e3)
-    losses, counts, params = train(strategy, lambda s: s.initialize_state(), 90, post={"lr": 4e-3})
-    assert sum(losses[-6:]) < 0.6 * sum(losses[:6])
-    assert counts[19] == 120 and counts[20] == 126 and counts[40] == 132 and counts[60] == 138 and counts[-1] == 138
+    strategy = gsplat.MCMCStrategy(cap_max=150, refine_start_iter=10, refine_every=20, refine_stop_iter=50, noise_lr=1e3)
+    losses, counts, params = train(strategy, lambda s: s.initialize_state(), 60, post={"lr": 4e-3})
+    assert sum(losses[-6:]) < 0.75 * sum(losses[:6])
+    assert counts[19] == 120 and counts[20] == 126 and counts[39] == 126 and counts[40] == 132 and counts[-1] == 132
     assert all(torch.isfinite(p).all() for p in params.values())
 
 
