@@ -97,7 +97,7 @@ def max_weights(
     best = torch.zeros(links.shape) if best is None else best
     rays = _rays_in_voxels(links, origins, directions, near, far, offset, aabb)
     skip = torch.zeros(1, 1, 1, dtype=torch.uint8) if skip is None else skip
-    march = _forward(values, links, skip, rays, directions.contiguous().numpy(), (step, delta, stop, 0, False), True)
+    march = _forward(values, links, skip, rays, directions.contiguous().numpy(), (step, delta, stop, -1, False), True)
     _, counts, records = march
     slabs = _slabs(rays, counts, records, links.shape[0])
     run_shares(backward_kernels.largest_weights, len(slabs) - 1, rays, counts, records, slabs, best.numpy())

@@ -99,7 +99,8 @@ def march_forward(
 
     rays [R, 9]: origin and direction in voxels, near, far, offset; directions [R, 3] as stored in `out` on entry, unit length.
     box: blocks of the table per voxel, three numbers. steps: step, optical length of a step, transmittance to stop at.
-    starts [chunks]: where a chunk's samples begin in `records`. out [R, 5]: colour, transmittance left, sum of weight times t.
+    degree: of the harmonics, -1 for no colours. starts [chunks]: where a chunk's samples begin in `records`.
+    out [R, 5]: colour, transmittance left, sum of weight times t.
     """
     n_x, n_y, n_z = links.shape
     m_x, m_y, m_z = skip.shape
@@ -136,7 +137,9 @@ def march_forward(
                 density = values[r[0]] * w[0] + values[r[1]] * w[1] + values[r[2]] * w[2] + values[r[3]] * w[3]
                 density += values[r[4]] * w[4] + values[r[5]] * w[5] + values[r[6]] * w[6] + values[r[7]] * w[7]
                 if density > _THIN:
-                    cr, cg, cb = shade_sample(values, basis, n, r, w)
+                    cr, cg, cb = _ZERO, _ZERO, _ZERO
+                    if degree >= 0:
+                        cr, cg, cb = shade_sample(values, basis, n, r, w)
                     weight = T * f4(-math.expm1(-density * delta))
                     T *= f4(math.exp(-density * delta))
                     red, green, blue, distance = red + weight * cr, green + weight * cg, blue + weight * cb, distance + weight * t

@@ -171,18 +171,15 @@ def labelled(image: Float[Tensor, "H W 3"], text: str) -> Float[Tensor, "h W 3"]
 
 
 def prune_picture(
-    model: PlenoxelGrid, weight: Float[Tensor, "X Y Z"], threshold: float, scene: Scene, dilate: int = 2, width: int = 240
+    model: PlenoxelGrid, weight: Float[Tensor, "X Y Z"], threshold: float, scene: Scene, dilate: int = 2, width: int = 360
 ) -> Float[Tensor, "h w 3"]:
-    """Return the first test view of the pruned grid beside the shadows of what is left, with the share kept and the PSNR."""
+    """Return the first test view of the pruned grid over the shadows of what is left, with the voxels kept and the PSNR."""
     small, view = pruned(model, weight, threshold, dilate), scene.views("test")[0].to(model.aabb.device)
     shot = plenoxels.render_view(small, view, scene.near).rgb[0].cpu().clamp(0, 1)
-    error = metrics.psnr(shot, scene.pixels("test")[0])
-    maps = [enlarged(picture[..., None].expand(-1, -1, 3), width) for picture in (shadows(small.kept.cpu()),)]
-    shown = torch.cat(
-        [enlarged(shot, width), *[torch.nn.functional.pad(m, (0, 0, 0, 0, 0, width - len(m)), value=1.0) for m in maps]], 1
-    )
+    error, share = metrics.psnr(shot, scene.pixels("test")[0]), float(small.kept.float().mean())
+    maps = enlarged(shadows(small.kept.cpu())[..., None].expand(-1, -1, 3), width)
     return labelled(
-        shown, f"{int(small.kept.sum()):,} voxels, {float(small.kept.float().mean()):.0%} of the box, {error:.2f} dB in this view"
+        torch.cat([enlarged(shot, width), maps]), f"{int(small.kept.sum()):,} voxels, {share:.0%} of the box, {error:.2f} dB"
     )
 
 
