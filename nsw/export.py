@@ -6,8 +6,6 @@ raw values (log scales, logit opacity, quaternion w first), harmonics channel by
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from torch import Tensor
 from nsw.cameras import Cameras, orbit
 from nsw.errors import InputError
 from nsw.models.gaussians import Gaussians, GaussiansSettings
-from nsw.models.state import cannot_write, write_bytes
+from nsw.models.state import replacing, write_bytes
 from nsw.scenes.scene import Points, Scene
 
 _PLY_TYPES = {
@@ -167,14 +165,9 @@ def save_mp4(images: Tensor | np.ndarray | Sequence, path: Path | str, fps: floa
     frames, path = _frames(images, path), Path(path)
     height, width = frames.shape[1:3]
     frames = np.pad(frames, [(0, 0), (0, height % 2), (0, width % 2), (0, 0)], mode="edge")
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=".mp4", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+    with replacing(path, ".mp4") as temporary:
         writer = imageio_ffmpeg.write_frames(
-            name,
+            str(temporary),
             (frames.shape[2], frames.shape[1]),
             fps=fps,
             codec="libx264",
@@ -189,14 +182,6 @@ def save_mp4(images: Tensor | np.ndarray | Sequence, path: Path | str, fps: floa
         writer.close()
         if temporary.stat().st_size == 0:
             raise InputError(f"Cannot write {path}: ffmpeg wrote nothing; is the disk full?")
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
-        temporary = None
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
     return path
 
 

@@ -10,7 +10,8 @@ import errno
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,22 +45,23 @@ def cannot_write(path: Path, error: OSError) -> InputError:
     return InputError(f"Cannot write {path}: {reason}.")
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Replace the file by `data` in one step; what was there stays when anything fails.
+@contextmanager
+def replacing(path: Path, suffix: str = ".part") -> Iterator[Path]:
+    """Give an empty file beside `path` to write into; it takes the path's place at the end, or is removed when anything fails.
+
+    Args:
+        suffix: of the file beside, for writers that go by it.
 
     Raises:
         InputError: when the disk is full, read-only or the like.
     """
-    path = Path(path)
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=suffix, dir=path.parent)
+        os.close(handle)
         temporary = Path(name)
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
         temporary.chmod(0o644)
         os.replace(temporary, path)
         temporary = None
@@ -68,6 +70,18 @@ def write_bytes(path: Path, data: bytes) -> None:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace the file by `data` in one step; what was there stays when anything fails.
+
+    Raises:
+        InputError: as `replacing`.
+    """
+    with replacing(Path(path)) as temporary, open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_json(path: Path, value: Any) -> None:

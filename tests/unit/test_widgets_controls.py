@@ -178,7 +178,7 @@ def test_viewer_frame_follows_events(shown, scene, front_end):
     async def use():
         view = widgets.viewer(lambda c: render_view(Ball(), c, n_samples=8), scene, alt="a ball", size=32)
         view.on_change.append(changes.append)
-        frame = next(w for w in _widgets() if type(w).__name__ == "Frame")
+        frame = next(w for w in _widgets() if type(w).__name__ == "ViewerFrame")
         assert frame.get_frame() is not None and not changes  # the first picture is not drawn twice
         start = view.camera.origins
         frame.handle_event({"type": "pointer_down", "x": 10, "y": 10, "buttons": (1,), "modifiers": ()})
