@@ -11,10 +11,8 @@ from torch import Tensor, nn
 
 from nsw.cameras import Rays, pixel_rays
 from nsw.errors import InputError
-from nsw.losses import loss_mse
-from nsw.methods.nerf import learning_rate, loss_terms, set_learning_rate
+from nsw.methods.nerf import loss_terms
 from nsw.models.field import Field
-from nsw.models.mlp import NerfMLP, NerfSettings
 from nsw.renderers.volume import RayRender, render_rays
 from nsw.scenes.scene import Points, Scene
 
@@ -76,49 +74,6 @@ def surface_point(scene: Scene, instance: str, split: str = "test") -> tuple[Flo
     ray = pixel_rays(scene.cameras, frame[None], row[None], column[None])
     t = scene.depth[frame, row, column].float() / ray.z_per_t[0]
     return ray.origins[0] + t * ray.directions[0], scene.normals[frame, row, column].float()
-
-
-def surface_pixels(
-    scene: Scene, instance: str, split: str
-) -> tuple[Float[Tensor, "M 3"], Float[Tensor, "M 3"], Float[Tensor, "M 3"]]:
-    """Return true surface points, viewing directions and colours of all pixels of a split that show an instance."""
-    frames = scene.frames(split)
-    view, row, column = (scene.ids[frames] == list(scene.id_names).index(instance)).nonzero().unbind(-1)
-    rays = pixel_rays(scene.views(frames), view, row, column)
-    t = scene.depth[frames][view, row, column].float() / rays.z_per_t
-    return rays.origins + t[:, None] * rays.directions, rays.directions, scene.pixels(frames)[view, row, column]
-
-
-def fit_surface(scene: Scene, instance: str, use_directions: bool, n_steps: int = 200, seed: int = 0) -> float:
-    """Learn the colours of an instance on its true surface, and return the PSNR in dB over the pixels of the test views.
-
-    The geometry is given, so that a network without directions cannot hide a reflection behind the surface: what is left
-    of the error is what position alone does not explain.
-
-    Args:
-        scene: with depth and ids.
-        use_directions: whether the colour may depend on the viewing direction.
-    """
-    points, directions, colours = surface_pixels(scene, instance, "train")
-    low, high = points.amin(0), points.amax(0)
-    box = tuple(torch.cat([low - 0.05, high + 0.05]).tolist())
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        torch.manual_seed(seed)
-        settings = NerfSettings(
-            depth=2, width=64, skip=0, levels_position=4, levels_direction=3, box=box, use_directions=use_directions
-        )
-        model = NerfMLP(settings)
-        optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-        for step in range(n_steps):
-            set_learning_rate(optimizer, learning_rate(step, n_steps, 1e-2))
-            batch = torch.randint(len(points), (1024,))
-            optimizer.zero_grad()
-            loss_mse(model.query(points[batch], directions[batch]).rgb, colours[batch]).backward()
-            optimizer.step()
-    points, directions, colours = surface_pixels(scene, instance, "test")
-    with torch.no_grad():
-        error = loss_mse(model.query(points, directions).rgb, colours)
-    return float(-10 * error.log10())
 
 
 def gradient_share(model: nn.Module, rays: Rays, colours: Float[Tensor, "R 3"]) -> float:

@@ -30,9 +30,7 @@ from nsw.methods.nerf_inspect import (
     density_points,
     diagnose,
     direction_sphere,
-    fit_surface,
     gradient_share,
-    surface_pixels,
     surface_point,
 )
 from nsw.metrics import psnr
@@ -363,13 +361,3 @@ def test_a_small_network_learns_a_ball_from_its_pictures():
         optimizer.step()
     target = truth(unseen)
     assert psnr(render_view(model, unseen).rgb, target) > psnr(target.mean(dim=(0, 1, 2)).expand_as(target), target) + 8
-
-
-def test_direction_explains_a_mirror_on_its_true_surface():
-    scene = nsw.scenes.load("toybox", 40)
-    points, directions, colours = surface_pixels(scene, "metal ball", "test")
-    assert len(points) > 200 and points.shape == directions.shape == colours.shape
-    assert (points.amax(0) - points.amin(0) < 0.5).all()  # all on one small ball
-    assert torch.allclose(directions.norm(dim=-1), torch.ones(len(points)), atol=1e-5)
-    with_directions, without = (fit_surface(scene, "metal ball", use, n_steps=80) for use in (True, False))
-    assert with_directions > without + 0.5

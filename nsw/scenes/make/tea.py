@@ -26,7 +26,9 @@ def describe(size: int = 100, views: int | None = None, seed: int = 0) -> Descri
     _stand(things, rng)
     counts = thinned(views, train=36, val=4, test=12)
     domes = ((12, 70, 0), (18, 56, 50), (16, 62, 20))
-    eyes = np.concatenate([spiral_dome(n, low, high, 4.0, turn) for n, (low, high, turn) in zip(counts.values(), domes, strict=True)])
+    eyes = np.concatenate(
+        [spiral_dome(n, low, high, 4.0, turn) for n, (low, high, turn) in zip(counts.values(), domes, strict=True)]
+    )
     lamps = [(35, 46, 14, (26, 24, 21)), (155, 36, 14, (8, 9, 11)), (270, 42, 14, (14, 11, 8))]
     return Description(
         name="tea",
@@ -76,7 +78,8 @@ def _pot(things: Things) -> None:
 
 def _cup(things: Things, rng: np.random.Generator) -> None:
     at = (0.45, -0.42, FLOOR)
-    bowl = [(0.0, 0.03), (0.10, 0.03), (0.15, 0.08), (0.19, 0.20), (0.20, 0.26), (0.185, 0.26), (0.17, 0.20), (0.13, 0.10), (0.0, 0.09)]
+    bowl = [(0.0, 0.03), (0.10, 0.03), (0.15, 0.08), (0.19, 0.20), (0.20, 0.26)]
+    bowl += [(0.185, 0.26), (0.17, 0.20), (0.13, 0.10), (0.0, 0.09)]  # and down again inside
     saucer = [(0.0, 0.0), (0.16, 0.0), (0.29, 0.045), (0.28, 0.055), (0.15, 0.025), (0.0, 0.025)]
     white, band = Material(PORCELAIN, "gloss", 0.15), Material(INK, "gloss", 0.15)
     tea = Material(tx.colour("#8a4a14"), "gloss", 0.1)
