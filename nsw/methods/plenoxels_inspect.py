@@ -120,12 +120,17 @@ def free_air(scene: Scene, points: Float[Tensor, "N 3"], margin: float, split: s
     return free
 
 
-def floater_mass(model: PlenoxelGrid, scene: Scene) -> float:
-    """Return the opacity of voxels in air that the true depth maps show to be free, summed, in voxels of 1 % of the box's edge.
+def free_voxels(model: PlenoxelGrid, scene: Scene) -> Bool[Tensor, "X Y Z"]:
+    """Return which voxels the true depth maps of all training views show to be air, two voxels away from surfaces."""
+    return free_air(scene, model.positions().reshape(-1, 3).cpu(), 2 * model.voxel).view(model.shape)
 
-    The depth maps of all training views count, also for a grid that was trained on a few of them.
+
+def floater_mass(model: PlenoxelGrid, free: Bool[Tensor, "X Y Z"]) -> float:
+    """Return the opacity of voxels in free air, summed, in voxels of 1 % of the box's edge.
+
+    Args:
+        free: `free_voxels` of a grid of this shape.
     """
-    free = free_air(scene, model.positions().reshape(-1, 3).cpu(), 2 * model.voxel).view(model.shape)
     unit = 0.01 * float((model.aabb[1] - model.aabb[0]).amax())
     return float(model.alpha().cpu()[free].sum()) * (model.voxel / unit) ** 3
 
