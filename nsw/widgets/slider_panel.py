@@ -54,7 +54,7 @@ def _step(low: float, high: float, value: float) -> float:
     return nice if abs(n - round(n)) < 1e-9 else (value - low) / max(1, round(n))
 
 
-def sliders(draw: Callable[..., Any], alt: str, caption: str | None = None, **ranges: Any) -> None:
+def sliders(draw: Callable[..., Any], alt: str, caption: str | None = None, pick: Any = None, **ranges: Any) -> None:
     """Show `draw(**values)` under one control per range and redraw it as they move.
 
     While a slider moves only its newest value is drawn; values that came in between are dropped. When `draw` takes an
@@ -63,13 +63,20 @@ def sliders(draw: Callable[..., Any], alt: str, caption: str | None = None, **ra
     Args:
         draw: returns a picture (anything `pictures.to_array` takes) or a plotly figure.
         alt: what the picture shows.
+        pick: a picture to click; the pixel sets the sliders `row` and `column`, whose ranges may then be left out.
         ranges: see `control`.
     """
     pictures.need_alt(alt)
+    if pick is not None:
+        pick = pictures.to_array(pick)
+        sides = zip(("row", "column"), pick.shape[:2], strict=True)
+        ranges = {name: (0, n - 1, n // 2) for name, n in sides} | ranges
     controls = {name: control(name, spec) for name, spec in ranges.items()}
     takes_coarse = "coarse" in inspect.signature(draw).parameters and "coarse" not in ranges
     first = draw(**{name: c.value for name, c in controls.items()}, **({"coarse": False} if takes_coarse else {}))
     panel = _Panel(draw, controls, first, alt, takes_coarse) if live() else None
+    if panel and pick is not None:
+        panel.box.children = (_picker(pick, controls["row"], controls["column"]), *panel.box.children)
     emit_still(first, alt, caption or _values_text(controls), panel.box if panel else None)
 
 
@@ -151,6 +158,25 @@ def set_figure(view: Any, figure: Any, alt: str) -> None:
 
 def _has_3d(figure: Any) -> bool:
     return any(trace.type.endswith("3d") or trace.type in ("surface", "cone") for trace in figure.data)
+
+
+def _picker(image: Any, row: Any, column: Any):
+    """Return a picture whose marked pixel and the two sliders follow each other."""
+    from nsw.widgets.picture_widget import picture
+
+    view = picture(image, "The picture to choose a pixel from.", clickable=True)
+    view.picked = [row.value, column.value]
+
+    def clicked(change: Any) -> None:
+        row.value, column.value = change["new"]
+
+    def slid(_: Any) -> None:
+        view.picked = [row.value, column.value]
+
+    view.observe(clicked, names="picked")
+    for slider in (row, column):
+        slider.observe(slid, names="value")
+    return view
 
 
 def _picture_view(image: Any, alt: str):

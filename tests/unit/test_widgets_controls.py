@@ -172,6 +172,27 @@ def test_viewer_still_and_moves(shown, scene):
         widgets.viewer(render, scene, alt="x", size=4)
 
 
+def test_a_clicked_pixel_moves_the_sliders_and_the_sliders_the_mark(shown, front_end):
+    asked = []
+
+    def draw(row, column, stop):
+        asked.append((row, column, stop))
+        return torch.zeros(4, 4, 3)
+
+    async def use():
+        widgets.sliders(draw, alt="a pixel", pick=torch.zeros(10, 20, 3), stop=(0, 5, 5))
+        view = next(w for w in _widgets() if type(w).__name__ == "Picture" and w.clickable)
+        row, column = (next(w for w in _widgets() if getattr(w, "description", "") == name) for name in ("row", "column"))
+        assert asked[0] == (5, 10, 5) and view.picked == [5, 10]
+        view.picked = [2, 17]
+        assert (row.value, column.value) == (2, 17)
+        column.value = 3
+        assert view.picked == [2, 3]
+        await until(lambda: asked[-1] == (2, 3, 5))
+
+    asyncio.run(use())
+
+
 def test_viewer_frame_follows_events(shown, scene, front_end):
     changes = []
 
