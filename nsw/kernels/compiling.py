@@ -41,7 +41,7 @@ def kernel_cache_folder() -> Path | None:
     digest = hashlib.sha256(f"{numba.__version__} {simd.LANES}".encode())
     for path in sorted(Path(__file__).parent.glob("*.py")):
         source = path.read_bytes()
-        if path.name == "simd.py" or b"kernels.compiling import" in source:
+        if path.name.startswith("simd") or b"kernels.compiling import" in source:
             digest.update(source)
     try:
         folder = user_cache_folder() / "kernels" / digest.hexdigest()[:16]

@@ -15,7 +15,7 @@ from nsw.kernels.meta import Meta, rows_of_pairs
 from nsw.kernels.projection_backward import project_backward
 from nsw.kernels.projection_reference import Projected, View
 from nsw.kernels.rasterize_autograd import CompositeImage
-from nsw.kernels.threads import n_threads, run_shares
+from nsw.kernels.threads import n_threads, run_shared, run_shares
 from nsw.kernels.tiles import TILE
 
 __all__ = ["TILE", "composite", "project", "shade"]
@@ -23,6 +23,10 @@ __all__ = ["TILE", "composite", "project", "shade"]
 
 def _arrays(*tensors: Tensor) -> list[np.ndarray]:
     return [t.detach().contiguous().numpy() for t in tensors]
+
+
+def _flat(*arrays: np.ndarray) -> list[np.ndarray]:
+    return [array.reshape(-1) for array in arrays]
 
 
 def shares(n_rows: int) -> int:
@@ -35,14 +39,16 @@ class _Project(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, means, quats, scales, opacities, viewmats, Ks, view: View):
+        ctx.set_materialize_grads(False)
         settings = np.array(
             [view.width, view.height, view.near_plane, view.far_plane, view.radius_clip, view.eps2d, view.antialiased], np.float32
         )
-        inputs = _arrays(means, quats, scales, opacities, viewmats, Ks)
-        n_rows = viewmats.shape[0] * viewmats.shape[1] * means.shape[1]
+        inputs, n_splats = _arrays(means, quats, scales, opacities, viewmats, Ks), means.shape[1]
+        n_rows = viewmats.shape[0] * viewmats.shape[1] * n_splats
         radii = np.empty((n_rows, 2), np.int32)
         outputs = [np.empty((n_rows,) + tail, np.float32) for tail in ((2,), (), (3,), ())]
-        run_shares(projection.project_forward, shares(n_rows), *inputs, settings, radii, *outputs)
+        flat = _flat(*inputs[:4], radii, *outputs)
+        run_shared(projection.project_forward, shares(n_rows), n_splats, *flat[:4], *inputs[4:], settings, *flat[4:])
         ctx.arrays = (inputs, settings, radii, outputs[2], outputs[3])
         tensors = [torch.from_numpy(array) for array in (radii, *outputs)]
         ctx.mark_non_differentiable(tensors[0])
@@ -52,15 +58,20 @@ class _Project(torch.autograd.Function):
     def backward(ctx, _, v_means2d, v_depths, v_conics, v_compensations):
         (means, quats, scales, _, viewmats, Ks), settings, radii, conics, compensations = ctx.arrays
         (B, N), C = means.shape[:2], viewmats.shape[1]
-        v_means, v_quats, v_scales = np.empty_like(means), np.empty_like(quats), np.empty_like(scales)
-        v_views = np.zeros((B, -(-N // projection.BLOCK), C, projection.N_VIEW_GRADS), np.float32)
-        run_shares(
-            project_backward, shares(B * N), means, quats, scales, viewmats, Ks, settings, radii, conics, compensations,
-            *_arrays(v_means2d, v_depths, v_conics, v_compensations), v_means, v_quats, v_scales, v_views,
+        want_views = True if ctx.needs_input_grad[4] else None
+        v_splats = [np.empty_like(array) for array in (means, quats, scales)]
+        v_views = np.empty((B, -(-N // projection.BLOCK), C, projection.N_VIEW_GRADS) if want_views else (0, 0, 0, 0), np.float32)
+        pulls = ((v_means2d, 2), (v_depths, 1), (v_conics, 3), (v_compensations, 1))
+        pulls = [np.zeros(width * len(radii), np.float32) if v is None else _arrays(v)[0].reshape(-1) for v, width in pulls]
+        run_shared(
+            project_backward, shares(B * N), N, *_flat(means, quats, scales), viewmats, Ks, settings,
+            *_flat(radii, conics, compensations), *pulls, *_flat(*v_splats), v_views, want_views,
         )  # fmt: skip
-        v_viewmats = torch.zeros(B, C, 4, 4)
-        v_viewmats[..., :3, :] = torch.from_numpy(v_views).sum(dim=1).view(B, C, 3, 4)
-        return torch.from_numpy(v_means), torch.from_numpy(v_quats), torch.from_numpy(v_scales), None, v_viewmats, None, None
+        v_viewmats = None
+        if want_views:
+            v_viewmats = torch.zeros(B, C, 4, 4)
+            v_viewmats[..., :3, :] = torch.from_numpy(v_views).sum(dim=1).view(B, C, 3, 4)
+        return *(torch.from_numpy(v) for v in v_splats), None, v_viewmats, None, None
 
 
 def project(means, covars, quats, scales, opacities, viewmats, Ks, view: View, packed: bool):

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from nsw.kernels.rasterize_backward import N_SUMS, gather_gradients, rasterize_backward
-from nsw.kernels.rasterize_forward import rasterize_forward
-from nsw.kernels.threads import run_shares
-from nsw.kernels.tiles import TILE, add_up, fill_lists, prepare, sort_by_depth
+from nsw.kernels.splat_backward import gather_gradients, rasterize_backward, sums_size
+from nsw.kernels.splat_forward import PLANE, rasterize_forward
+from nsw.kernels.splat_lists import add_up, fill_lists, list_hits, record_size
+from nsw.kernels.threads import run_shared
+from nsw.kernels.tiles import TILE, sort_by_depth
 
 # Kernels are compiled for these numbers of channels; others are filled up with zeros to the next one.
 CHANNEL_COUNTS = (1, 3, 4, 8, 16, 32)
-SMALL = 4000  # splats below which waking a thread costs more than it saves
+SMALL = 2000  # splats below which waking a thread costs more than it saves
+_LIKE = {n: (np.float32(0),) * n for n in CHANNEL_COUNTS}
 
 
 @dataclass(frozen=True)
@@ -22,16 +24,15 @@ class Drawing:
     """What one picture's backward pass needs of its forward pass; see the kernels for each array."""
 
     first_row: int
+    order: np.ndarray
     first_slot: np.ndarray
     tile_start: np.ndarray
     tile_stop: np.ndarray
     members: np.ndarray
     slots: np.ndarray
     records: np.ndarray
-    boxes: np.ndarray
     background: np.ndarray
-    transmittance: np.ndarray
-    stops: np.ndarray
+    state: np.ndarray
 
 
 def padded_channels(n: int) -> int:
@@ -44,45 +45,42 @@ def padded_channels(n: int) -> int:
 
 
 def _like(n_channels: int) -> tuple:
-    return (np.float32(0),) * n_channels
+    return _LIKE.get(n_channels) or (np.float32(0),) * n_channels
 
 
-def draw(arrays, first_row: int, last_row: int, background, picture, n_workers: int) -> Drawing:
-    """Sort, list and composite the rows of one picture; `picture` [H,W,D] is written."""
+def draw(arrays, first_row: int, last_row: int, background, picture, alpha, n_workers: int) -> Drawing:
+    """Sort, list and composite the rows of one picture; `picture` [H,W,D] and `alpha` [H,W,1] are written."""
     means2d, conics, opacities, colors, depths, radii = arrays
     height, width, n_channels = picture.shape
-    n_rows, n_tiles = last_row - first_row, -(-height // TILE) * -(-width // TILE)
-    n_shares = n_workers if n_rows > SMALL else 1
-    records, boxes = np.empty((n_rows, 6 + n_channels), np.float32), np.empty((n_rows, 4), np.int32)
-    hit_bits, first_slot = np.empty(n_rows, np.uint64), np.empty(n_rows + 1, np.int64)
-    counts, tile_start = np.empty((n_shares, n_tiles), np.int64), np.empty(n_tiles + 1, np.int64)
-    splats = (first_row, means2d, conics, radii, opacities, colors)
-    run_shares(prepare, n_shares, *splats, width, height, records, boxes, hit_bits, first_slot, counts)
-    total = add_up(first_slot, counts, tile_start)
-    order = np.empty(n_rows, np.int32)
+    n_tiles, size = -(-height // TILE) * -(-width // TILE), record_size.py_func(n_channels)
+    order = np.empty(last_row - first_row, np.int32)
     n = sort_by_depth(depths.view(np.uint32), radii, first_row, last_row, order)
+    order, helpers = order[:n], n_workers if n > SMALL else 1
+    records, hit_bits, first_slot = np.empty(n * size, np.float32), np.empty(n, np.uint64), np.empty(n + 1, np.int64)
+    bounds, n_parts = records.view(np.int32), 4 * helpers if helpers > 1 else 1
+    counts, part_slot = np.empty((n_parts, n_tiles), np.int32), np.empty(n_parts, np.int64)
+    tile_start = np.empty(n_tiles + 1, np.int64)
+    splats = (first_row, order, means2d, conics, radii, opacities, colors)
+    run_shared(list_hits, helpers, *splats, width, height, records, bounds, hit_bits, first_slot, counts)
+    total = add_up(n, first_slot, counts, part_slot, tile_start)
     members, slots = np.empty(total, np.int32), np.empty(total, np.int32)
-    hits = (boxes, hit_bits, first_slot, width, tile_start.copy(), members, slots)
-    run_shares(fill_lists, n_shares, order, n, *hits)
-    transmittance, stops = np.empty((height, width), np.float32), np.empty((height, width), np.float32)
-    tile_stop = np.empty(n_tiles, np.int64)
-    lists = (tile_start, members, records, boxes, background, _like(n_channels))
-    run_shares(rasterize_forward, n_workers, *lists, picture, transmittance, stops, tile_stop)
-    return Drawing(first_row, first_slot, tile_start, tile_stop, members, slots, records, boxes, background, transmittance, stops)
+    run_shared(fill_lists, helpers, n, bounds, size, hit_bits, width, first_slot, part_slot, counts, members, slots)
+    state, tile_stop = np.empty(n_tiles * (2 + n_channels) * PLANE, np.float32), np.empty(n_tiles, np.int64)
+    lists = (tile_start, members, records, bounds, background, _like(n_channels))
+    run_shared(rasterize_forward, n_workers, *lists, picture, alpha, state, tile_stop)
+    return Drawing(first_row, order, first_slot, tile_start, tile_stop, members, slots, records, background, state)
 
 
 def undraw(drawing: Drawing, conics, opacities, v_picture, v_alpha, outputs, absgrad, n_workers: int) -> None:
     """Write the gradients of one picture's rows into `outputs` (means2d, conics, opacities, colors) and `absgrad`."""
-    d, n_channels = drawing, v_picture.shape[-1]
-    sums = np.empty(len(d.members) * (N_SUMS + n_channels), np.float32)
-    want_absolute = absgrad is not None
-    lists = (d.tile_start, d.tile_stop, d.members, d.slots, d.records, d.boxes)
-    pixels = (d.background, d.transmittance, d.stops, v_picture, v_alpha)
-    run_shares(rasterize_backward, n_workers, *lists, *pixels, want_absolute, _like(n_channels), sums)
-    target = absgrad if want_absolute else outputs[0]
-    splats = (d.first_row, d.first_slot, sums, conics, opacities)
-    n_shares = n_workers if len(d.boxes) > SMALL else 1
-    run_shares(gather_gradients, n_shares, *splats, want_absolute, *outputs, target)
+    d, n_channels, want_absolute = drawing, v_picture.shape[-1], None if absgrad is None else True
+    sums = np.empty(len(d.members) * sums_size.py_func(n_channels, want_absolute), np.float32)
+    lists = (d.tile_start, d.tile_stop, d.members, d.slots, d.records, d.records.view(np.int32))
+    pixels = (d.background, d.state, v_picture, v_alpha)
+    run_shared(rasterize_backward, n_workers, *lists, *pixels, want_absolute, _like(n_channels), sums)
+    target = outputs[0] if absgrad is None else absgrad
+    splats = (d.first_row, d.order, d.first_slot, sums, conics, opacities)
+    run_shared(gather_gradients, n_workers if len(d.order) > SMALL else 1, *splats, want_absolute, *outputs, target)
 
 
 def _padded(values: torch.Tensor, n_channels: int) -> np.ndarray:
@@ -103,29 +101,28 @@ class CompositeImage(torch.autograd.Function):
         arrays = (*plain, _padded(colors, n_channels), depths.detach().contiguous().numpy(), radii.contiguous().numpy())
         behind = np.zeros((n_images, n_channels), np.float32) if backgrounds is None else _padded(backgrounds, n_channels)
         pictures = np.empty((n_images, height, width, n_channels), np.float32)
-        ctx.drawings = [draw(arrays, bounds[i], bounds[i + 1], behind[i], pictures[i], n_workers) for i in range(n_images)]
         alphas = np.empty((n_images, height, width, 1), np.float32)
-        for alpha, drawing in zip(alphas, ctx.drawings, strict=True):
-            np.subtract(1, drawing.transmittance, out=alpha[..., 0])
+        ctx.drawings = [
+            draw(arrays, bounds[i], bounds[i + 1], behind[i], pictures[i], alphas[i], n_workers) for i in range(n_images)
+        ]
         ctx.arrays, ctx.absgrad, ctx.n_workers, ctx.n_given = arrays, absgrad, n_workers, n_given
-        ctx.has_background = backgrounds is not None
-        return torch.from_numpy(pictures)[..., :n_given].contiguous(), torch.from_numpy(alphas)
+        ctx.alphas = alphas if backgrounds is not None and backgrounds.requires_grad else None
+        pictures = torch.from_numpy(pictures)
+        return pictures if n_given == n_channels else pictures[..., :n_given].contiguous(), torch.from_numpy(alphas)
 
     @staticmethod
     def backward(ctx, v_pictures, v_alphas):
         _, conics, opacities, colors, _, _ = ctx.arrays
         n_channels, n_rows = colors.shape[1], len(colors)
-        v_pictures, v_alphas = _padded(v_pictures, n_channels), v_alphas.contiguous().numpy()[..., 0]
+        v_pictures, v_alphas = _padded(v_pictures, n_channels), v_alphas.contiguous().numpy()
         outputs = [np.zeros((n_rows,) + tail, np.float32) for tail in ((2,), (3,), (), (n_channels,))]
         absolute = None if ctx.absgrad is None else np.zeros((n_rows, 2), np.float32)
-        v_behind = np.zeros((len(ctx.drawings), n_channels), np.float32)
         for i, drawing in enumerate(ctx.drawings):
-            v_alpha = np.ascontiguousarray(v_alphas[i])
-            undraw(drawing, conics, opacities, v_pictures[i], v_alpha, outputs, absolute, ctx.n_workers)
-            if ctx.has_background:
-                v_behind[i] = np.einsum("hwc,hw->c", v_pictures[i], drawing.transmittance)
+            undraw(drawing, conics, opacities, v_pictures[i], v_alphas[i], outputs, absolute, ctx.n_workers)
         if absolute is not None:
             ctx.absgrad.add_(torch.from_numpy(absolute))
         v_means2d, v_conics, v_opacities, v_colors = (torch.from_numpy(array) for array in outputs)
-        v_backgrounds = torch.from_numpy(v_behind[:, : ctx.n_given]) if ctx.has_background else None
+        v_backgrounds = None
+        if ctx.alphas is not None:
+            v_backgrounds = torch.from_numpy(np.einsum("ihwc,ihwd->ic", v_pictures, 1 - ctx.alphas)[:, : ctx.n_given])
         return (v_means2d, v_conics, v_opacities, v_colors[:, : ctx.n_given], v_backgrounds) + (None,) * 7

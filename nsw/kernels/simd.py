@@ -21,6 +21,8 @@ from numba.extending import intrinsic, models, register_model
 
 # Eight floats fill an AVX2 register; the variable exists to test that nothing depends on it (4, 8 or 16).
 LANES = int(os.environ.get("NSW_SIMD_LANES", "8"))
+# A vector's pixels form a block, as square as can be: a small splat then touches fewer vectors than if they were rows.
+BLOCK_W, BLOCK_H = {4: (2, 2), 8: (4, 2), 16: (4, 4)}[LANES]
 FAST = ("reassoc", "nsz", "arcp", "contract")
 
 _FLOAT, _INT = ir.FloatType(), ir.IntType(32)
@@ -85,12 +87,23 @@ def _define_all_operators() -> None:
     mixed = ((Floats, Floats), (Floats, types.float32), (types.float32, Floats))
     for symbol, name in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul"), (operator.truediv, "fdiv")):
         _define_operator(symbol, dict.fromkeys(mixed, Floats), lambda b, x, y, name=name: getattr(b, name)(x, y, flags=FAST))
-    for symbol, sign in ((operator.lt, "<"), (operator.le, "<="), (operator.gt, ">"), (operator.ge, ">=")):
+    for symbol, sign in ((operator.lt, "<"), (operator.le, "<="), (operator.gt, ">"), (operator.ge, ">="), (operator.eq, "==")):
         _define_operator(symbol, dict.fromkeys(mixed, Mask), lambda b, x, y, sign=sign: b.fcmp_ordered(sign, x, y))
     _define_operator(operator.and_, {(Mask, Mask): Mask}, lambda b, x, y: b.and_(x, y))
 
 
 _define_all_operators()
+
+
+@infer_global(operator.neg)
+class _Negation(AbstractTemplate):
+    def generic(self, args, kws):
+        return signature(Floats, Floats) if tuple(args) == (Floats,) else None
+
+
+@lower_builtin(operator.neg, Floats)
+def _negate(context, builder, sig, args):
+    return builder.fneg(args[0], flags=FAST)
 
 
 @intrinsic
@@ -138,6 +151,16 @@ def minimum(context, left, right):
 
     def emit(context, builder, sig, args):
         return builder.select(builder.fcmp_ordered("<", *args), *args)
+
+    return Floats(Floats, Floats), emit
+
+
+@intrinsic
+def maximum(context, left, right):
+    """Per lane the larger; the right one if the left is NaN."""
+
+    def emit(context, builder, sig, args):
+        return builder.select(builder.fcmp_ordered(">", *args), *args)
 
     return Floats(Floats, Floats), emit
 
@@ -191,9 +214,14 @@ def exp2(context, value):
         x = builder.select(builder.fcmp_ordered(">", args[0], lowest), args[0], lowest)
         whole = builder.call(floor, [x])
         rest = builder.fsub(x, whole, flags=FAST)
-        power = _constant(_EXP2[0])
-        for coefficient in _EXP2[1:]:
-            power = builder.fadd(builder.fmul(power, rest, flags=FAST), _constant(coefficient), flags=FAST)
+
+        def line(value, slope, offset):
+            return builder.fadd(builder.fmul(value, slope, flags=FAST), offset, flags=FAST)
+
+        # Three short sums that do not wait for each other (Estrin), instead of one long one: the loop is bound by waiting.
+        pairs = [line(rest, _constant(_EXP2[i]), _constant(_EXP2[i + 1])) for i in (0, 2, 4)]
+        square = builder.fmul(rest, rest, flags=FAST)
+        power = line(square, line(square, pairs[0], pairs[1]), pairs[2])
         exponent = builder.shl(builder.fptosi(whole, _INTS), ir.Constant(_INTS, [23] * LANES))
         return builder.bitcast(builder.add(builder.bitcast(power, _INTS), exponent), _FLOATS)
 

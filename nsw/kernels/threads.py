@@ -1,30 +1,35 @@
-"""Run one compiled kernel on all cores: n calls that differ in their share of the work, on a pool of plain threads.
+"""Run one compiled kernel on all cores, on plain threads that wait between calls.
 
-Kernels let go of Python's lock, so threads are enough. numba has parallel loops of its own; they take about as long to compile as
-the rest of a kernel, and on some systems they break when two Python threads, such as a viewer and a training loop, start one at
-once.
+Kernels let go of Python's lock, so threads are enough. With `run_shared`, a kernel is called once in every thread and takes pieces
+of its work from a counter until none are left: a thread that wakes up late, or whose core is busy elsewhere, takes fewer, and one
+that has not woken up when the work is done is called off.
+
+numba has parallel loops of its own; they take about as long to compile as the rest of a kernel, and on some systems they break when
+two Python threads, such as a viewer and a training loop, start one at once.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 
+import numpy as np
 import torch
 
 _guard = threading.Lock()
-_pool: ThreadPoolExecutor | None = None
+_calls: SimpleQueue = SimpleQueue()
+_n_workers = 0
 
 
-def _forget_pool() -> None:
-    """A forked child inherits the pool object but none of its threads."""
-    global _pool, _guard
-    _pool, _guard = None, threading.Lock()
+def _forget_workers() -> None:
+    """A forked child inherits the queue but none of the threads."""
+    global _calls, _n_workers, _guard
+    _calls, _n_workers, _guard = SimpleQueue(), 0, threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)
+    os.register_at_fork(after_in_child=_forget_workers)
 
 
 def n_threads() -> int:
@@ -32,16 +37,80 @@ def n_threads() -> int:
     return torch.get_num_threads()
 
 
-def _shared_pool(size: int) -> ThreadPoolExecutor:
-    global _pool
-    with _guard:
-        if _pool is None or _pool._max_workers < size:
-            _pool = ThreadPoolExecutor(max_workers=size, thread_name_prefix="nsw-kernels")
-        return _pool
+class _Call:
+    """One invitation to help: begun by whoever gets hold of `claim`, a worker, or the caller who takes it back."""
+
+    __slots__ = ("arguments", "claim", "done", "error", "kernel")
+
+    def __init__(self, kernel, arguments):
+        self.kernel, self.arguments, self.error = kernel, arguments, None
+        self.claim, self.done = threading.Lock(), threading.Lock()
+        self.done.acquire()
+
+
+def _work(calls: SimpleQueue) -> None:
+    while True:
+        call = calls.get()
+        if not call.claim.acquire(blocking=False):
+            continue
+        try:
+            call.kernel(*call.arguments)
+        except BaseException as error:  # handed to the thread that waits for it
+            call.error = error
+        call.kernel = call.arguments = None
+        call.done.release()
+
+
+def _ensure_workers(n: int) -> SimpleQueue:
+    global _n_workers
+    if _n_workers < n:
+        with _guard:
+            while _n_workers < n:
+                threading.Thread(target=_work, args=(_calls,), name=f"nsw-kernels-{_n_workers}", daemon=True).start()
+                _n_workers += 1
+    return _calls
+
+
+def _invite(calls: list[_Call]) -> None:
+    queue = _ensure_workers(len(calls))
+    for call in calls:
+        queue.put(call)
+
+
+def _finish(calls: list[_Call], do_the_rest: bool) -> None:
+    """Wait for the calls that a worker has begun; the others are done here, or called off."""
+    for call in calls:
+        if not call.claim.acquire(blocking=False):
+            call.done.acquire()
+        elif do_the_rest:
+            call.kernel(*call.arguments)
+    for call in calls:
+        if call.error is not None:
+            raise call.error
+
+
+def run_shared(kernel, threads: int, *arguments) -> None:
+    """Call `kernel(counter, *arguments)` in up to so many threads, this one included; `counter` is a fresh int64 [1] of 0.
+
+    >>> done = []
+    >>> run_shared(lambda counter, word: done.append(word), 1, "once")
+    >>> done
+    ['once']
+    """
+    counter = np.zeros(1, np.int64)
+    if threads <= 1:
+        kernel(counter, *arguments)
+        return
+    calls = [_Call(kernel, (counter, *arguments)) for _ in range(threads - 1)]
+    _invite(calls)
+    try:
+        kernel(counter, *arguments)
+    finally:
+        _finish(calls, do_the_rest=False)
 
 
 def run_shares(kernel, n_shares: int, *arguments) -> None:
-    """Call `kernel(*arguments, share, n_shares)` for every share; the calling thread does share 0 itself.
+    """Call `kernel(*arguments, share, n_shares)` for every share; this thread does share 0, and those that no other has begun.
 
     >>> done = []
     >>> run_shares(lambda share, n_shares: done.append((share, n_shares)), 2)
@@ -51,10 +120,9 @@ def run_shares(kernel, n_shares: int, *arguments) -> None:
     if n_shares <= 1:
         kernel(*arguments, 0, 1)
         return
-    pool = _shared_pool(n_shares - 1)
-    others = [pool.submit(kernel, *arguments, share, n_shares) for share in range(1, n_shares)]
+    calls = [_Call(kernel, (*arguments, share, n_shares)) for share in range(1, n_shares)]
+    _invite(calls)
     try:
         kernel(*arguments, 0, n_shares)
     finally:
-        for other in others:
-            other.result()
+        _finish(calls, do_the_rest=True)

@@ -1,4 +1,6 @@
-"""Time the compiled rasterizer against the plain torch one in the same run: `python tests/bench/bench_rasterization.py`.
+"""Time the compiled rasterizer, plain torch, and any other engine in the same run: `python tests/bench/bench_rasterization.py`.
+
+Other engines are given as files, `--peer ceiling.py --peer prototype.py`; a run without them leaves their columns out.
 
 Scenes: N anisotropic splats uniform in a ball of radius 1, sizes near their spacing, seen from distance 3 with 45 degrees.
 Numbers are medians in milliseconds, forward alone and forward with backward. Absolute times belong to one machine; quote ratios.
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import importlib.util
 import json
 import math
 import os
@@ -22,6 +25,10 @@ import torch
 from nsw.kernels import rasterization, rasterization_reference
 
 SIZES = ((128, 128), (256, 256), (512, 384))
+NOTE = (
+    "Medians, forward / forward with backward; ratios below 1: the kernels are faster. Engines take turns within each size. "
+    "Plain torch is timed once."
+)
 COUNTS = (1_000, 10_000, 50_000, 140_000)
 
 
@@ -41,6 +48,57 @@ def ball_scene(n: int, width: int, height: int, seed: int = 0) -> list[torch.Ten
     return [means, quats, scales, opacities, colors, viewmats, Ks]
 
 
+def load_peer(path: str):
+    """A peer is a Python file with `draw(means, quats, scales, opacities, colors, viewmat, K, width, height) -> picture`."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.draw
+
+
+def ours(means, quats, scales, opacities, colors, viewmat, K, width, height):
+    return rasterization(means, quats, scales, opacities, colors, viewmat[None], K[None], width, height, packed=False)[0]
+
+
+def plain_torch(means, quats, scales, opacities, colors, viewmat, K, width, height):
+    return rasterization_reference(means, quats, scales, opacities, colors, viewmat[None], K[None], width, height, packed=False)[0]
+
+
+def passes(draw, scene, width: int, height: int):
+    """Two functions that draw a scene: forward alone, and forward with backward."""
+    leaves = [tensor.requires_grad_() for tensor in scene[:5]]
+
+    def forward():
+        with torch.no_grad():
+            draw(*scene, width, height)
+
+    def both():
+        for leaf in leaves:
+            leaf.grad = None
+        picture = draw(*scene, width, height)
+        picture.backward(torch.ones_like(picture))
+
+    return forward, both
+
+
+def interleaved_ms(engines: dict, n: int, width: int, height: int, blocks: int, seconds: float) -> dict:
+    """Medians {name: (forward, with backward)}: the engines take turns, `blocks` times, so that all meet the same disturbances."""
+    scene = ball_scene(n, width, height)
+    scene[5:] = [tensor[0] for tensor in scene[5:]]
+    runs = {(name, i): run for name, draw in engines.items() for i, run in enumerate(passes(draw, scene, width, height))}
+    once = {}
+    for key, run in runs.items():
+        run()
+        once[key] = median_ms(run, 1)
+    times = {key: [] for key in runs}
+    for _ in range(blocks):
+        for key, run in runs.items():
+            run()  # what the engine before left in the caches is not this one's fault
+            repeats = max(2, min(30, int(1e3 * seconds / blocks / len(runs) / once[key])))
+            times[key] += [median_ms(run, 1) for _ in range(repeats)]
+    return {name: [statistics.median(times[name, i]) for i in (0, 1)] for name in engines}
+
+
 def median_ms(function, repeats: int) -> float:
     times = []
     for _ in range(repeats):
@@ -48,26 +106,6 @@ def median_ms(function, repeats: int) -> float:
         function()
         times.append(1e3 * (time.perf_counter() - start))
     return statistics.median(times)
-
-
-def measure(rasterize, n: int, width: int, height: int, repeats: int) -> tuple[float, float]:
-    """Forward and forward+backward of one size."""
-    tensors = ball_scene(n, width, height)
-    leaves = [tensor.requires_grad_() for tensor in tensors[:5]]
-
-    def forward():
-        with torch.no_grad():
-            rasterize(*tensors, width, height, packed=False)
-
-    def both():
-        for leaf in leaves:
-            leaf.grad = None
-        renders, _, _ = rasterize(*tensors, width, height, packed=False)
-        renders.backward(torch.ones_like(renders))
-
-    if rasterize is rasterization:
-        forward(), both()
-    return median_ms(forward, repeats), median_ms(both, repeats)
 
 
 def machine() -> str:
@@ -84,35 +122,46 @@ def machine() -> str:
     )
 
 
+def table(rows: list[dict], peers: list[str]) -> list[str]:
+    titles = ["splats, picture", "kernels, ms", "plain torch, ms", *(f"{name}, ms | kernels / {name}" for name in peers)]
+    lines = ["| " + " | ".join(titles) + " |", "|---" * (3 + 2 * len(peers)) + "|"]
+    for row in rows:
+        mine, cells = row["ms"]["kernels"], []
+        torch_ms = row["ms"].get("plain torch")
+        cells.append(f"{torch_ms[0]:.0f} / {torch_ms[1]:.0f} ({torch_ms[1] / mine[1]:.0f}x)" if torch_ms else "-")
+        for name in peers:
+            other = row["ms"][name]
+            cells += [f"{other[0]:.1f} / {other[1]:.1f}", f"{mine[0] / other[0]:.2f} / {mine[1] / other[1]:.2f}"]
+        lines.append(f"| {row['n']}, {row['width']}x{row['height']} | {mine[0]:.1f} / {mine[1]:.1f} | {' | '.join(cells)} |")
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--reference-up-to", type=int, default=10_000, help="largest N that plain torch is timed at")
+    parser.add_argument("--blocks", type=int, default=5, help="how often the engines take turns")
+    parser.add_argument("--seconds", type=float, default=4.0, help="about how long a size is measured")
+    parser.add_argument("--reference-up-to", type=int, default=1_000, help="largest N that plain torch is timed at, once")
+    parser.add_argument("--peer", action="append", default=[], help="a Python file with another engine, see load_peer; repeatable")
     options = parser.parse_args()
-    header, date = machine(), datetime.date.today().isoformat()
+    peers = {Path(path).stem: load_peer(path) for path in options.peer}
+    if not peers:
+        print("no --peer given: ratios to other engines are left out")
+    header, date, rows = machine(), datetime.date.today().isoformat(), []
     print(f"{date}: {header}", flush=True)
-    lines = [
-        "| splats, picture | compiled: forward / with backward, ms | plain torch, ms | ratio with backward |",
-        "|---|---|---|---|",
-    ]
-    rows = []
     for n in COUNTS:
         for width, height in SIZES:
-            fast = measure(rasterization, n, width, height, options.repeats)
-            slow = measure(rasterization_reference, n, width, height, 1) if n <= options.reference_up_to else None
-            rows.append({"n": n, "width": width, "height": height, "fast_ms": fast, "reference_ms": slow})
-            other = f"{slow[0]:.0f} / {slow[1]:.0f} | {slow[1] / fast[1]:.0f}x" if slow else "- | -"
-            lines.append(f"| {n}, {width}x{height} | {fast[0]:.1f} / {fast[1]:.1f} | {other} |")
-            print(lines[-1], flush=True)
+            ms = interleaved_ms({"kernels": ours, **peers}, n, width, height, options.blocks, options.seconds)
+            if n <= options.reference_up_to:
+                scene = ball_scene(n, width, height)
+                scene[5:] = [tensor[0] for tensor in scene[5:]]
+                ms["plain torch"] = [median_ms(run, 1) for run in passes(plain_torch, scene, width, height)]
+            rows.append({"n": n, "width": width, "height": height, "ms": ms})
+            print(table(rows, list(peers))[-1], flush=True)
     folder = Path(__file__).parent / "results"
     folder.mkdir(exist_ok=True)
-    record = {"date": date, "machine": header, "repeats": options.repeats, "rows": rows}
+    record = {"date": date, "machine": header, "blocks": options.blocks, "rows": rows}
     (folder / "rasterization.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    text = (
-        f"# Rasterization, measured {date}\n\n{header}. Medians of {options.repeats}; plain torch once.\n\n"
-        + "\n".join(lines)
-        + "\n"
-    )
+    text = f"# Rasterization, measured {date}\n\n{header}. {NOTE}\n\n" + "\n".join(table(rows, list(peers))) + "\n"
     (folder / "rasterization.md").write_text(text, encoding="utf-8")
 
 
