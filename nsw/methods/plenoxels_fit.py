@@ -59,7 +59,7 @@ class Recipe:
     tv_share: float = 0.1
     tv_always: bool = True
     prune: float = 1.0
-    n_votes: int = 150_000
+    n_votes: int = 80_000
     dilate: int = 2
     nearest: bool = False
     density_init: float = 0.1
