@@ -114,8 +114,9 @@ def train_plenoxels(scene, seconds: float):
     """A sparse grid of harmonics, 32^3 to 64^3 to 100^3, the schedule following the clock."""
     generator = torch.Generator().manual_seed(0)
     bank = plenoxels_fit.view_bank(scene)
+    growth = (min(0.08, 0.8 / seconds), min(0.25, 2.5 / seconds))
     recipe = plenoxels_fit.Recipe(
-        sizes=(32, 64, 100), grow_at=(min(0.08, 0.8 / seconds), min(0.25, 2.5 / seconds)), n_rays=3072, sh_degree=1, tv_density=0.0, tv_colour=0.0
+        sizes=(32, 64, 100), grow_at=growth, n_rays=3072, sh_degree=1, tv_density=0.0, tv_colour=0.0
     )  # fmt: skip
     rehearsal = plenoxels_fit.new_grid(scene.aabb, recipe)  # compiles
     plenoxels_fit.fit(
