@@ -40,17 +40,18 @@ def resample(edges, cdfs, starts, counts, shifts, out_starts, out_counts, sample
             continue
         base, last = starts[r], starts[r] + counts[r] - 1
         floor, stride = cdfs[base], (cdfs[last] - cdfs[base]) / n
-        place = base
+        place, before, slope = base, base, 0.0
         for i in range(n):
             u = floor + (i + shifts[r]) * stride
-            while place < last and cdfs[place] <= u:
-                place += 1
-            before = max(place - 1, base)
-            mass = cdfs[place] - cdfs[before]
-            if mass < 1e-10:  # a bin without mass has no slope to invert
-                samples[first + i] = (edges[before] + edges[place]) * 0.5
-            else:
-                samples[first + i] = edges[before] + (u - cdfs[before]) * ((edges[place] - edges[before]) / mass)
+            if i == 0 or (place < last and cdfs[place] <= u):
+                while place < last and cdfs[place] <= u:
+                    place += 1
+                before = max(place - 1, base)
+                mass = cdfs[place] - cdfs[before]
+                flat = mass < 1e-10  # a bin without mass has no slope to invert
+                slope = 0.0 if flat else (edges[place] - edges[before]) / mass
+                start = (edges[before] + edges[place]) * 0.5 if flat else edges[before]
+            samples[first + i] = start + (u - cdfs[before]) * slope
         out = first + gap[r]
         if n == 1:
             new_edges[out], new_edges[out + 1] = edges[base], edges[last]

@@ -89,7 +89,7 @@ def walk(
             for t, kind in zip(crossings, (torch.float64, torch.int64, torch.bool), strict=True)
         )
     counts, ends_at = np.zeros(n_rays, np.int64), np.zeros(n_rays)
-    arrays = (o, d, wanted, cells, boxes, t_sorted, t_indices, hits, first, last)
+    arrays = (o, d, wanted, cells, _coarse(cells), boxes, t_sorted, t_indices, hits, first, last)
     options = (float(step), float(cone_angle), int(limit), torch.empty(0, dtype=dtype).numpy(), counts, ends_at)
     blocks = range(0, n_rays, RAYS)
     parts: list = [None] * len(blocks)
@@ -103,6 +103,14 @@ def walk(
     starts, ends, joined = (torch.from_numpy(np.concatenate(p)) for p in zip(*(parts or empty), strict=True))
     rays = torch.from_numpy(np.repeat(np.arange(n_rays), counts))
     return Walk(rays, starts, ends, joined, torch.from_numpy(counts), torch.from_numpy(ends_at).to(dtype))
+
+
+def _coarse(cells: np.ndarray) -> np.ndarray:
+    """Return which blocks of 4 x 4 x 4 cells hold an occupied one."""
+    shape = [-(-n // (1 << traversal_loops.BITS)) for n in cells.shape[1:]]
+    coarse = np.zeros((len(cells), *shape), np.bool_)
+    run_shares(traversal_loops.mark_coarse, n_shares(cells.size // 8), cells, coarse)
+    return coarse
 
 
 @torch.no_grad()

@@ -14,7 +14,24 @@ import numpy as np
 from nsw.kernels.compiling import helper, kernel
 
 FAR = 2.0**52  # beyond, a float64 cannot tell one step from the next
+BITS = 2  # a coarse cell is 2^BITS cells wide
 SLIVER = 1e-12  # what is left of a cell whose wall the ray begins on, up to rounding
+
+
+@kernel
+def mark_coarse(cells, coarse, share, n_shares):
+    """Which blocks of cells hold an occupied one: small enough to stay in the cache, so that empty space costs no memory."""
+    levels, nx, ny, nz = cells.shape
+    width = 1 << BITS
+    for row in range(share, levels * coarse.shape[1], n_shares):
+        level, i = row // coarse.shape[1], row % coarse.shape[1]
+        for x in range(i * width, min(nx, (i + 1) * width)):
+            for y in range(ny):
+                for k in range(coarse.shape[3]):
+                    found = False
+                    for z in range(k * width, min(nz, (k + 1) * width)):
+                        found |= cells[level, x, y, z]
+                    coarse[level, i, y >> BITS, k] |= found
 
 
 @helper
@@ -42,18 +59,21 @@ def first_cell(o, d, r, a, t, low, size, n):
 
 
 @helper
-def next_plane(o, d, r, a, low, size, cell):
-    """The distance at which ray r leaves its cell along axis a."""
+def walls(o, d, r, a, low, size, cell):
+    """The distance at which ray r leaves its cell along axis a, how much later it leaves the next one, and to which side."""
     if d[r, a] == 0:
-        return np.inf
-    return (low + (cell + (1 if d[r, a] > 0 else 0)) * size - o[r, a]) / d[r, a]
+        return np.inf, 0.0, 0
+    if d[r, a] > 0:
+        return (low + (cell + 1) * size - o[r, a]) / d[r, a], size / d[r, a], 1
+    return (low + cell * size - o[r, a]) / d[r, a], -size / d[r, a], -1
 
 
 @helper
-def cells_between(t, end, o, d, r, cells, boxes, level, each, runs, full, n):
+def cells_between(t, end, o, d, r, cells, coarse, boxes, level, each, runs, full, n):
     """Append the stretches in the cells of one grid between two distances (Amanatides and Woo 1987); returns how many there are.
 
-    Neighbouring occupied cells make one stretch, and empty ones none, unless `each` asks for every cell.
+    Neighbouring occupied cells make one stretch, and empty ones none, unless `each` asks for every cell. Which of the three
+    walls comes first is as random as a coin, so the step is taken by arithmetic: a branch would be guessed wrong every other time.
     """
     low = boxes[level]
     nx, ny, nz = cells.shape[1], cells.shape[2], cells.shape[3]
@@ -61,41 +81,37 @@ def cells_between(t, end, o, d, r, cells, boxes, level, each, runs, full, n):
     x = first_cell(o, d, r, 0, t, low[0], sx, nx)
     y = first_cell(o, d, r, 1, t, low[1], sy, ny)
     z = first_cell(o, d, r, 2, t, low[2], sz, nz)
-    tx, ty, tz = next_plane(o, d, r, 0, low[0], sx, x), next_plane(o, d, r, 1, low[1], sy, y), next_plane(o, d, r, 2, low[2], sz, z)
+    tx, gx, ux = walls(o, d, r, 0, low[0], sx, x)
+    ty, gy, uy = walls(o, d, r, 1, low[1], sy, y)
+    tz, gz, uz = walls(o, d, r, 2, low[2], sz, z)
     while True:
         leave = min(min(tx, ty), min(tz, end))
         if leave > t + SLIVER * (1 + abs(t)):
-            occupied = cells[level, x, y, z]
-            if occupied and not each and n > 0 and runs[n - 1, 1] == t:
-                runs[n - 1, 1] = leave
-            elif occupied or each:
-                runs[n, 0], runs[n, 1], full[n] = t, leave, occupied
-                n += 1
+            occupied = coarse[level, x >> BITS, y >> BITS, z >> BITS] and cells[level, x, y, z]
+            if occupied or each:
+                if not each and n > 0 and runs[n - 1, 1] == t:
+                    runs[n - 1, 1] = leave
+                else:
+                    runs[n, 0], runs[n, 1], full[n] = t, leave, occupied
+                    n += 1
             t = leave
         if leave >= end:
             break
-        if tx <= leave:
-            x += 1 if d[r, 0] > 0 else -1
-            if x < 0 or x >= nx:
-                break
-            tx = next_plane(o, d, r, 0, low[0], sx, x)
-        elif ty <= leave:
-            y += 1 if d[r, 1] > 0 else -1
-            if y < 0 or y >= ny:
-                break
-            ty = next_plane(o, d, r, 1, low[1], sy, y)
-        else:
-            z += 1 if d[r, 2] > 0 else -1
-            if z < 0 or z >= nz:
-                break
-            tz = next_plane(o, d, r, 2, low[2], sz, z)
+        along_x = tx <= leave
+        along_y = (ty <= leave) & (not along_x)
+        along_z = (not along_x) & (not along_y)
+        x, tx = x + ux if along_x else x, tx + gx if along_x else tx
+        y, ty = y + uy if along_y else y, ty + gy if along_y else ty
+        z, tz = z + uz if along_z else z, tz + gz if along_z else tz
+        if x < 0 or x >= nx or y < 0 or y >= ny or z < 0 or z >= nz:
+            break
     if n > 0 and runs[n - 1, 1] == t:  # the last wall and the box's face are one, up to rounding
         runs[n - 1, 1] = end
     return n
 
 
 @helper
-def list_runs(o, d, r, cells, boxes, t_sorted, t_indices, hits, near, far, each, runs, full):
+def list_runs(o, d, r, cells, coarse, boxes, t_sorted, t_indices, hits, near, far, each, runs, full):
     """Write the stretches of one ray in occupied cells; returns their number and how far the ray was inside of any grid."""
     n, reached, n_grids = 0, near, boxes.shape[0]
     still = d[r, 0] == 0 and d[r, 1] == 0 and d[r, 2] == 0
@@ -105,7 +121,7 @@ def list_runs(o, d, r, cells, boxes, t_sorted, t_indices, hits, near, far, each,
         level = ruling_grid(i, t_indices, hits, r, n_grids)
         begin, end = max(t_sorted[r, i], near), min(t_sorted[r, i + 1], far)
         if level >= 0 and begin < end:
-            n = cells_between(begin, end, o, d, r, cells, boxes, level, each, runs, full, n)
+            n = cells_between(begin, end, o, d, r, cells, coarse, boxes, level, each, runs, full, n)
             reached = end
     return n, reached
 
@@ -189,7 +205,7 @@ def grown(values, size):
 
 @kernel
 def walk_rays(
-    begin, end, o, d, wanted, cells, boxes, t_sorted, t_indices, hits, near, far, step, cone, limit, like, counts, ends_at
+    begin, end, o, d, wanted, cells, coarse, boxes, t_sorted, t_indices, hits, near, far, step, cone, limit, like, counts, ends_at
 ):
     """Return start, end and joined-to-the-one-before of all samples of the rays from begin to end, one ray after the other."""
     room = 32 * (end - begin)
@@ -202,7 +218,7 @@ def walk_rays(
         counts[r], ends_at[r] = 0, near[r]
         if not wanted[r]:
             continue
-        n, reached = list_runs(o, d, r, cells, boxes, t_sorted, t_indices, hits, near[r], far[r], each, runs, full)
+        n, reached = list_runs(o, d, r, cells, coarse, boxes, t_sorted, t_indices, hits, near[r], far[r], each, runs, full)
         before, needed = total, total + samples_needed(runs, full, n, step, limit)
         if needed > room:
             room = max(needed, 2 * room)
