@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from nsw.kernels.splat_backward import gather_gradients, rasterize_backward, sums_size
-from nsw.kernels.splat_forward import PLANE, rasterize_forward
+from nsw.kernels.splat_forward import PIXELS, rasterize_forward
 from nsw.kernels.splat_lists import add_up, fill_lists, list_hits, record_size
 from nsw.kernels.threads import run_shared
 from nsw.kernels.tiles import TILE, sort_by_depth
@@ -48,6 +48,13 @@ def _like(n_channels: int) -> tuple:
     return _LIKE.get(n_channels) or (np.float32(0),) * n_channels
 
 
+def in_lines(size: int) -> np.ndarray:
+    """An empty float32 array that begins with a cache line: numpy's own begin anywhere, and vectors would straddle two lines."""
+    room = np.empty(size + 16, np.float32)
+    start = -(room.ctypes.data // 4) % 16
+    return room[start : start + size]
+
+
 def draw(arrays, first_row: int, last_row: int, background, picture, alpha, n_workers: int) -> Drawing:
     """Sort, list and composite the rows of one picture; `picture` [H,W,D] and `alpha` [H,W,1] are written."""
     means2d, conics, opacities, colors, depths, radii = arrays
@@ -56,7 +63,7 @@ def draw(arrays, first_row: int, last_row: int, background, picture, alpha, n_wo
     order = np.empty(last_row - first_row, np.int32)
     n = sort_by_depth(depths.view(np.uint32), radii, first_row, last_row, order)
     order, helpers = order[:n], n_workers if n > SMALL else 1
-    records, hit_bits, first_slot = np.empty(n * size, np.float32), np.empty(n, np.uint64), np.empty(n + 1, np.int64)
+    records, hit_bits, first_slot = in_lines(n * size), np.empty(n, np.uint64), np.empty(n + 1, np.int64)
     bounds, n_parts = records.view(np.int32), 4 * helpers if helpers > 1 else 1
     counts, part_slot = np.empty((n_parts, n_tiles), np.int32), np.empty(n_parts, np.int64)
     tile_start = np.empty(n_tiles + 1, np.int64)
@@ -65,7 +72,7 @@ def draw(arrays, first_row: int, last_row: int, background, picture, alpha, n_wo
     total = add_up(n, first_slot, counts, part_slot, tile_start)
     members, slots = np.empty(total, np.int32), np.empty(total, np.int32)
     run_shared(fill_lists, helpers, n, bounds, size, hit_bits, width, first_slot, part_slot, counts, members, slots)
-    state, tile_stop = np.empty(n_tiles * (2 + n_channels) * PLANE, np.float32), np.empty(n_tiles, np.int64)
+    state, tile_stop = in_lines(n_tiles * (2 + n_channels) * PIXELS), np.empty(n_tiles, np.int64)
     lists = (tile_start, members, records, bounds, background, _like(n_channels))
     run_shared(rasterize_forward, n_workers, *lists, picture, alpha, state, tile_stop)
     return Drawing(first_row, order, first_slot, tile_start, tile_stop, members, slots, records, background, state)

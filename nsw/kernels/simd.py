@@ -204,28 +204,37 @@ def sum_lanes(context, value):
 _EXP2 = (1.8775767e-3, 8.9893397e-3, 5.5826318e-2, 2.4015361e-1, 6.9315308e-1, 9.9999994e-1)
 
 
+def _exp2(builder, x):
+    floor = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_FLOATS, [_FLOATS]), f"llvm.floor.v{LANES}f32")
+    whole = builder.call(floor, [x])
+    rest = builder.fsub(x, whole, flags=FAST)
+
+    def line(value, slope, offset):
+        return builder.fadd(builder.fmul(value, slope, flags=FAST), offset, flags=FAST)
+
+    # Three short sums that do not wait for each other (Estrin), instead of one long one: the loop is bound by waiting.
+    pairs = [line(rest, _constant(_EXP2[i]), _constant(_EXP2[i + 1])) for i in (0, 2, 4)]
+    square = builder.fmul(rest, rest, flags=FAST)
+    power = line(square, line(square, pairs[0], pairs[1]), pairs[2])
+    exponent = builder.shl(builder.fptosi(whole, _INTS), ir.Constant(_INTS, [23] * LANES))
+    return builder.bitcast(builder.add(builder.bitcast(power, _INTS), exponent), _FLOATS)
+
+
 @intrinsic
 def exp2(context, value):
     """Per lane 2^value for values up to 127: the integer part goes into the exponent bits, a polynomial does the rest."""
 
     def emit(context, builder, sig, args):
-        floor = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_FLOATS, [_FLOATS]), f"llvm.floor.v{LANES}f32")
         lowest = _constant(-126.0)  # below, the exponent bits would wrap around
-        x = builder.select(builder.fcmp_ordered(">", args[0], lowest), args[0], lowest)
-        whole = builder.call(floor, [x])
-        rest = builder.fsub(x, whole, flags=FAST)
-
-        def line(value, slope, offset):
-            return builder.fadd(builder.fmul(value, slope, flags=FAST), offset, flags=FAST)
-
-        # Three short sums that do not wait for each other (Estrin), instead of one long one: the loop is bound by waiting.
-        pairs = [line(rest, _constant(_EXP2[i]), _constant(_EXP2[i + 1])) for i in (0, 2, 4)]
-        square = builder.fmul(rest, rest, flags=FAST)
-        power = line(square, line(square, pairs[0], pairs[1]), pairs[2])
-        exponent = builder.shl(builder.fptosi(whole, _INTS), ir.Constant(_INTS, [23] * LANES))
-        return builder.bitcast(builder.add(builder.bitcast(power, _INTS), exponent), _FLOATS)
+        return _exp2(builder, builder.select(builder.fcmp_ordered(">", args[0], lowest), args[0], lowest))
 
     return Floats(Floats), emit
+
+
+@intrinsic
+def exp2_within(context, value):
+    """`exp2` for values known to lie between -126 and 127."""
+    return Floats(Floats), lambda context, builder, sig, args: _exp2(builder, args[0])
 
 
 # The number of colour channels is known when a kernel is compiled but differs between calls: a tuple carries it in its type, and

@@ -26,8 +26,9 @@ from nsw.kernels.simd import (
     channel_load,
     channel_read,
     channel_zeros,
-    exp2,
+    exp2_within,
     load,
+    maximum,
     minimum,
     select,
     store,
@@ -39,7 +40,7 @@ from nsw.kernels.splat_forward import (
     LOG_ALPHA_MAX,
     LOG_ALPHA_MIN,
     ONE,
-    PLANE,
+    PIXELS,
     ZERO,
     block_span,
     pixel_place,
@@ -82,16 +83,16 @@ def undo_splat(state, stops, at_stops, records, at, span, left, top, rank, want_
             drawn = (exponent >= dimmest) & (load(stops, at_stops + block) > rank)
             if not any_lane(drawn):
                 continue
-            alpha = exp2(minimum(exponent, peak))
-            T, S = load(state, block), load(state, PLANE + block)
+            alpha = exp2_within(minimum(maximum(exponent, dimmest), peak))
+            T, S = load(state, block), load(state, PIXELS + block)
             widen = ONE / (ONE - alpha)
-            g = channel_load(state, 2 * PLANE + block, PLANE, like)
+            g = channel_load(state, 2 * PIXELS + block, PIXELS, like)
             light = channel_dot(g, color)
             before = T * widen
             weight = select(drawn, alpha * before, zero)
             v_sigma = select(drawn & (exponent <= LOG_ALPHA_MAX), alpha * (S * widen - before * light), zero)
             store(state, block, T + weight)
-            store(state, PLANE + block, S + weight * light)
+            store(state, PIXELS + block, S + weight * light)
             v_color = channel_add(v_color, weight, g)
             v_x = v_sigma * dx
             row_1, row_x, sxx = row_1 + v_sigma, row_x + v_x, sxx + v_x * dx
@@ -120,12 +121,12 @@ def read_tile(state, end, at_end, left, top, background, v_picture, v_alpha, n_c
                 behind = -v_alpha[top + y, left + x, 0]
                 for c in range(n_channels):
                     g = v_picture[top + y, left + x, c]
-                    state[(2 + c) * PLANE + pixel] = g
+                    state[(2 + c) * PIXELS + pixel] = g
                     behind += g * background[c]
             else:
                 for c in range(n_channels):
-                    state[(2 + c) * PLANE + pixel] = ZERO
-            state[pixel], state[PLANE + pixel] = T, T * behind
+                    state[(2 + c) * PIXELS + pixel] = ZERO
+            state[pixel], state[PIXELS + pixel] = T, T * behind
 
 
 @kernel
@@ -142,11 +143,11 @@ def rasterize_backward(
     width, n_channels = v_picture.shape[1], len(like)
     tiles_x, n_tiles = (width + TILE - 1) // TILE, tile_start.shape[0] - 1
     size, n_sums = record_size(n_channels), sums_size(n_channels, want_absolute)
-    state = np.empty((2 + n_channels) * PLANE, np.float32)
+    state = np.empty((2 + n_channels) * PIXELS, np.float32)
     tile = take(next_tile)
     while tile < n_tiles:
         left, top, first = (tile % tiles_x) * TILE, (tile // tiles_x) * TILE, tile_start[tile]
-        at_end = tile * (2 + n_channels) * PLANE
+        at_end = tile * (2 + n_channels) * PIXELS
         for k in range(tile_stop[tile], tile_start[tile + 1]):  # behind the last pixel's stop
             for i in range(slots[k] * n_sums, (slots[k] + 1) * n_sums):
                 sums[i] = ZERO
@@ -156,8 +157,8 @@ def rasterize_backward(
             rank = read(members, k)
             at = rank * size
             undo_splat(
-                state, end, at_end + PLANE, records, at, block_span(bounds, at + 6, left, top), left, top, f4(rank),
-                want_absolute, like, sums, read(slots, k) * n_sums,
+                state, end, at_end + (1 + n_channels) * PIXELS, records, at, block_span(bounds, at + 6, left, top), left, top,
+                f4(rank), want_absolute, like, sums, read(slots, k) * n_sums,
             )  # fmt: skip
         tile = take(next_tile)
 

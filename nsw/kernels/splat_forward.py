@@ -1,7 +1,7 @@
 """Composite a picture tile by tile, compiled: the rules of `rasterize_reference.py`, LANES pixels at a time.
 
 A tile's 256 pixels live in one row of `state`, which stays in the first-level cache while the tile is drawn: transmittance T, the
-rank in depth of the splat that stopped the pixel, and the colour channels, each as 256 floats, block of LANES pixels after block.
+colour channels, and the rank in depth of the splat that stopped the pixel, each as 256 floats, block of LANES pixels after block.
 A splat visits only the blocks that its box covers.
 
 Stopping without a branch: a stopped pixel's T is stored negated. T (1 - alpha) is then negative, fails the test against 1e-4 and
@@ -23,21 +23,22 @@ from nsw.kernels.simd import (
     broadcast,
     channel_accumulate,
     channel_read,
-    exp2,
+    exp2_within,
     load,
     maximum,
     minimum,
     select,
     store,
 )
-from nsw.kernels.simd_blocks import any_sign, block_x, block_y, but_not, negative_where, sign_changes
+from nsw.kernels.simd_blocks import block_x, block_y, but_not, lesser, negative_where
 from nsw.kernels.simd_rows import read, take
 from nsw.kernels.splat_lists import COLOR, record_size
 from nsw.kernels.tiles import TILE
 
 f4 = np.float32
 PIXELS = TILE * TILE
-PLANE = PIXELS + 16  # floats from one plane of a tile's state to the next: addresses 4096 bytes apart would get in each other's way
+# The colours' planes follow T's, and the ranks' plane comes last: a store and a load that lie 4096 bytes apart look alike to a
+# core, which then lets the load wait. So what a splat touches of a three-colour picture spans no more than that.
 BLOCKS_X = TILE // BLOCK_W
 LOG_ALPHA_MIN, LOG_ALPHA_MAX = f4(math.log2(1.0 / 255.0)), f4(math.log2(0.999))
 T_MIN = f4(1e-4)
@@ -55,17 +56,6 @@ def block_span(bounds, at, left, top):
 
 
 @helper
-def note_stops(state, pixels, span, rank):
-    """Write the rank to those pixels under the splat that have stopped and do not know yet at which splat."""
-    y0, y1, x0, x1 = span
-    for y in range(y0, y1):
-        for block in range(pixels + (y * BLOCKS_X + x0) * LANES, pixels + (y * BLOCKS_X + x1) * LANES, LANES):
-            known = load(state, block + PLANE)
-            fresh = (load(state, block) < ZERO) & (known >= NEVER)
-            store(state, block + PLANE, select(fresh, broadcast(rank), known))
-
-
-@helper
 def draw_splat(state, pixels, records, at, span, left, top, rank, like):
     """Blend one splat, whose record begins at `at`, into the tile whose state begins at `pixels`."""
     y0, y1, x0, x1 = span
@@ -74,7 +64,7 @@ def draw_splat(state, pixels, records, at, span, left, top, rank, like):
     color = channel_read(records, at + COLOR, like)
     # Rounding must not lift the exponent above its value at the centre (the rule's "sigma < 0").
     peak, dimmest = broadcast(min(log_opacity, LOG_ALPHA_MAX)), broadcast(LOG_ALPHA_MIN)
-    first_dx, changes = block_x() + (center_x + f4(x0 * BLOCK_W)), broadcast(ZERO)
+    first_dx = block_x() + (center_x + f4(x0 * BLOCK_W))
     for y in range(y0, y1):
         dy = block_y() + (center_y + f4(y * BLOCK_H))
         base, slope, dx = dy * dy * c + log_opacity, dy * b, first_dx
@@ -83,16 +73,16 @@ def draw_splat(state, pixels, records, at, span, left, top, rank, like):
             dx = dx + f4(BLOCK_W)
             bright = exponent >= dimmest
             T = load(state, block)
-            drawn = exp2(minimum(exponent, peak)) * T
-            goes_on = T - drawn > T_MIN
+            drawn = exp2_within(minimum(maximum(exponent, dimmest), peak)) * T
+            after = T - drawn
+            goes_on = after > T_MIN
             weight = select(bright & goes_on, drawn, broadcast(ZERO))
             stops = but_not(bright, goes_on)
-            channel_accumulate(state, block + 2 * PLANE, PLANE, weight, color)
-            left_over = negative_where(stops, T - weight)
-            store(state, block, left_over)
-            changes = sign_changes(changes, T, left_over)
-    if any_sign(changes):
-        note_stops(state, pixels, span, rank)
+            channel_accumulate(state, block + PIXELS, PIXELS, weight, color)
+            store(state, block, negative_where(stops, T - weight))
+            # A pixel that has stopped meets this again: the least rank is the one that stopped it.
+            ranks = block + (1 + len(like)) * PIXELS
+            store(state, ranks, lesser(select(stops, broadcast(rank), broadcast(NEVER)), load(state, ranks)))
 
 
 @helper
@@ -110,9 +100,9 @@ def clear_tile(state, pixels, left, top, width, height, n_channels):
     full = left + TILE <= width and top + TILE <= height
     for at in range(0, PIXELS, LANES):
         store(state, pixels + at, broadcast(ONE))
-        store(state, pixels + PLANE + at, broadcast(NEVER))
+        store(state, pixels + (1 + n_channels) * PIXELS + at, broadcast(NEVER))
         for c in range(n_channels):
-            store(state, pixels + (2 + c) * PLANE + at, broadcast(ZERO))
+            store(state, pixels + (1 + c) * PIXELS + at, broadcast(ZERO))
     if not full:
         for y in range(TILE):
             for x in range(TILE):
@@ -137,7 +127,7 @@ def write_tile(state, pixels, left, top, background, picture, alpha, n_channels)
             T = abs(read(state, at))
             alpha[top + y, left + x, 0] = ONE - T
             for c in range(n_channels):
-                picture[top + y, left + x, c] = read(state, at + (2 + c) * PLANE) + T * background[c]
+                picture[top + y, left + x, c] = read(state, at + (1 + c) * PIXELS) + T * background[c]
 
 
 @kernel
@@ -156,7 +146,7 @@ def rasterize_forward(next_tile, tile_start, members, records, bounds, backgroun
     tiles_x, n_tiles, size = (width + TILE - 1) // TILE, tile_start.shape[0] - 1, record_size(n_channels)
     tile = take(next_tile)
     while tile < n_tiles:
-        left, top, pixels = (tile % tiles_x) * TILE, (tile // tiles_x) * TILE, tile * (2 + n_channels) * PLANE
+        left, top, pixels = (tile % tiles_x) * TILE, (tile // tiles_x) * TILE, tile * (2 + n_channels) * PIXELS
         first, last = tile_start[tile], tile_start[tile + 1]
         clear_tile(state, pixels, left, top, width, height, n_channels)
         tile_stop[tile] = last
