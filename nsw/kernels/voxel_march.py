@@ -1,7 +1,7 @@
 """Plenoxels' renderer in one pass: march rays through a sparse voxel grid, look up density and harmonics, composite, and back.
 
 float32 on the CPU runs in the compiled kernels of `voxel_march_forward` and `voxel_march_backward`; everything else runs the
-definition, `voxel_march_reference`. The kernels skip blocks without any positive vertex; there the definition gives nothing too.
+definition, `voxel_march_reference`. The kernels skip cells without a positive corner; there the definition gives nothing too.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from nsw.kernels import voxel_march_forward as forward_kernels
 from nsw.kernels.threads import n_threads, run_shares
 from nsw.kernels.voxel_march_reference import march_voxels_reference
 
-BLOCK = 2  # cells along an edge of a block of the table of empty space
-FAR_AWAY = 7  # blocks beyond which distances are not told apart
+FAR_AWAY = 9  # cells beyond which distances are not told apart
 MAX_DEGREE = 2
 _SAMPLE_EVERY = 7  # samples counted to balance the slabs
 
@@ -72,7 +71,7 @@ def march_voxels(
         step: distance between samples in world units. delta: the same in 1 / unit of density.
         stop: a ray ends behind the first sample that leaves less transmittance.
         nearest: take the nearest vertex instead of interpolating.
-        skip: `empty_blocks` of this grid; without it every sample is looked up.
+        skip: `empty_cells` of this grid; without it every sample is looked up.
         into: add the gradient there and hand none to autograd.
     """
     if values.device.type != "cpu" or values.dtype != torch.float32 or sh_degree > MAX_DEGREE:
@@ -104,18 +103,18 @@ def max_weights(
     return best
 
 
-def empty_blocks(values: Float[Tensor, "K C"], links: Int[Tensor, "X Y Z"]) -> UInt8[Tensor, "x y z"]:
-    """Return for each block of cells how many blocks away the nearest positive vertex is: 0 at and beside one.
+def empty_cells(values: Float[Tensor, "K C"], links: Int[Tensor, "X Y Z"]) -> UInt8[Tensor, "x y z"]:
+    """Return for each cell how many cells away the nearest one with a positive corner is: 0 for such a cell itself.
 
-    A block n > 0 has none within n - 1 blocks on every side: a ray may leap there. Holds until a density turns positive.
+    A cell n > 0 has none within n - 1 cells on every side: a ray may leap there. Holds until a density turns positive.
     """
     table, shape = values.detach().reshape(-1).numpy(), links.shape
     positive = np.empty(shape, np.bool_)
-    blocks = tuple(max(1, (n - 1) // BLOCK) for n in shape)
-    skip, other = np.empty(blocks, np.uint8), np.empty(blocks, np.uint8)
+    cells = tuple(n - 1 for n in shape)
+    skip, other = np.empty(cells, np.uint8), np.empty(cells, np.uint8)
     workers = n_threads()
     run_shares(forward_kernels.mark_positive, workers, table, links.numpy(), values.shape[1], positive)
-    run_shares(forward_kernels.find_empty_blocks, workers, positive, skip, FAR_AWAY)
+    run_shares(forward_kernels.find_empty_cells, workers, positive, skip, FAR_AWAY)
     for axis in range(3):
         run_shares(forward_kernels.spread_distance, workers, skip, other, axis, FAR_AWAY)
         skip, other = other, skip

@@ -1,7 +1,7 @@
 """March rays through a sparse voxel grid, compiled: skip what is known to be empty, look up, composite, remember the samples.
 
 A sample costs 8 cache-line reads a vector of channels; nothing else comes near that. So density is asked first, for the samples
-that the table of empty blocks leaves over, and coefficients only where density is positive.
+that the table of empty cells leaves over, and coefficients only where density is positive.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def cell(place, n, nearest):
 
 @helper
 def leave_empty(o, d, t, a, n):
-    """Return how far along the ray the blocks up to n - 1 beside block `a` reach, for one axis in units of blocks."""
+    """Return how far along the ray the cells up to n - 1 beside cell `a` reach, for one axis in units of cells."""
     border = f4(a + n) if d >= _ZERO else f4(a - n + 1)
     return (border - (o + t * d)) / (d if abs(d) > _TINY else _TINY)
 
@@ -98,7 +98,7 @@ def march_forward(
     """March this share's rays.
 
     rays [R, 9]: origin and direction in voxels, near, far, offset; directions [R, 3] as stored in `out` on entry, unit length.
-    box: blocks of the table per voxel, three numbers. steps: step, optical length of a step, transmittance to stop at.
+    box: cells of the table per voxel, three numbers. steps: step, optical length of a step, transmittance to stop at.
     degree: of the harmonics, -1 for no colours. starts [chunks]: where a chunk's samples begin in `records`.
     out [R, 5]: colour, transmittance left, sum of weight times t.
     """
@@ -164,52 +164,33 @@ def mark_positive(values, links, n, positive, share, n_shares):
                 positive[i, j, k] = values[np.int64(links[i, j, k]) * n] > _ZERO
 
 
-@helper
-def _window(a, m, n):
-    """Return the vertices [from, to) that block `a` of m shares, and one more on each side."""
-    return max((a * n) // m - 1, 0), min(-((-(a + 1) * n) // m) + 1, n)
-
-
 @kernel
-def find_empty_blocks(positive, skip, far_away, share, n_shares):
-    """Write 0 for blocks at or beside a positive vertex, `far_away` for the others."""
-    m_x, m_y, m_z = skip.shape
-    n_x, n_y, n_z = positive.shape
-    for a in range(share, m_x, n_shares):
-        x0, x1 = _window(a, m_x, n_x)
-        for b in range(m_y):
-            y0, y1 = _window(b, m_y, n_y)
-            for c in range(m_z):
-                z0, z1 = _window(c, m_z, n_z)
-                found = False
-                for i in range(x0, x1):
-                    for j in range(y0, y1):
-                        for k in range(z0, z1):
-                            found |= positive[i, j, k]
-                    if found:
-                        break
+def find_empty_cells(positive, skip, far_away, share, n_shares):
+    """Write 0 for cells with a positive corner, `far_away` for the others."""
+    for a in range(share, skip.shape[0], n_shares):
+        for b in range(skip.shape[1]):
+            for c in range(skip.shape[2]):
+                found = positive[a, b, c] | positive[a, b, c + 1] | positive[a, b + 1, c] | positive[a, b + 1, c + 1]
+                found |= positive[a + 1, b, c] | positive[a + 1, b, c + 1]
+                found |= positive[a + 1, b + 1, c] | positive[a + 1, b + 1, c + 1]
                 skip[a, b, c] = 0 if found else far_away
 
 
 @kernel
 def spread_distance(before, after, axis, far_away, share, n_shares):
-    """Carry the distance to the nearest full block along one axis: the least max(|k|, before[k]) within `far_away` blocks."""
+    """Carry the distance to the nearest full cell along one axis: the least max(|k|, before[k]) within `far_away` cells."""
     m = before.shape
     for a in range(share, m[0], n_shares):
         for b in range(m[1]):
             for c in range(m[2]):
-                best = np.int64(before[a, b, c])
-                at = (a, b, c)[axis]
-                for away in range(1, far_away):
-                    if away >= best:
-                        break
-                    for side in (-away, away):
-                        if 0 <= at + side < m[axis]:
-                            if axis == 0:
-                                other = before[a + side, b, c]
-                            elif axis == 1:
-                                other = before[a, b + side, c]
-                            else:
-                                other = before[a, b, c + side]
-                            best = min(best, max(away, np.int64(other)))
-                after[a, b, c] = best
+                after[a, b, c] = before[a, b, c]
+            for away in range(-far_away + 1, far_away):
+                x, y = (a + away, b) if axis == 0 else (a, b + away if axis == 1 else b)
+                if away == 0 or x < 0 or x >= m[0] or y < 0 or y >= m[1]:
+                    continue
+                shift = away if axis == 2 else 0
+                first, last = max(0, -shift), min(m[2], m[2] - shift)
+                own, other = after[a, b, first:last], before[x, y, first + shift : last + shift]
+                least = np.uint8(abs(away))
+                for c in range(own.shape[0]):
+                    own[c] = min(own[c], max(least, other[c]))

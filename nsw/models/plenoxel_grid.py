@@ -15,7 +15,7 @@ from torch.nn.functional import adaptive_max_pool3d, interpolate, max_pool3d
 
 from nsw.errors import InputError
 from nsw.kernels.harmonics import sh_basis
-from nsw.kernels.voxel_march import RowGradient, empty_blocks
+from nsw.kernels.voxel_march import RowGradient, empty_cells
 from nsw.kernels.voxel_march_reference import corners, n_channels, shade, sparse_lookup
 from nsw.models.dense_grid import HALF_VOXEL, grid_shape, lattice
 from nsw.models.field import FieldOutput
@@ -44,7 +44,7 @@ class PlenoxelGrid(nn.Module):
     """Density and harmonics at voxel corners; zero outside of the box and where nothing is kept.
 
     `values` [K, C] is the only parameter. Buffers: `aabb` [2, 3]; `links` [X, Y, Z], rows of the vertices, ascending; `vertices`
-    [K], its inverse; `empty` and `age`, the table of empty blocks that training uses and how often it was asked.
+    [K], its inverse; `empty` and `age`, the table of empty cells that training uses and how often it was asked.
     """
 
     def __init__(self, settings: PlenoxelGridSettings):
@@ -114,19 +114,19 @@ class PlenoxelGrid(nn.Module):
         return self._gradient
 
     def empty_space(self) -> Tensor | None:
-        """Return the table that lets rays leap over empty blocks as the grid is now, None off the CPU."""
-        return empty_blocks(self.values, self.links) if self.values.device.type == "cpu" else None
+        """Return the table that lets rays leap over empty cells as the grid is now, None off the CPU."""
+        return empty_cells(self.values, self.links) if self.values.device.type == "cpu" else None
 
     def training_space(self, every: int = 16) -> Tensor | None:
         """Return the same for a training step, made anew at every 16th call.
 
-        In between density may only grow two voxels beyond what was positive, or a ray would miss it; it does not get farther.
+        In between a cell that a neighbour has lifted above zero is not seen yet: it begins to learn a few steps late.
         Table and count are part of the state, so that a resumed training sees what the first one saw.
         """
         if self.values.device.type != "cpu":
             return None
         if int(self.age) % every == 0:
-            self.empty = empty_blocks(self.values, self.links)
+            self.empty = empty_cells(self.values, self.links)
         self.age += 1
         return self.empty
 

@@ -17,7 +17,7 @@ import torch
 from nsw.cameras import camera_rays, orbit
 from nsw.kernels.grid_lookup import grid_lookup_reference
 from nsw.kernels.harmonics import sh_basis
-from nsw.kernels.voxel_march import RowGradient, empty_blocks, march_voxels
+from nsw.kernels.voxel_march import RowGradient, empty_cells, march_voxels
 from nsw.kernels.voxel_march_reference import march_voxels_reference, shade
 from nsw.methods.plenoxels import march_arguments
 from nsw.models.plenoxel_grid import PlenoxelGrid, PlenoxelGridSettings
@@ -68,7 +68,7 @@ def main() -> None:
     rays = rays_of(2048)
     for size, degree in ((40, 1), (64, 1), (64, 2), (100, 1)):
         grid = hollow_ball(size, degree)
-        where, skip = march_arguments(grid, rays), empty_blocks(grid.values, grid.links)
+        where, skip = march_arguments(grid, rays), empty_cells(grid.values, grid.links)
         into, dense = RowGradient.like(grid.values.detach()), grid.dense().requires_grad_()
         calls = (
             lambda: march_voxels(grid.values, grid.links, **where, sh_degree=degree, stop=1e-4, skip=skip, into=into)[0],  # noqa: B023

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nsw.kernels.voxel_march import RowGradient, empty_blocks, march_voxels, max_weights
+from nsw.kernels.voxel_march import RowGradient, empty_cells, march_voxels, max_weights
 from nsw.kernels.voxel_march_reference import march_voxels_reference, n_channels, total_variation_reference
 from nsw.kernels.voxel_tv import total_variation
 
@@ -57,7 +57,7 @@ def test_values_and_gradients_match_float64(degree, nearest, n):
     generator = torch.Generator().manual_seed(2)
     upstream = torch.randn(n, 3, generator=generator), torch.randn(n, generator=generator)
     arguments = (degree, upstream, 1e-4, nearest)
-    fused = _run(march_voxels, values, links, rays, torch.float32, *arguments, skip=empty_blocks(values, links))
+    fused = _run(march_voxels, values, links, rays, torch.float32, *arguments, skip=empty_cells(values, links))
     reference = _run(march_voxels_reference, values, links, rays, torch.float64, *arguments)
     for ours, theirs in zip(fused, reference, strict=True):
         scale = max(1.0, float(theirs.abs().max())) if theirs.numel() else 1.0
@@ -75,14 +75,14 @@ def test_the_reference_differentiates_itself():
     assert torch.autograd.gradcheck(function, values.double().requires_grad_())
 
 
-def test_leaping_over_empty_blocks_changes_nothing():
+def test_leaping_over_empty_cells_changes_nothing():
     values, links = _grid((33, 30, 31), degree=2, keep=1.0)
     values[1:, 0] = -1.0
     for place in ((3, 4, 5), (29, 20, 8), (15, 28, 30)):  # three specks in a negative grid
         values[int(links[place]), 0] = 9.0
     rays = _rays(2000)
     options = dict(aabb=BOX, step=0.05, delta=1.0, sh_degree=2)
-    skip = empty_blocks(values, links)
+    skip = empty_cells(values, links)
     leaping = march_voxels(values, links, **rays, **options, skip=skip)
     walking = march_voxels(values, links, **rays, **options)
     assert float((skip == 0).float().mean()) < 0.05 < float((leaping[1] < 1).float().mean()) + 0.05
@@ -90,15 +90,15 @@ def test_leaping_over_empty_blocks_changes_nothing():
         assert torch.equal(a, b)
 
 
-def test_the_table_tells_how_far_the_nearest_full_block_is():
+def test_the_table_tells_how_far_the_nearest_full_cell_is():
     links = torch.arange(1, 21**3 + 1, dtype=torch.int32).view(21, 21, 21)
     values = torch.full((21**3 + 1, 16), -1.0)
     values[int(links[10, 10, 10])] = 1.0
-    skip = empty_blocks(values, links)
+    skip = empty_cells(values, links)
     full = (skip == 0).nonzero().double()
     everywhere = torch.cartesian_prod(*[torch.arange(n) for n in skip.shape]).double()
     distance = torch.cdist(everywhere, full, p=float("inf")).amin(1).view(skip.shape)
-    assert torch.equal(skip.double(), distance.clamp(max=7))
+    assert torch.equal(skip.double(), distance.clamp(max=9))
 
 
 def test_repeats_are_equal_bit_for_bit_and_so_are_thread_counts():
