@@ -113,6 +113,7 @@ def hash_encode(
     points_unit: Float[Tensor, "N 3"],
     levels: HashLevels,
     gradient_into: Float[Tensor, "rows F"] | None = None,
+    known: Float[Tensor, "N LF"] | None = None,
 ) -> Float[Tensor, "N LF"]:
     """Return each point's features at all levels, trilinearly interpolated; differentiable once in table and points.
 
@@ -125,6 +126,7 @@ def hash_encode(
         levels: from `hash_levels`.
         gradient_into: add the table's gradient to this tensor and hand none to autograd; pass `table.grad` when an
             optimiser empties it in place.
+        known: the result, where an earlier call without gradients has worked it out: only the gradients are then new.
 
     >>> levels = hash_levels(2, 4, 8, 10)
     >>> hash_encode(torch.ones(levels.n_rows, 2), torch.rand(5, 3), levels).shape
@@ -136,20 +138,22 @@ def hash_encode(
         raise InputError("gradient_into has to be contiguous: the kernel adds to its memory as it lies.")
     if any(t.device.type != "cpu" or t.dtype != torch.float32 for t in (table, points_unit)):
         return hash_encode_reference(table, points_unit, levels)
-    return _HashEncoding.apply(table, points_unit, levels, gradient_into)
+    return _HashEncoding.apply(table, points_unit, levels, gradient_into, known)
 
 
 class _HashEncoding(torch.autograd.Function):
     """Autograd around the kernels below."""
 
     @staticmethod
-    def forward(ctx, table: Tensor, points: Tensor, levels: HashLevels, gradient_into: Tensor | None) -> Tensor:
+    def forward(ctx, table: Tensor, points: Tensor, levels: HashLevels, gradient_into, known: Tensor | None) -> Tensor:
         values, xyz, channels = _flat(table), points.detach().contiguous().numpy(), (0,) * table.shape[1]
-        out = np.empty((len(xyz), len(levels) * table.shape[1]), np.float32)
         shape = _arrays(levels)
-        run_shares(_forward, _shares(len(xyz)), values, xyz, *shape, channels, out.reshape(-1))
         ctx.save_for_backward(table, points)
         ctx.kept = shape, channels, gradient_into
+        if known is not None:
+            return known.clone()
+        out = np.empty((len(xyz), len(levels) * table.shape[1]), np.float32)
+        run_shares(_forward, _shares(len(xyz)), values, xyz, *shape, channels, out.reshape(-1))
         return torch.from_numpy(out)
 
     @staticmethod
@@ -167,7 +171,7 @@ class _HashEncoding(torch.autograd.Function):
             out = np.empty_like(xyz)
             run_shares(_points_backward, _shares(len(xyz)), _flat(table), xyz, *shape, channels, grad, out)
             grad_points = torch.from_numpy(out)
-        return grad_table, grad_points, None, None
+        return grad_table, grad_points, None, None, None
 
 
 def _arrays(levels: HashLevels) -> tuple[np.ndarray, ...]:

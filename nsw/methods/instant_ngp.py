@@ -71,12 +71,14 @@ def render(
     ray_indices, t_starts, t_ends = model.sampler().sampling(rays.origins, rays.directions, **march)
     t, n_marched = (t_starts + t_ends) / 2, len(t_starts)
     points = rays.origins.index_select(0, ray_indices) + t[:, None] * rays.directions.index_select(0, ray_indices)
+    known = None
     if threshold > 0:
         with torch.no_grad():
-            weights, _ = packed_weights(model.density(points) * step, ray_indices, len(rays))
+            known = model.encode(points)
+            weights, _ = packed_weights(model.density(points, known) * step, ray_indices, len(rays))
             kept = (weights > threshold).nonzero()[:, 0]
-        t, ray_indices, points = t[kept], ray_indices[kept], points[kept]
-    density, geometry = model.geometry(points)
+        t, ray_indices, points, known = (x.index_select(0, kept) for x in (t, ray_indices, points, known))
+    density, geometry = model.geometry(points, known)
     weights, left = packed_weights(density * step, ray_indices, len(rays))
     rgbs = model.colour(geometry, rays.directions, ray_indices)
     rgb = left[:, None] * background + torch.zeros_like(rays.origins).index_add(0, ray_indices, weights[:, None] * rgbs)

@@ -42,18 +42,18 @@ class Plan:
     n_steps: int = 400
     n_samples: int = 8192
     lr: float = 0.05
-    lr_network: float = 0.01
+    lr_network: float = 0.02
     last_rate: float = 0.1
     warmup: float = 0.02
-    update_every: int = 8
-    decay: float = 0.6
+    update_every: int = 16
+    decay: float = 0.4
     threshold: float = 1e-4
     eps: float = ngp.EPSILON
     random_background: bool = True
     skip: bool = True
 
 
-PAPER = Plan(n_steps=20_000, n_samples=1 << 18, lr=1e-2, last_rate=0.03, warmup=0.005, update_every=16, decay=0.95)
+PAPER = Plan(n_steps=20_000, n_samples=1 << 18, lr=1e-2, lr_network=1e-2, last_rate=0.03, warmup=0.005, update_every=16, decay=0.95)
 
 
 def new_model(scene: Scene, steps_across: int = 128, **sizes: int) -> HashGrid:

@@ -71,22 +71,24 @@ class HashGrid(nn.Module):
         self.occupancy.binaries.fill_(True)
         self.gradients_in_place = False  # an optimiser that empties `.grad` itself may set this: see `hash_encode`
 
-    def encode(self, points_world: Float[Tensor, "N 3"]) -> Float[Tensor, "N LF"]:
-        """Return the interpolated entries of all levels."""
+    def encode(self, points_world: Float[Tensor, "N 3"], known: Float[Tensor, "N LF"] | None = None) -> Float[Tensor, "N LF"]:
+        """Return the interpolated entries of all levels; `known` are the same from an earlier call without gradients."""
         unit = (points_world - self.aabb[0]) / (self.aabb[1] - self.aabb[0])
-        return hash_encode(self.table, unit, self.levels, self.table.grad if self.gradients_in_place else None)
+        return hash_encode(self.table, unit, self.levels, self.table.grad if self.gradients_in_place else None, known)
 
     def _inside(self, points_world: Float[Tensor, "N 3"]) -> Tensor:
         return ((points_world >= self.aabb[0]) & (points_world <= self.aabb[1])).all(-1)
 
-    def geometry(self, points_world: Float[Tensor, "N 3"]) -> tuple[Float[Tensor, "N"], Float[Tensor, "N G"]]:
+    def geometry(
+        self, points_world: Float[Tensor, "N 3"], known: Float[Tensor, "N LF"] | None = None
+    ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N G"]]:
         r"""Return density in 1 / world unit and what the colour network needs to know: $\sigma = e^{h_0 - 1}$."""
-        hidden = self.density_net(self.encode(points_world))
+        hidden = self.density_net(self.encode(points_world, known))
         return truncated_exp(hidden[:, 0] - 1.0) * self._inside(points_world), hidden[:, 1:]
 
-    def density(self, points_world: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
+    def density(self, points_world: Float[Tensor, "N 3"], known: Float[Tensor, "N LF"] | None = None) -> Float[Tensor, "N"]:
         """Return density in 1 / world unit."""
-        hidden = self.density_net[:-1](self.encode(points_world))
+        hidden = self.density_net[:-1](self.encode(points_world) if known is None else known)
         return truncated_exp(linear(hidden, self.density_net[-1].weight[:1])[:, 0] - 1.0) * self._inside(points_world)
 
     def colour(

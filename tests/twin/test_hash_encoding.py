@@ -126,6 +126,16 @@ def test_a_given_buffer_receives_what_autograd_would_have_accumulated():
     torch.testing.assert_close(table.grad, expected, atol=1e-6, rtol=1e-6)
 
 
+def test_known_values_are_handed_on_with_gradients():
+    levels = hash_levels(4, 4, 32, 8)
+    table, points = torch.randn(levels.n_rows, 2, requires_grad=True), _points(500, 0.0)
+    plain = hash_encode(table, points, levels)
+    handed = hash_encode(table, points, levels, known=plain.detach())
+    assert torch.equal(plain, handed)
+    gradients = [torch.autograd.grad(out.square().sum(), table)[0] for out in (plain, handed)]
+    assert torch.equal(*gradients)
+
+
 def test_bad_sizes_are_refused():
     levels = hash_levels(2, 4, 8, 8)
     with pytest.raises(InputError, match="rows"):
