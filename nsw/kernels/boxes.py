@@ -73,9 +73,10 @@ def ray_aabb_intersect_reference(
 @helper
 def slab(origin, direction, low, high):
     """The part of a ray inside a slab; a ray along it is inside everywhere or nowhere."""
-    if direction == 0:
+    if abs(direction) < 1e-300:  # its inverse would be infinite
         return (-np.inf, np.inf) if low <= origin <= high else (np.inf, -np.inf)
-    first, last = (low - origin) / direction, (high - origin) / direction
+    inverse = 1.0 / direction
+    first, last = (low - origin) * inverse, (high - origin) * inverse
     return (first, last) if first <= last else (last, first)
 
 
