@@ -143,7 +143,9 @@ def composite(meta: Meta, channels, backgrounds, absgrad: bool, channel_chunk: i
         part = channels[:, begin : begin + channel_chunk]
         behind = None if backgrounds is None else backgrounds[:, begin : begin + channel_chunk]
         absolute = target.absgrad.view(-1, 2) if absgrad else None
-        picture, alpha = CompositeImage.apply(*rows[:3], part, behind, *rows[3:], bounds, width, height, absolute, n_threads())
+        learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (*rows[:3], part, behind))
+        size, work = (bounds, width, height), (absolute, n_threads(), learns)
+        picture, alpha = CompositeImage.apply(*rows[:3], part, behind, *rows[3:], *size, *work)
         pictures.append(picture)
         alphas = alpha if alphas is None else alphas
     return pictures[0] if len(pictures) == 1 else torch.cat(pictures, dim=-1), alphas

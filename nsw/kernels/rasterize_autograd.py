@@ -55,8 +55,11 @@ def in_lines(size: int) -> np.ndarray:
     return room[start : start + size]
 
 
-def draw(arrays, first_row: int, last_row: int, background, picture, alpha, n_workers: int) -> Drawing:
-    """Sort, list and composite the rows of one picture; `picture` [H,W,D] and `alpha` [H,W,1] are written."""
+def draw(arrays, first_row: int, last_row: int, background, picture, alpha, n_workers: int, backward: bool) -> Drawing:
+    """Sort, list and composite the rows of one picture; `picture` [H,W,D] and `alpha` [H,W,1] are written.
+
+    `backward` says whether `undraw` will follow.
+    """
     means2d, conics, opacities, colors, depths, radii = arrays
     height, width, n_channels = picture.shape
     n_tiles, size = -(-height // TILE) * -(-width // TILE), record_size.py_func(n_channels)
@@ -73,7 +76,7 @@ def draw(arrays, first_row: int, last_row: int, background, picture, alpha, n_wo
     members, slots = np.empty(total, np.int32), np.empty(total, np.int32)
     run_shared(fill_lists, helpers, n, bounds, size, hit_bits, width, first_slot, part_slot, counts, members, slots)
     state, tile_stop = in_lines(n_tiles * (2 + n_channels) * PIXELS), np.empty(n_tiles, np.int64)
-    lists = (tile_start, members, records, bounds, background, _like(n_channels))
+    lists = (tile_start, members, records, bounds, background, _like(n_channels), True if backward else None)
     run_shared(rasterize_forward, n_workers, *lists, picture, alpha, state, tile_stop)
     return Drawing(first_row, order, first_slot, tile_start, tile_stop, members, slots, records, background, state)
 
@@ -101,7 +104,9 @@ class CompositeImage(torch.autograd.Function):
     """Pictures [I,H,W,D] and alphas [I,H,W,1] of rows of splats; rows bounds[i]..bounds[i+1] belong to picture i."""
 
     @staticmethod
-    def forward(ctx, means2d, conics, opacities, colors, backgrounds, depths, radii, bounds, width, height, absgrad, n_workers):
+    def forward(
+        ctx, means2d, conics, opacities, colors, backgrounds, depths, radii, bounds, width, height, absgrad, n_workers, learns
+    ):
         n_images, n_given = len(bounds) - 1, colors.shape[-1]
         n_channels = padded_channels(n_given)
         plain = [t.detach().contiguous().numpy() for t in (means2d, conics, opacities)]
@@ -110,7 +115,7 @@ class CompositeImage(torch.autograd.Function):
         pictures = np.empty((n_images, height, width, n_channels), np.float32)
         alphas = np.empty((n_images, height, width, 1), np.float32)
         ctx.drawings = [
-            draw(arrays, bounds[i], bounds[i + 1], behind[i], pictures[i], alphas[i], n_workers) for i in range(n_images)
+            draw(arrays, bounds[i], bounds[i + 1], behind[i], pictures[i], alphas[i], n_workers, learns) for i in range(n_images)
         ]
         ctx.arrays, ctx.absgrad, ctx.n_workers, ctx.n_given = arrays, absgrad, n_workers, n_given
         ctx.alphas = alphas if backgrounds is not None and backgrounds.requires_grad else None
@@ -132,4 +137,4 @@ class CompositeImage(torch.autograd.Function):
         v_backgrounds = None
         if ctx.alphas is not None:
             v_backgrounds = torch.from_numpy(np.einsum("ihwc,ihwd->ic", v_pictures, 1 - ctx.alphas)[:, : ctx.n_given])
-        return (v_means2d, v_conics, v_opacities, v_colors[:, : ctx.n_given], v_backgrounds) + (None,) * 7
+        return (v_means2d, v_conics, v_opacities, v_colors[:, : ctx.n_given], v_backgrounds) + (None,) * 8

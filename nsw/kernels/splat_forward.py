@@ -56,7 +56,7 @@ def block_span(bounds, at, left, top):
 
 
 @helper
-def draw_splat(state, pixels, records, at, span, left, top, rank, like):
+def draw_splat(state, pixels, records, at, span, left, top, rank, like, want_ranks):
     """Blend one splat, whose record begins at `at`, into the tile whose state begins at `pixels`."""
     y0, y1, x0, x1 = span
     center_x, center_y = f4(left) - read(records, at), f4(top) - read(records, at + 1)
@@ -80,9 +80,9 @@ def draw_splat(state, pixels, records, at, span, left, top, rank, like):
             stops = but_not(bright, goes_on)
             channel_accumulate(state, block + PIXELS, PIXELS, weight, color)
             store(state, block, negative_where(stops, T - weight))
-            # A pixel that has stopped meets this again: the least rank is the one that stopped it.
-            ranks = block + (1 + len(like)) * PIXELS
-            store(state, ranks, lesser(select(stops, broadcast(rank), broadcast(NEVER)), load(state, ranks)))
+            if want_ranks is not None:  # a pixel that has stopped meets this again: the least rank is the one that stopped it
+                ranks = block + (1 + len(like)) * PIXELS
+                store(state, ranks, lesser(select(stops, broadcast(rank), broadcast(NEVER)), load(state, ranks)))
 
 
 @helper
@@ -131,7 +131,9 @@ def write_tile(state, pixels, left, top, background, picture, alpha, n_channels)
 
 
 @kernel
-def rasterize_forward(next_tile, tile_start, members, records, bounds, background, like, picture, alpha, state, tile_stop):
+def rasterize_forward(
+    next_tile, tile_start, members, records, bounds, background, like, want_ranks, picture, alpha, state, tile_stop
+):  # fmt: skip
     """Composite one picture; called by every thread at once, each of which takes one tile after another.
 
     Args:
@@ -139,6 +141,7 @@ def rasterize_forward(next_tile, tile_start, members, records, bounds, backgroun
         tile_start int64 [tiles+1], members int32 [M]: each tile's list, front to back.
         records: float32, one row for each rank in depth (see `tiles.write_record`); bounds: the same memory as int32.
         background: [D]. like: a tuple of D floats, whose length tells the compiler how many channels there are.
+        want_ranks: True, or None for a picture that nobody will differentiate; known to the compiler.
         picture [H,W,D], alpha [H,W,1], state [tiles * (2+D) * 256], tile_stop int64 [tiles] (list position after the last splat
         that was looked at): written.
     """
@@ -153,7 +156,7 @@ def rasterize_forward(next_tile, tile_start, members, records, bounds, backgroun
         for k in range(first, last):
             rank = read(members, k)
             at = rank * size
-            draw_splat(state, pixels, records, at, block_span(bounds, at + 6, left, top), left, top, f4(rank), like)
+            draw_splat(state, pixels, records, at, block_span(bounds, at + 6, left, top), left, top, f4(rank), like, want_ranks)
             if (k - first) % CHECK_EVERY == CHECK_EVERY - 1 and all_stopped(state, pixels):
                 tile_stop[tile] = k + 1
                 break
