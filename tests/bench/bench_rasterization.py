@@ -26,7 +26,7 @@ from nsw.kernels import rasterization, rasterization_reference
 
 SIZES = ((128, 128), (256, 256), (512, 384))
 NOTE = (
-    "Medians, forward / forward with backward; ratios below 1: the kernels are faster. Engines take turns within each size. "
+    "{} times, forward / forward with backward; ratios below 1: the kernels are faster. Engines take turns within each size. "
     "Plain torch is timed once."
 )
 COUNTS = (1_000, 10_000, 50_000, 140_000)
@@ -81,8 +81,11 @@ def passes(draw, scene, width: int, height: int):
     return forward, both
 
 
-def interleaved_ms(engines: dict, n: int, width: int, height: int, blocks: int, seconds: float) -> dict:
-    """Medians {name: (forward, with backward)}: the engines take turns, `blocks` times, so that all meet the same disturbances."""
+def interleaved_ms(engines: dict, n: int, width: int, height: int, blocks: int, seconds: float, pick) -> dict:
+    """Times {name: (forward, with backward)}, picked by `pick` from all that were taken.
+
+    The engines take turns, `blocks` times, so that all meet the same disturbances.
+    """
     scene = ball_scene(n, width, height)
     scene[5:] = [tensor[0] for tensor in scene[5:]]
     runs = {(name, i): run for name, draw in engines.items() for i, run in enumerate(passes(draw, scene, width, height))}
@@ -96,7 +99,7 @@ def interleaved_ms(engines: dict, n: int, width: int, height: int, blocks: int, 
             run()  # what the engine before left in the caches is not this one's fault
             repeats = max(2, min(30, int(1e3 * seconds / blocks / len(runs) / once[key])))
             times[key] += [median_ms(run, 1) for _ in range(repeats)]
-    return {name: [statistics.median(times[name, i]) for i in (0, 1)] for name in engines}
+    return {name: [pick(times[name, i]) for i in (0, 1)] for name in engines}
 
 
 def median_ms(function, repeats: int) -> float:
@@ -136,13 +139,31 @@ def table(rows: list[dict], peers: list[str]) -> list[str]:
     return lines
 
 
+def behind(rows: list[dict], name: str, allowed: float) -> str:
+    """Which rows take more than `allowed` times the peer's time, in words."""
+    slow = {"forward": [], "with backward": []}
+    for row in rows:
+        for kind, mine, other in zip(slow, row["ms"]["kernels"], row["ms"][name], strict=True):
+            if mine > allowed * other:
+                slow[kind].append(f"{row['n']} at {row['width']}x{row['height']} ({mine / other:.2f})")
+    told = [f"{kind}: {', '.join(found) if found else 'none'}" for kind, found in slow.items()]
+    return f"Rows slower than 0.9 times the speed of {name}: {'; '.join(told)}."
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--blocks", type=int, default=5, help="how often the engines take turns")
     parser.add_argument("--seconds", type=float, default=4.0, help="about how long a size is measured")
     parser.add_argument("--reference-up-to", type=int, default=1_000, help="largest N that plain torch is timed at, once")
     parser.add_argument("--peer", action="append", default=[], help="a Python file with another engine, see load_peer; repeatable")
+    parser.add_argument("--threads", type=int, help="for the kernels; set OMP_NUM_THREADS and NUMBA_NUM_THREADS for the peers")
+    parser.add_argument(
+        "--least", action="store_true", help="the least times, not medians: for a machine that has other work to do"
+    )
     options = parser.parse_args()
+    pick = min if options.least else statistics.median
+    if options.threads:
+        torch.set_num_threads(options.threads)
     peers = {Path(path).stem: load_peer(path) for path in options.peer}
     if not peers:
         print("no --peer given: ratios to other engines are left out")
@@ -150,7 +171,7 @@ def main() -> None:
     print(f"{date}: {header}", flush=True)
     for n in COUNTS:
         for width, height in SIZES:
-            ms = interleaved_ms({"kernels": ours, **peers}, n, width, height, options.blocks, options.seconds)
+            ms = interleaved_ms({"kernels": ours, **peers}, n, width, height, options.blocks, options.seconds, pick)
             if n <= options.reference_up_to:
                 scene = ball_scene(n, width, height)
                 scene[5:] = [tensor[0] for tensor in scene[5:]]
@@ -161,7 +182,11 @@ def main() -> None:
     folder.mkdir(exist_ok=True)
     record = {"date": date, "machine": header, "blocks": options.blocks, "rows": rows}
     (folder / "rasterization.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    text = f"# Rasterization, measured {date}\n\n{header}. {NOTE}\n\n" + "\n".join(table(rows, list(peers))) + "\n"
+    text = (
+        f"# Rasterization, measured {date}\n\n{header}. {NOTE.format('Least' if options.least else 'Median')}\n\n"
+        + "\n".join(table(rows, list(peers)))
+        + "\n"
+    )
     (folder / "rasterization.md").write_text(text, encoding="utf-8")
 
 
