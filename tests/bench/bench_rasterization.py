@@ -29,6 +29,7 @@ NOTE = (
     "{} times, forward / forward with backward; ratios below 1: the kernels are faster. Engines take turns within each size. "
     "Plain torch is timed once."
 )
+WHY_LEAST = "Other programs were running on this machine, hence the least times; with one thread they disturb all engines alike."
 COUNTS = (1_000, 10_000, 50_000, 140_000)
 
 
@@ -187,6 +188,9 @@ def main() -> None:
         + "\n".join(table(rows, list(peers)))
         + "\n"
     )
+    if options.least:
+        text += f"\n{WHY_LEAST}\n"
+    text += "".join(f"\n{behind(rows, name, 1 / 0.9)}\n" for name in peers)
     (folder / "rasterization.md").write_text(text, encoding="utf-8")
 
 
