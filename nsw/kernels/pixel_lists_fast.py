@@ -12,13 +12,16 @@ import numpy as np
 import torch
 
 from nsw.kernels.compiling import announce_first_compile, kernel
-from nsw.kernels.rasterize_autograd import padded_channels
-from nsw.kernels.rasterize_backward import N_SUMS, gather_gradients, rasterize_backward
-from nsw.kernels.rasterize_forward import rasterize_forward
-from nsw.kernels.threads import n_threads, run_shares
-from nsw.kernels.tiles import pixel_box, write_record
+from nsw.kernels.projection import ALPHA_MIN
+from nsw.kernels.rasterize_autograd import in_lines, padded_channels
+from nsw.kernels.simd import LANES
+from nsw.kernels.simd_rows import take
+from nsw.kernels.splat_backward import gather_gradients, rasterize_backward, sums_size
+from nsw.kernels.splat_forward import PIXELS, rasterize_forward
+from nsw.kernels.splat_lists import part_of, pixel_boxes, read_group, record_size, write_record
+from nsw.kernels.threads import n_threads, run_shared
 
-FAR = 1 << 24  # a box no picture exceeds
+FAR = 1 << 24  # a radius no picture exceeds
 
 
 @dataclass(frozen=True)
@@ -47,19 +50,26 @@ def make_lists(offsets: torch.Tensor, flatten_ids: torch.Tensor, n_rows: int) ->
 
 
 @kernel
-def prepare_given(means2d, conics, opacities, colors, width, height, records, boxes, share, n_shares):
-    """Write records and pixel boxes of all rows; nothing is known of radii, so an odd conic gets the whole picture."""
-    n = boxes.shape[0]
-    part = (n + n_shares - 1) // n_shares
-    whole = np.full(2, FAR, np.int32)
-    for i in range(share * part, min((share + 1) * part, n)):
-        write_record(records[i], means2d[i], conics[i], opacities[i], colors[i])
-        if conics[i, 0] > 0 and conics[i, 2] > 0:
-            boxes[i, 0], boxes[i, 1], boxes[i, 2], boxes[i, 3] = pixel_box(
-                means2d[i], conics[i], whole, opacities[i], width, height
-            )
-        else:
-            boxes[i, 0], boxes[i, 1], boxes[i, 2], boxes[i, 3] = 0, width, 0, height
+def prepare_given(next_part, n_parts, order, means2d, conics, radii, opacities, colors, width, height, records, bounds):
+    """Write the records of all rows; called by every thread at once.
+
+    Nothing is known of radii, so an odd conic gets the whole picture; a splat below 1/255 is drawn nowhere and gets an empty box.
+    """
+    n, size, group = order.shape[0], record_size(colors.shape[1]), np.empty(13 * LANES, np.float32)
+    part = take(next_part)
+    while part < n_parts:
+        first, last = part_of(part, n_parts, n)
+        for start in range(first, last, LANES):
+            read_group(group, order, start, last, 0, means2d, conics, radii, opacities)
+            pixel_boxes(group)
+            for row in range(start, min(start + LANES, last)):
+                at = row * size
+                write_record(records, bounds, at, group, row - start, colors, row, width, height)
+                visible = opacities[row] >= ALPHA_MIN
+                if not (visible and conics[row, 0] > 0 and conics[row, 2] > 0):
+                    bounds[at + 6], bounds[at + 8] = 0, 0
+                    bounds[at + 7], bounds[at + 9] = (width, height) if visible else (0, 0)
+        part = take(next_part)
 
 
 class _CompositeLists(torch.autograd.Function):
@@ -67,41 +77,46 @@ class _CompositeLists(torch.autograd.Function):
     def forward(ctx, means2d, conics, colors, opacities, backgrounds, width, height, lists, absolute):
         (n_rows, n_given), n_images = colors.shape, len(lists.starts)
         n_channels = padded_channels(n_given)
-        splats = [t.detach().contiguous().numpy() for t in (means2d, conics, opacities)]
+        means2d, conics, opacities = (t.detach().contiguous().numpy() for t in (means2d, conics, opacities))
         channels, behind = np.zeros((n_rows, n_channels), np.float32), np.zeros((n_images, n_channels), np.float32)
         channels[:, :n_given] = colors.detach().numpy()
         if backgrounds is not None:
             behind[:, :n_given] = backgrounds.detach().numpy()
-        records, boxes = np.empty((n_rows, 6 + n_channels), np.float32), np.empty((n_rows, 4), np.int32)
-        run_shares(prepare_given, n_threads(), *splats, channels, width, height, records, boxes)
+        order, radii = np.arange(n_rows, dtype=np.int32), np.full((n_rows, 2), FAR, np.int32)
+        records, n_tiles = in_lines(n_rows * record_size.py_func(n_channels)), lists.starts.shape[1] - 1
+        bounds, n_parts = records.view(np.int32), 4 * n_threads()
+        splats = (means2d, conics, radii, opacities)
+        run_shared(prepare_given, n_threads(), n_parts, order, *splats, channels, width, height, records, bounds)
         pictures = np.empty((n_images, height, width, n_channels), np.float32)
-        light, stops = np.empty((n_images, height, width), np.float32), np.empty((n_images, height, width), np.float32)
-        tile_stops = np.empty((n_images, lists.starts.shape[1] - 1), np.int64)
-        like = (np.float32(0),) * n_channels
+        alphas = np.empty((n_images, height, width, 1), np.float32)
+        states = [in_lines(n_tiles * (2 + n_channels) * PIXELS) for _ in range(n_images)]
+        tile_stops, like = np.empty((n_images, n_tiles), np.int64), (np.float32(0),) * n_channels
         for i in range(n_images):
-            outputs = (pictures[i], light[i], stops[i], tile_stops[i])
-            run_shares(rasterize_forward, n_threads(), lists.starts[i], lists.members, records, boxes, behind[i], like, *outputs)
-        ctx.arrays, ctx.lists, ctx.like = (splats, records, boxes, behind, light, stops, tile_stops), lists, like
+            outputs = (pictures[i], alphas[i], states[i], tile_stops[i])
+            drawn = (lists.starts[i], lists.members, records, bounds, behind[i], like, True)
+            run_shared(rasterize_forward, n_threads(), *drawn, *outputs)
+        ctx.arrays, ctx.lists, ctx.like = (conics, opacities, order, records, behind, alphas, states, tile_stops), lists, like
         ctx.n_given, ctx.absolute, ctx.has_background = n_given, absolute, backgrounds is not None
-        return torch.from_numpy(pictures)[..., :n_given].contiguous(), torch.from_numpy(1 - light)[..., None]
+        return torch.from_numpy(pictures)[..., :n_given].contiguous(), torch.from_numpy(alphas)
 
     @staticmethod
     def backward(ctx, v_pictures, v_alphas):
-        (splats, records, boxes, behind, light, stops, tile_stops), lists, like = ctx.arrays, ctx.lists, ctx.like
-        n_rows, n_channels = len(records), len(like)
-        v_picture = np.zeros(light.shape + (n_channels,), np.float32)
+        conics, opacities, order, records, behind, alphas, states, tile_stops = ctx.arrays
+        lists, like, n_rows, n_channels = ctx.lists, ctx.like, len(ctx.arrays[2]), len(ctx.like)
+        v_picture = np.zeros(alphas.shape[:-1] + (n_channels,), np.float32)
         v_picture[..., : ctx.n_given] = v_pictures.numpy()
-        v_alpha = np.ascontiguousarray(v_alphas.numpy()[..., 0])
-        sums, want_absolute = np.empty(len(lists.members) * (N_SUMS + n_channels), np.float32), ctx.absolute is not None
-        v_behind = np.einsum("ihwc,ihw->ic", v_picture, light)
+        v_alpha, want_absolute = v_alphas.contiguous().numpy(), None if ctx.absolute is None else True
+        sums = np.empty(len(lists.members) * sums_size.py_func(n_channels, want_absolute), np.float32)
+        v_behind = np.einsum("ihwc,ihwd->ic", v_picture, 1 - alphas)
         for i in range(len(lists.starts)):
-            tiles = (lists.starts[i], tile_stops[i], lists.members, lists.slots, records, boxes, behind[i])
-            pixels = (light[i], stops[i], v_picture[i], v_alpha[i])
-            run_shares(rasterize_backward, n_threads(), *tiles, *pixels, want_absolute, like, sums)
+            tiles = (lists.starts[i], tile_stops[i], lists.members, lists.slots, records, records.view(np.int32), behind[i])
+            pixels = (states[i], v_picture[i], v_alpha[i])
+            run_shared(rasterize_backward, n_threads(), *tiles, *pixels, want_absolute, like, sums)
         outputs = [np.zeros((n_rows,) + tail, np.float32) for tail in ((2,), (3,), (), (n_channels,))]
         absolute = np.zeros((n_rows, 2), np.float32)
-        visible = np.maximum(splats[2], np.float32(1e-30))  # a splat of opacity 0 is drawn nowhere: 0 / tiny, not 0 / 0
-        run_shares(gather_gradients, n_threads(), 0, lists.first_slot, sums, splats[1], visible, want_absolute, *outputs, absolute)
+        visible = np.maximum(opacities, np.float32(1e-30))  # a splat of opacity 0 is drawn nowhere: 0 / tiny, not 0 / 0
+        given = (0, order, lists.first_slot, sums, conics, visible, want_absolute)
+        run_shared(gather_gradients, n_threads(), *given, *outputs, absolute)
         if want_absolute:
             ctx.absolute.add_(torch.from_numpy(absolute))
         v_means2d, v_conics, v_opacities, v_colors = (torch.from_numpy(array) for array in outputs)

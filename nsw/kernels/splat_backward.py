@@ -60,7 +60,7 @@ def sums_size(n_channels, want_absolute):
 
 
 @helper
-def undo_splat(state, stops, at_stops, records, at, span, left, top, rank, want_absolute, like, sums, at_sums):
+def undo_splat(state, stops, at_stops, records, at, span, left, top, place, want_absolute, like, sums, at_sums):
     """Take one splat out of a tile's state and write its sums over the pixels."""
     y0, y1, x0, x1 = span
     center_x, center_y = f4(left) - read(records, at), f4(top) - read(records, at + 1)
@@ -80,7 +80,7 @@ def undo_splat(state, stops, at_stops, records, at, span, left, top, rank, want_
             dx = after_dx
             after_dx = dx + f4(BLOCK_W)
             exponent = base + dx * (slope + dx * a)
-            drawn = (exponent >= dimmest) & (load(stops, at_stops + block) > rank)
+            drawn = (exponent >= dimmest) & (load(stops, at_stops + block) > place)
             if not any_lane(drawn):
                 continue
             alpha = exp2_within(minimum(maximum(exponent, dimmest), peak))
@@ -154,11 +154,10 @@ def rasterize_backward(
         if tile_stop[tile] > first:
             read_tile(state, end, at_end, left, top, background, v_picture, v_alpha, n_channels)
         for k in range(tile_stop[tile] - 1, first - 1, -1):
-            rank = read(members, k)
-            at = rank * size
+            at = read(members, k) * size
             undo_splat(
                 state, end, at_end + (1 + n_channels) * PIXELS, records, at, block_span(bounds, at + 6, left, top), left, top,
-                f4(rank), want_absolute, like, sums, read(slots, k) * n_sums,
+                f4(np.int32(k - first)), want_absolute, like, sums, read(slots, k) * n_sums,
             )  # fmt: skip
         tile = take(next_tile)
 

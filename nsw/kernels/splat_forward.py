@@ -1,8 +1,8 @@
 """Composite a picture tile by tile, compiled: the rules of `rasterize_reference.py`, LANES pixels at a time.
 
 A tile's 256 pixels live in one row of `state`, which stays in the first-level cache while the tile is drawn: transmittance T, the
-colour channels, and the rank in depth of the splat that stopped the pixel, each as 256 floats, block of LANES pixels after block.
-A splat visits only the blocks that its box covers.
+colour channels, and the place in the tile's list of the splat that stopped the pixel, each as 256 floats, block of LANES pixels
+after block. A splat visits only the blocks that its box covers.
 
 Stopping without a branch: a stopped pixel's T is stored negated. T (1 - alpha) is then negative, fails the test against 1e-4 and
 changes nothing any more.
@@ -37,13 +37,13 @@ from nsw.kernels.tiles import TILE
 
 f4 = np.float32
 PIXELS = TILE * TILE
-# The colours' planes follow T's, and the ranks' plane comes last: a store and a load that lie 4096 bytes apart look alike to a
+# The colours' planes follow T's, and the stops' plane comes last: a store and a load that lie 4096 bytes apart look alike to a
 # core, which then lets the load wait. So what a splat touches of a three-colour picture spans no more than that.
 BLOCKS_X = TILE // BLOCK_W
 LOG_ALPHA_MIN, LOG_ALPHA_MAX = f4(math.log2(1.0 / 255.0)), f4(math.log2(0.999))
 T_MIN = f4(1e-4)
 ZERO, ONE = f4(0), f4(1)
-NEVER = f4(1e9)  # "no splat stopped this pixel"; ranks stay below 2^24, where float32 is exact
+NEVER = f4(1e9)  # "no splat stopped this pixel"; places in a list stay below 2^24, where float32 is exact
 CHECK_EVERY = 16  # splats between two looks at whether the whole tile has stopped
 
 
@@ -56,7 +56,7 @@ def block_span(bounds, at, left, top):
 
 
 @helper
-def draw_splat(state, pixels, records, at, span, left, top, rank, like, want_ranks):
+def draw_splat(state, pixels, records, at, span, left, top, place, like, want_stops):
     """Blend one splat, whose record begins at `at`, into the tile whose state begins at `pixels`."""
     y0, y1, x0, x1 = span
     center_x, center_y = f4(left) - read(records, at), f4(top) - read(records, at + 1)
@@ -80,9 +80,9 @@ def draw_splat(state, pixels, records, at, span, left, top, rank, like, want_ran
             stops = but_not(bright, goes_on)
             channel_accumulate(state, block + PIXELS, PIXELS, weight, color)
             store(state, block, negative_where(stops, T - weight))
-            if want_ranks is not None:  # a pixel that has stopped meets this again: the least rank is the one that stopped it
-                ranks = block + (1 + len(like)) * PIXELS
-                store(state, ranks, lesser(select(stops, broadcast(rank), broadcast(NEVER)), load(state, ranks)))
+            if want_stops is not None:  # a pixel that has stopped meets this again: the first place is the one that stopped it
+                at_stops = block + (1 + len(like)) * PIXELS
+                store(state, at_stops, lesser(select(stops, broadcast(place), broadcast(NEVER)), load(state, at_stops)))
 
 
 @helper
@@ -132,16 +132,16 @@ def write_tile(state, pixels, left, top, background, picture, alpha, n_channels)
 
 @kernel
 def rasterize_forward(
-    next_tile, tile_start, members, records, bounds, background, like, want_ranks, picture, alpha, state, tile_stop
+    next_tile, tile_start, members, records, bounds, background, like, want_stops, picture, alpha, state, tile_stop
 ):  # fmt: skip
     """Composite one picture; called by every thread at once, each of which takes one tile after another.
 
     Args:
         next_tile: int64 [1], 0: counts the tiles that have been taken.
         tile_start int64 [tiles+1], members int32 [M]: each tile's list, front to back.
-        records: float32, one row for each rank in depth (see `tiles.write_record`); bounds: the same memory as int32.
+        records: float32, a row for each splat that `members` may name (see `splat_lists.write_record`); bounds: the same as int32.
         background: [D]. like: a tuple of D floats, whose length tells the compiler how many channels there are.
-        want_ranks: True, or None for a picture that nobody will differentiate; known to the compiler.
+        want_stops: True, or None for a picture that nobody will differentiate; known to the compiler.
         picture [H,W,D], alpha [H,W,1], state [tiles * (2+D) * 256], tile_stop int64 [tiles] (list position after the last splat
         that was looked at): written.
     """
@@ -154,9 +154,8 @@ def rasterize_forward(
         clear_tile(state, pixels, left, top, width, height, n_channels)
         tile_stop[tile] = last
         for k in range(first, last):
-            rank = read(members, k)
-            at = rank * size
-            draw_splat(state, pixels, records, at, block_span(bounds, at + 6, left, top), left, top, f4(rank), like, want_ranks)
+            at, place = read(members, k) * size, f4(np.int32(k - first))
+            draw_splat(state, pixels, records, at, block_span(bounds, at + 6, left, top), left, top, place, like, want_stops)
             if (k - first) % CHECK_EVERY == CHECK_EVERY - 1 and all_stopped(state, pixels):
                 tile_stop[tile] = k + 1
                 break

@@ -11,10 +11,10 @@ from nsw.kernels.compiling import announce_first_compile
 from nsw.kernels.pixel_lists_fast import make_lists
 from nsw.kernels.surfels_backward import N_SUMS, gather_surfels, surfels_backward
 from nsw.kernels.surfels_forward import CENTRE_DISTORTION, NO_DISTORTION, RAY_DISTORTION, surfels_forward
-from nsw.kernels.surfels_lists import COLOR, prepare_surfels
+from nsw.kernels.surfels_lists import COLOR, add_up, fill_lists, prepare_surfels
 from nsw.kernels.surfels_reference import RayRules
 from nsw.kernels.threads import n_threads, run_shares
-from nsw.kernels.tiles import TILE, add_up, fill_lists, sort_by_depth
+from nsw.kernels.tiles import TILE, sort_by_depth
 
 # Kernels are compiled for these numbers of channels, normals among them; others are filled up with zeros to the next one.
 CHANNEL_COUNTS = (3, 6, 12, 36)

@@ -20,7 +20,6 @@ from __future__ import annotations
 import numpy as np
 
 from nsw.kernels.compiling import helper, kernel
-from nsw.kernels.rasterize_forward import ALPHA_MAX, ALPHA_MIN, HALF, ONE, PIXELS, ZERO, block_span
 from nsw.kernels.simd import (
     LANES,
     absolute,
@@ -40,8 +39,20 @@ from nsw.kernels.simd import (
     store,
     sum_lanes,
 )
-from nsw.kernels.surfels_forward import CENTRE_DISTORTION, HALF_LOG2E, NO_DISTORTION, largest_rho
-from nsw.kernels.surfels_lists import BLOB, CENTRE, COLOR, DEPTH, OPACITY, TW, A, B, C, centred_rows, cross
+from nsw.kernels.splat_forward import ONE, PIXELS, ZERO
+from nsw.kernels.surfels_forward import (
+    ALPHA_MAX,
+    ALPHA_MIN,
+    CENTRE_DISTORTION,
+    HALF,
+    HALF_LOG2E,
+    NO_DISTORTION,
+    block_span,
+    depth_on_ray,
+    largest_rho,
+    meet_block,
+)
+from nsw.kernels.surfels_lists import BLOB, CENTRE, COLOR, OPACITY, TW, A, B, C, centred_rows, cross
 from nsw.kernels.tiles import TILE
 
 f4 = np.float32
@@ -67,6 +78,16 @@ def distortion_slopes(state, at, kind, drawn, weight, depth, opaque, ray):
 
 
 @helper
+def depth_slopes(state, at, drawn, weight, depth, T, light):
+    """Add to `light`, a weight's worth, what it is worth through the ray's depth; also return what the splat's depth is worth."""
+    g_sum, g_median = load(state, G_SUM + at), load(state, G_MEDIAN + at)
+    median = drawn & (T > HALF)  # from behind, the first such splat is the last one that was drawn
+    light, v_depth = light + g_sum * depth, weight * g_sum + select(median, g_median, broadcast(ZERO))
+    store(state, G_MEDIAN + at, select(median, broadcast(ZERO), g_median))
+    return light, v_depth
+
+
+@helper
 def write_sums(sums, at, opacity, zeta, zeta_x, zeta_y, blob, absolutes, depth):
     """Add up the lanes of a pair's sums and write them in the order of the record."""
     sums[at] = sum_lanes(opacity)
@@ -78,9 +99,7 @@ def write_sums(sums, at, opacity, zeta, zeta_x, zeta_y, blob, absolutes, depth):
 
 
 @helper
-def undo_surfel(
-    state, record, color, span, left, top, position, ray_depth, kind, ray, want_absolute, like, sums, at_sums
-):  # fmt: skip
+def undo_surfel(state, record, color, span, left, top, place, ray_depth, kind, ray, want_absolute, like, sums, at_sums):
     """Take one surfel out of a tile's state and write its sums over the pixels."""
     y0, y1, b0, b1 = span
     zero = broadcast(ZERO)
@@ -97,33 +116,22 @@ def undo_surfel(
         for block in range(b0, b1):
             at = y * TILE + block * LANES
             dx = lane_centres() + (f4(left + block * LANES) - record[CENTRE])
-            z2 = dx * a2 + row2
-            inverse = ONE / z2
-            u, v = (dx * a0 + row0) * inverse, (dx * a1 + row1) * inverse
             blob_x = dx + shift
-            on_disk, in_blob = u * u + v * v, blob_x * blob_x * TWO + far_y
-            disk = on_disk <= in_blob
-            rho = minimum(on_disk, in_blob)
-            if not any_lane((rho < reach) & (load(state, STOP + at) > f4(position))):
+            u, v, z2, inverse, on_disk, in_blob = meet_block(dx, blob_x, a0, a1, a2, row0, row1, row2, far_y)
+            rho, disk = minimum(on_disk, in_blob), on_disk <= in_blob
+            if not any_lane((rho < reach) & (load(state, STOP + at) > f4(place))):
                 continue
             raw = exp2(rho * HALF_LOG2E + record[OPACITY])
             alpha = minimum(raw, broadcast(ALPHA_MAX))
-            drawn = (alpha >= ALPHA_MIN) & (absolute(z2) > ZERO) & (load(state, STOP + at) > f4(position))
-            depth = broadcast(record[DEPTH])
-            if ray is not None and ray_depth:
-                depth = select(disk, u * record[TW] + v * record[TW + 1] + record[TW + 2], broadcast(record[TW + 2]))
-                drawn = drawn & (depth >= ray[0])
+            drawn = (alpha >= ALPHA_MIN) & (absolute(z2) > ZERO) & (load(state, STOP + at) > f4(place))
+            drawn, depth = depth_on_ray(record, u, v, on_disk, in_blob, drawn, ray_depth, ray)
             depth = select(drawn, depth, zero)
             T, behind = load(state, at), load(state, S + at)
             widen = ONE / (ONE - alpha)
             T = select(drawn, T * widen, T)
             weight = select(drawn, alpha * T, zero)
             g = channel_load(state, FIRST + at, PIXELS, like)
-            g_sum, g_median = load(state, G_SUM + at), load(state, G_MEDIAN + at)
-            light, v_depth = channel_dot(g, color) + g_sum * depth, weight * g_sum
-            median = drawn & (T > HALF)  # from behind, the first such splat is the last one that was drawn
-            v_depth = v_depth + select(median, g_median, zero)
-            store(state, G_MEDIAN + at, select(median, zero, g_median))
+            light, v_depth = depth_slopes(state, at, drawn, weight, depth, T, channel_dot(g, color))
             if ray is not None and kind != NO_DISTORTION:
                 to_weight, to_depth = distortion_slopes(state, at, kind, drawn, weight, depth, ONE - T, ray)
                 g_distort = load(state, G_DISTORT + at)
@@ -132,8 +140,7 @@ def undo_surfel(
             store(state, at, T)
             store(state, S + at, behind + select(drawn, weight * light, zero))
             v_color = channel_add(v_color, weight, g)
-            s_o = s_o + v_raw
-            s_d = s_d + select(drawn, v_depth, zero)
+            s_o, s_d = s_o + v_raw, s_d + select(drawn, v_depth, zero)
             v_u, v_v = zero - v_raw * u, zero - v_raw * v
             if ray is not None and ray_depth:
                 v_u, v_v = v_u + v_depth * record[TW], v_v + v_depth * record[TW + 1]
@@ -149,9 +156,8 @@ def undo_surfel(
                 abs_x, abs_y = abs_x + absolute(v_blob * blob_x), abs_y + absolute(v_blob * blob_y)
         z0s, z1s, z2s, blob_sy = z0s + row_z0, z1s + row_z1, z2s + row_z2, blob_sy + row_blob * blob_y
         z0y, z1y, z2y = z0y + row_z0 * dy, z1y + row_z1 * dy, z2y + row_z2 * dy
-    write_sums(
-        sums, at_sums, s_o, (z0s, z1s, z2s), (z0x, z1x, z2x), (z0y, z1y, z2y), (blob_sx, blob_sy), (abs_x, abs_y), (s_d, s_du, s_dv)
-    )
+    zeta, zeta_x, zeta_y = (z0s, z1s, z2s), (z0x, z1x, z2x), (z0y, z1y, z2y)
+    write_sums(sums, at_sums, s_o, zeta, zeta_x, zeta_y, (blob_sx, blob_sy), (abs_x, abs_y), (s_d, s_du, s_dv))
     channel_store_sums(sums, at_sums + N_SUMS, v_color)
 
 

@@ -1,7 +1,7 @@
 """Composite surfels tile by tile, compiled: the rules of `surfels_reference.py`, LANES pixels at a time.
 
 A tile's state lies in one small array of 256 floats each: transmittance T (negated once the pixel has stopped, as in
-`rasterize_forward.py`), the list position that stopped it, depth, distortion, median depth, two running sums for the distortion,
+`splat_forward.py`), the list position that stopped it, depth, distortion, median depth, two running sums for the distortion,
 and the channels.
 """
 
@@ -10,19 +10,6 @@ from __future__ import annotations
 import numpy as np
 
 from nsw.kernels.compiling import helper, kernel
-from nsw.kernels.rasterize_forward import (
-    ALPHA_MAX,
-    ALPHA_MIN,
-    CHECK_EVERY,
-    HALF,
-    NEVER,
-    ONE,
-    PIXELS,
-    T_MIN,
-    ZERO,
-    all_stopped,
-    block_span,
-)
 from nsw.kernels.simd import (
     LANES,
     absolute,
@@ -37,13 +24,31 @@ from nsw.kernels.simd import (
     select,
     store,
 )
+from nsw.kernels.splat_forward import CHECK_EVERY, NEVER, ONE, PIXELS, T_MIN, ZERO
 from nsw.kernels.surfels_lists import BLOB, CENTRE, COLOR, DEPTH, OPACITY, TW, A, B, C
 from nsw.kernels.tiles import LOG2_255, LOG2E, TILE
 
 f4 = np.float32
+ALPHA_MIN, ALPHA_MAX, HALF = f4(1.0 / 255.0), f4(0.999), f4(0.5)
 TWO, HALF_LOG2E = f4(2), -HALF * LOG2E
 STOP, SUM, DISTORT, MEDIAN, M1, M2, FIRST = (i * PIXELS for i in range(1, 8))  # places in the state; T is at 0
 NO_DISTORTION, CENTRE_DISTORTION, RAY_DISTORTION = 0, 1, 2
+
+
+@helper
+def block_span(box, left, top):
+    """The vectors a splat's box touches in a tile: rows [y0, y1) and block columns [b0, b1)."""
+    b0, b1 = max(box[0] - left, 0) // LANES, (min(box[1] - left, TILE) - 1) // LANES + 1
+    return max(box[2] - top, 0), min(box[3] - top, TILE), b0, b1
+
+
+@helper
+def all_stopped(state):
+    """Whether no pixel of the tile takes light any more."""
+    for at in range(0, PIXELS, LANES):  # noqa: SIM110 - numba compiles a loop, not a generator
+        if any_lane(load(state, at) > ZERO):
+            return False
+    return True
 
 
 @helper
@@ -68,6 +73,16 @@ def meet_block(dx, blob_x, a0, a1, a2, row0, row1, row2, far_y):
     inverse = ONE / z2
     u, v = (dx * a0 + row0) * inverse, (dx * a1 + row1) * inverse
     return u, v, z2, inverse, u * u + v * v, blob_x * blob_x * TWO + far_y
+
+
+@helper
+def depth_on_ray(record, u, v, on_disk, in_blob, drawn, ray_depth, ray):
+    """Whether a splat is drawn where its depth is asked for, and that depth: of its centre, or where the ray meets the disk."""
+    depth = broadcast(record[DEPTH])
+    if ray is not None and ray_depth:
+        depth = select(on_disk <= in_blob, u * record[TW] + v * record[TW + 1] + record[TW + 2], broadcast(record[TW + 2]))
+        drawn = drawn & (depth >= ray[0])
+    return drawn, depth
 
 
 @helper
@@ -99,10 +114,7 @@ def draw_surfel(state, record, color, span, left, top, position, ray_depth, kind
                 continue
             alpha = minimum(exp2(rho * HALF_LOG2E + record[OPACITY]), broadcast(ALPHA_MAX))
             bright = (alpha >= ALPHA_MIN) & (absolute(z2) > ZERO) & (T > ZERO)
-            depth = broadcast(record[DEPTH])
-            if ray is not None and ray_depth:
-                depth = select(on_disk <= in_blob, u * record[TW] + v * record[TW + 1] + record[TW + 2], broadcast(record[TW + 2]))
-                bright = bright & (depth >= ray[0])
+            bright, depth = depth_on_ray(record, u, v, on_disk, in_blob, bright, ray_depth, ray)
             drawn = alpha * T
             after = T - drawn
             weight = select(bright & (after > T_MIN), drawn, broadcast(ZERO))

@@ -17,13 +17,23 @@ import numpy as np
 
 from nsw.kernels.compiling import helper, kernel
 from nsw.kernels.projection import ALPHA_MIN
-from nsw.kernels.tiles import MAX_BITS, TILE, clip, tile_range
+from nsw.kernels.tiles import MAX_BITS, TILE, clip
 
 f4 = np.float32
 ZERO, HALF, ONE, TWO = f4(0), f4(0.5), f4(1), f4(2)
 # Of a record: s (2), A, B, C (9), centre of the blob (2), log2 of opacity, depth of the centre, T_w (3), scale of A, B, C.
 CENTRE, A, B, C, BLOB, OPACITY, DEPTH, TW, SCALE, COLOR = 0, 2, 5, 8, 11, 13, 14, 15, 18, 19
 TINY, HUGE = f4(1e-30), f4(1e30)
+
+
+@helper
+def tile_range(box):
+    """Tiles [tx0, tx1) x [ty0, ty1) of a pixel box, and whether each must be tested (a box in one tile needs no test)."""
+    x0, x1, y0, y1 = box[0], box[1], box[2], box[3]
+    if x0 >= x1 or y0 >= y1:
+        return 0, 0, 0, 0, False
+    tx0, tx1, ty0, ty1 = x0 // TILE, (x1 - 1) // TILE + 1, y0 // TILE, (y1 - 1) // TILE + 1
+    return tx0, tx1, ty0, ty1, (tx1 - tx0) * (ty1 - ty0) > 1
 
 
 @helper
@@ -137,3 +147,42 @@ def prepare_surfels(
                 hits = (tx1 - tx0) * (ty1 - ty0)
                 hit_bits[i] = ~np.uint64(0) if hits <= MAX_BITS else np.uint64(0)
         first_slot[i + 1] = hits
+
+
+@kernel
+def add_up(first_slot, counts, tile_start):
+    """Turn counts into places, where each splat's slots and each tile's list begin; return the number of pairs."""
+    first_slot[0] = 0
+    for i in range(first_slot.shape[0] - 1):
+        first_slot[i + 1] += first_slot[i]
+    total = 0
+    for tile in range(counts.shape[1]):
+        tile_start[tile] = total
+        for p in range(counts.shape[0]):
+            total += counts[p, tile]
+    tile_start[counts.shape[1]] = total
+    return total
+
+
+@kernel
+def fill_lists(order, n, boxes, hit_bits, first_slot, width, next_place, members, slots, share, n_shares):
+    """Write the tiles' lists: members (which splat) and slots (where that pair's gradient will go), both int32 [pairs].
+
+    Every share walks all splats, nearest first, and fills the tile rows share, share + n_shares, ...: no list has two writers.
+    """
+    tiles_x = (width + TILE - 1) // TILE
+    for j in range(n):
+        i = order[j]
+        tx0, tx1, ty0, ty1, _ = tile_range(boxes[i])
+        every = (tx1 - tx0) * (ty1 - ty0) > MAX_BITS
+        slot, bits = first_slot[i], hit_bits[i]
+        for ty in range(ty0, ty1):
+            mine = ty % n_shares == share
+            for tx in range(tx0, tx1):
+                if every or bits & np.uint64(1):
+                    if mine:
+                        place = next_place[ty * tiles_x + tx]
+                        next_place[ty * tiles_x + tx] = place + 1
+                        members[place], slots[place] = i, slot
+                    slot += 1
+                bits >>= np.uint64(1)
