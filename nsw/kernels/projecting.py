@@ -29,24 +29,12 @@ BEYOND_EVERY_BOX = 2.0  # an opacity above 1 makes the box the full 3.33 standar
 
 
 def fully_fused_projection(
-    means: Float[Tensor, "*b n 3"],
-    covars: Float[Tensor, "*b n 6"] | None,
-    quats: Float[Tensor, "*b n 4"] | None,
-    scales: Float[Tensor, "*b n 3"] | None,
-    viewmats: Float[Tensor, "*b c 4 4"],
-    Ks: Float[Tensor, "*b c 3 3"],
-    width: int,
-    height: int,
-    eps2d: float = 0.3,
-    near_plane: float = 0.01,
-    far_plane: float = 1e10,
-    radius_clip: float = 0.0,
-    packed: bool = False,
-    sparse_grad: bool = False,
-    calc_compensations: bool = False,
-    camera_model: str = "pinhole",
+    means: Float[Tensor, "*b n 3"], covars: Float[Tensor, "*b n 6"] | None, quats: Float[Tensor, "*b n 4"] | None,
+    scales: Float[Tensor, "*b n 3"] | None, viewmats: Float[Tensor, "*b c 4 4"], Ks: Float[Tensor, "*b c 3 3"],
+    width: int, height: int, eps2d: float = 0.3, near_plane: float = 0.01, far_plane: float = 1e10, radius_clip: float = 0.0,
+    packed: bool = False, sparse_grad: bool = False, calc_compensations: bool = False, camera_model: str = "pinhole",
     opacities: Float[Tensor, "*b n"] | None = None,
-) -> tuple[Tensor | None, ...]:
+) -> tuple[Tensor | None, ...]:  # fmt: skip
     """Project N Gaussians into C cameras.
 
     Args:

@@ -2,6 +2,14 @@
 
 project -> shade (spherical harmonics) -> list per tile -> composite. `rasterization` runs the compiled float32 kernels where they
 apply and plain torch elsewhere (float64, unusual lenses); `rasterization_reference` is plain torch always. Same maths, same rules.
+
+>>> one = torch.ones(1, 3)
+>>> picture, alpha, meta = rasterization(
+...     means=one * torch.tensor([0.0, 0.0, 2.0]), quats=torch.eye(4)[:1], scales=0.1 * one, opacities=torch.tensor([0.9]),
+...     colors=one, viewmats=torch.eye(4)[None], Ks=torch.tensor([[[32.0, 0, 16], [0, 32, 16], [0, 0, 1]]]),
+...     width=32, height=32)
+>>> picture.shape, meta["radii"].tolist()
+(torch.Size([1, 32, 32, 3]), [[6, 6]])
 """
 
 from __future__ import annotations
@@ -23,41 +31,17 @@ RENDER_MODES = ("RGB", "D", "ED", "RGB+D", "RGB+ED")
 
 
 def rasterization(
-    means: Float[Tensor, "*b n 3"],
-    quats: Float[Tensor, "*b n 4"] | None,
-    scales: Float[Tensor, "*b n 3"] | None,
-    opacities: Float[Tensor, "*b n"],
-    colors: Tensor,
-    viewmats: Float[Tensor, "*b c 4 4"],
-    Ks: Float[Tensor, "*b c 3 3"],
-    width: int,
-    height: int,
-    near_plane: float = 0.01,
-    far_plane: float = 1e10,
-    radius_clip: float = 0.0,
-    eps2d: float = 0.3,
-    sh_degree: int | None = None,
-    packed: bool = True,
-    tile_size: int = 16,
-    backgrounds: Float[Tensor, "*b c d"] | None = None,
-    render_mode: Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"] = "RGB",
-    sparse_grad: bool = False,
-    absgrad: bool = False,
-    rasterize_mode: Literal["classic", "antialiased"] = "classic",
-    channel_chunk: int = 32,
-    distributed: bool = False,
-    camera_model: Literal["pinhole", "ortho", "fisheye", "ftheta"] = "pinhole",
-    segmented: bool = False,
-    covars: Float[Tensor, "*b n 3 3"] | None = None,
-    with_ut: bool = False,
-    with_eval3d: bool = False,
-    radial_coeffs: Tensor | None = None,
-    tangential_coeffs: Tensor | None = None,
-    thin_prism_coeffs: Tensor | None = None,
-    ftheta_coeffs: object | None = None,
-    rolling_shutter: object | None = None,
-    viewmats_rs: Tensor | None = None,
-) -> tuple[Float[Tensor, "*b c h w x"], Float[Tensor, "*b c h w 1"], dict]:
+    means: Float[Tensor, "*b n 3"], quats: Float[Tensor, "*b n 4"] | None, scales: Float[Tensor, "*b n 3"] | None,
+    opacities: Float[Tensor, "*b n"], colors: Tensor, viewmats: Float[Tensor, "*b c 4 4"], Ks: Float[Tensor, "*b c 3 3"],
+    width: int, height: int, near_plane: float = 0.01, far_plane: float = 1e10, radius_clip: float = 0.0, eps2d: float = 0.3,
+    sh_degree: int | None = None, packed: bool = True, tile_size: int = 16, backgrounds: Float[Tensor, "*b c d"] | None = None,
+    render_mode: Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"] = "RGB", sparse_grad: bool = False, absgrad: bool = False,
+    rasterize_mode: Literal["classic", "antialiased"] = "classic", channel_chunk: int = 32, distributed: bool = False,
+    camera_model: Literal["pinhole", "ortho", "fisheye", "ftheta"] = "pinhole", segmented: bool = False,
+    covars: Float[Tensor, "*b n 3 3"] | None = None, with_ut: bool = False, with_eval3d: bool = False,
+    radial_coeffs: Tensor | None = None, tangential_coeffs: Tensor | None = None, thin_prism_coeffs: Tensor | None = None,
+    ftheta_coeffs: object | None = None, rolling_shutter: object | None = None, viewmats_rs: Tensor | None = None,
+) -> tuple[Float[Tensor, "*b c h w x"], Float[Tensor, "*b c h w 1"], dict]:  # fmt: skip
     """Draw N Gaussians as C cameras see them (Kerbl et al. 2023), with the call and the returns of gsplat 1.5.3.
 
     Args:
@@ -81,14 +65,6 @@ def rasterization(
     Raises:
         InputError: when shapes, modes or sizes do not fit together.
         NotImplementedError: for `distributed`, the unscented transform, distortion, rolling shutter.
-
-    >>> one = torch.ones(1, 3)
-    >>> picture, alpha, meta = rasterization(
-    ...     means=one * torch.tensor([0.0, 0.0, 2.0]), quats=torch.eye(4)[:1], scales=0.1 * one, opacities=torch.tensor([0.9]),
-    ...     colors=one, viewmats=torch.eye(4)[None], Ks=torch.tensor([[[32.0, 0, 16], [0, 32, 16], [0, 0, 1]]]),
-    ...     width=32, height=32)
-    >>> picture.shape, meta["radii"].tolist()
-    (torch.Size([1, 32, 32, 3]), [[6, 6]])
     """
     unsupported = {
         "distributed": distributed, "with_ut": with_ut,

@@ -2,6 +2,13 @@
 
 project -> shade -> list per tile -> composite, as in `splatting.py`; colours and normals are blended alike, as channels side by
 side. Float32 with tiles of 16 pixels runs compiled, everything else in plain torch (`surfels_reference.py`: the formulas).
+
+>>> one = torch.ones(1, 3)
+>>> picture, alpha, normals, *_ = rasterization_2dgs(
+...     torch.tensor([[0.0, 0.0, 2.0]]), torch.eye(4)[:1], 0.1 * one, torch.tensor([0.9]), one, torch.eye(4)[None],
+...     torch.tensor([[[32.0, 0, 16], [0, 32, 16], [0, 0, 1]]]), 32, 32)
+>>> picture.shape, round(normals[0, 16, 16, 2].item(), 2)  # faces the camera, as long as alpha
+(torch.Size([1, 32, 32, 3]), -0.82)
 """
 
 from __future__ import annotations
@@ -27,32 +34,14 @@ RENDER_MODES = ("RGB", "D", "ED", "RGB+D", "RGB+ED")
 
 
 def rasterization_2dgs(
-    means: Float[Tensor, "*b n 3"],
-    quats: Float[Tensor, "*b n 4"],
-    scales: Float[Tensor, "*b n 3"],
-    opacities: Float[Tensor, "*b n"],
-    colors: Tensor,
-    viewmats: Float[Tensor, "*b c 4 4"],
-    Ks: Float[Tensor, "*b c 3 3"],
-    width: int,
-    height: int,
-    near_plane: float = 0.01,
-    far_plane: float = 1e10,
-    radius_clip: float = 0.0,
-    eps2d: float = 0.3,
-    sh_degree: int | None = None,
-    packed: bool = False,
-    tile_size: int = 16,
-    backgrounds: Float[Tensor, "*b c d"] | None = None,
-    render_mode: Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"] = "RGB",
-    sparse_grad: bool = False,
-    absgrad: bool = False,
-    distloss: bool = False,
-    depth_mode: Literal["expected", "median"] = "expected",
-    *,
-    ray_depth: bool = False,
+    means: Float[Tensor, "*b n 3"], quats: Float[Tensor, "*b n 4"], scales: Float[Tensor, "*b n 3"],
+    opacities: Float[Tensor, "*b n"], colors: Tensor, viewmats: Float[Tensor, "*b c 4 4"], Ks: Float[Tensor, "*b c 3 3"],
+    width: int, height: int, near_plane: float = 0.01, far_plane: float = 1e10, radius_clip: float = 0.0, eps2d: float = 0.3,
+    sh_degree: int | None = None, packed: bool = False, tile_size: int = 16, backgrounds: Float[Tensor, "*b c d"] | None = None,
+    render_mode: Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"] = "RGB", sparse_grad: bool = False, absgrad: bool = False,
+    distloss: bool = False, depth_mode: Literal["expected", "median"] = "expected", *, ray_depth: bool = False,
     distortion_range: tuple[float, float] = (0.2, 100.0),
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor, Tensor, dict]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor, Tensor, dict]:  # fmt: skip
     """Draw N surfels as C cameras see them (Huang et al. 2024), with the call and the returns of gsplat 1.5.3.
 
     Args:
@@ -73,13 +62,6 @@ def rasterization_2dgs(
 
     Raises:
         InputError: when shapes or modes do not fit together.
-
-    >>> one = torch.ones(1, 3)
-    >>> picture, alpha, normals, *_ = rasterization_2dgs(
-    ...     torch.tensor([[0.0, 0.0, 2.0]]), torch.eye(4)[:1], 0.1 * one, torch.tensor([0.9]), one, torch.eye(4)[None],
-    ...     torch.tensor([[[32.0, 0, 16], [0, 32, 16], [0, 0, 1]]]), 32, 32)
-    >>> picture.shape, round(normals[0, 16, 16, 2].item(), 2)  # faces the camera, as long as alpha
-    (torch.Size([1, 32, 32, 3]), -0.82)
     """
     batch, N, C = check_splats(means, quats, scales, viewmats, Ks)
     _check(opacities, colors, backgrounds, batch, N, C, sh_degree, render_mode, distloss, depth_mode)
@@ -88,23 +70,27 @@ def rasterization_2dgs(
         means, quats, scales, viewmats, Ks, width, height, eps2d, near_plane, far_plane, radius_clip, packed, sparse_grad
     )
     ids = out[:3] if packed else None
-    radii, means2d, depths, transforms, normals = out[-5:]
+    radii, means2d, _, transforms, normals = out[-5:]
     B = math.prod(batch)
-    lead = (len(radii),) if packed else batch + (C, N)
     seen = rows_of_pairs(opacities.reshape(B, 1, N), ids, C)
     values = _shade(means, colors, viewmats, radii, ids, sh_degree, (batch, B, C, N))
     view = View(int(width), int(height), near_plane, far_plane, radius_clip, eps2d)
-    meta = _meta(out[-5:], seen.view(lead), ids, (batch, B, C, N), tile_size, view)
-    colored = render_mode.startswith("RGB")
-    behind = None if backgrounds is None or not colored else backgrounds.reshape(B * C, -1)
-    channels = torch.cat([values, normals.reshape(-1, 3)], -1) if colored else normals.reshape(-1, 3)
-    if behind is not None:
-        behind = F.pad(behind, (0, 3))
-    followed = _follow(transforms.reshape(-1, 3, 3), meta["gradient_2dgs"].view(-1, 2))
+    shown = seen.view((len(radii),) if packed else batch + (C, N))
+    meta = _meta(out[-5:], shown, ids, (batch, B, C, N), tile_size, view)
     if absgrad:
         means2d.absgrad = torch.zeros_like(means2d)
-    pictures, alphas, summed, distortion, median = _composite(meta, followed, channels, seen, behind, rules, absgrad)
-    shape = batch + (C, int(height), int(width))
+    colored = render_mode.startswith("RGB")
+    behind = F.pad(backgrounds.reshape(B * C, -1), (0, 3)) if backgrounds is not None and colored else None
+    channels = torch.cat([values, normals.reshape(-1, 3)], -1) if colored else normals.reshape(-1, 3)
+    followed = _follow(transforms.reshape(-1, 3, 3), meta["gradient_2dgs"].view(-1, 2))
+    pixels = _composite(meta, followed, channels, seen, behind, rules, absgrad)
+    return _pictures(pixels, meta, batch + (C,), viewmats, Ks, render_mode, depth_mode)
+
+
+def _pictures(pixels, meta: Meta, lead, viewmats, Ks, render_mode: str, depth_mode: str):
+    """From blended channels to the seven returns: depth beside or for the colours, normals in the world and from depth."""
+    pictures, alphas, summed, distortion, median = pixels
+    shape, colored = lead + (meta["height"], meta["width"]), render_mode.startswith("RGB")
     renders = pictures[..., :-3]
     if render_mode.endswith("D"):
         shown = summed / alphas.clamp(min=1e-10) if render_mode.endswith("ED") else summed

@@ -91,6 +91,13 @@ def corner_weights(x, y, z):
     return a * u, a * z, b * u, b * z, c * u, c * z, d * u, d * z
 
 
+@helper
+def density_at(values, r, w):
+    """Return the density between a cell's 8 vertices."""
+    density = values[r[0]] * w[0] + values[r[1]] * w[1] + values[r[2]] * w[2] + values[r[3]] * w[3]
+    return density + values[r[4]] * w[4] + values[r[5]] * w[5] + values[r[6]] * w[6] + values[r[7]] * w[7]
+
+
 @kernel
 def march_forward(
     values, links, skip, rays, box, steps, n, degree, nearest, keep, starts, out, counts, records, share, n_shares
@@ -134,8 +141,7 @@ def march_forward(
                 k, fz = cell(z, n_z, nearest)
                 r = corner_rows(links, i, j, k, n)
                 w = corner_weights(fx, fy, fz)
-                density = values[r[0]] * w[0] + values[r[1]] * w[1] + values[r[2]] * w[2] + values[r[3]] * w[3]
-                density += values[r[4]] * w[4] + values[r[5]] * w[5] + values[r[6]] * w[6] + values[r[7]] * w[7]
+                density = density_at(values, r, w)
                 if density > _THIN:
                     cr, cg, cb = _ZERO, _ZERO, _ZERO
                     if degree >= 0:
