@@ -13,13 +13,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import max_pool3d
 
-from nsw.cameras import Cameras, Rays, camera_rays, pixel_rays, project
+from nsw.cameras import Cameras, Rays, pixel_rays, project
 from nsw.errors import InputError
 from nsw.kernels.masked_adam import MaskedAdam
 from nsw.kernels.packed_rays import packed_weights
 from nsw.models.dense_grid import DenseGrid, lattice
 from nsw.renderers.render import Render
-from nsw.renderers.volume import ray_bounds
+from nsw.renderers.volume import assemble, march_cells, ray_bounds, sum_on_rays
 
 EPSILON = 1e-10  # of Adam: a transparent start has gradients near 1e-10, which the usual 1e-8 would drown
 HIDDEN = -100.0  # a raw density that stays transparent whatever the shift
@@ -64,13 +64,7 @@ def render(
         jitter: moves each ray's samples by a random part of a step; without it they are the same every time.
     """
     step = model.sample_length
-    first, last, _ = ray_bounds(model, rays, near)
-    if jitter is not None:
-        first = first + torch.rand(first.shape, generator=jitter, device=first.device) * step
-    march = dict(t_min=first, t_max=last, render_step_size=step, early_stop_eps=0.0)
-    ray_indices, t_starts, t_ends = model.occupancy().sampling(rays.origins, rays.directions, **march)
-    t = (t_starts + t_ends) / 2
-    points = rays.origins[ray_indices] + t[:, None] * rays.directions[ray_indices]
+    ray_indices, t, points = march_cells(model, rays, model.occupancy(), step, near, jitter)
     length = step / model.voxel
     with torch.no_grad():
         depth = model.sigma(points) * length
@@ -79,23 +73,13 @@ def render(
     n_asked, t, ray_indices, points = len(t), t[kept], ray_indices[kept], points[kept]
     weights, left = packed_weights(model.sigma(points) * length, ray_indices, len(rays))
     rgbs = model.colour(points, rays.directions, ray_indices)
-    rgb = left[:, None] * background + torch.zeros_like(rays.origins).index_add(0, ray_indices, weights[:, None] * rgbs)
-    distance = torch.zeros_like(left).index_add(0, ray_indices, weights.detach() * t) / (1 - left.detach()).clamp_min(1e-6)
+    rgb, distance = sum_on_rays(weights, left, rgbs, t, ray_indices, background)
     return GridRender(rgb, left, distance, weights, rgbs, t, ray_indices, n_asked)
 
 
-@torch.no_grad()
 def render_view(model: DenseGrid, cameras: Cameras, near: float = 0.0, background: float = 1.0, chunk: int = 16384) -> Render:
     """Render whole pictures without gradients."""
-    rays = camera_rays(cameras)
-    parts = [render(model, rays[i : i + chunk], near, background) for i in range(0, len(rays), chunk)]
-    shape = (len(cameras), cameras.height, cameras.width)
-    depth = torch.cat([part.depth for part in parts]) * rays.z_per_t
-    return Render(
-        torch.cat([part.rgb for part in parts]).view(*shape, 3),
-        1.0 - torch.cat([part.left for part in parts]).view(shape),
-        depth.view(shape),
-    )
+    return assemble(lambda rays: render(model, rays, near, background), cameras, chunk)
 
 
 def loss_per_point(out: GridRender, colours: Float[Tensor, "R 3"]) -> Float[Tensor, ""]:

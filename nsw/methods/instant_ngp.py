@@ -19,7 +19,7 @@ from nsw.kernels.occupancy import ray_aabb_intersect
 from nsw.kernels.packed_rays import packed_weights
 from nsw.models.hash_grid import HashGrid
 from nsw.renderers.render import Render
-from nsw.renderers.volume import ray_bounds
+from nsw.renderers.volume import assemble, march_cells, sum_on_rays
 from nsw.scenes.scene import Scene
 
 EPSILON = 1e-15  # of Adam: an entry's gradient is tiny, and the usual 1e-8 would decide how far it moves
@@ -64,14 +64,8 @@ def render(
         jitter: moves each ray's samples by a random part of a step; without it they are the same every time.
     """
     step = model.sample_length
-    first, last, _ = ray_bounds(model, rays, near)
-    if jitter is not None:
-        first = first + torch.rand(first.shape, generator=jitter, device=first.device) * step
-    march = dict(t_min=first, t_max=last, render_step_size=step, early_stop_eps=0.0)
-    ray_indices, t_starts, t_ends = model.sampler().sampling(rays.origins, rays.directions, **march)
-    t, n_marched = (t_starts + t_ends) / 2, len(t_starts)
-    points = rays.origins.index_select(0, ray_indices) + t[:, None] * rays.directions.index_select(0, ray_indices)
-    known = None
+    ray_indices, t, points = march_cells(model, rays, model.sampler(), step, near, jitter)
+    n_marched, known = len(t), None
     if threshold > 0:
         with torch.no_grad():
             known = model.encode(points)
@@ -81,20 +75,13 @@ def render(
     density, geometry = model.geometry(points, known)
     weights, left = packed_weights(density * step, ray_indices, len(rays))
     rgbs = model.colour(geometry, rays.directions, ray_indices)
-    rgb = left[:, None] * background + torch.zeros_like(rays.origins).index_add(0, ray_indices, weights[:, None] * rgbs)
-    distance = torch.zeros_like(left).index_add(0, ray_indices, weights.detach() * t) / (1 - left.detach()).clamp_min(1e-6)
+    rgb, distance = sum_on_rays(weights, left, rgbs, t, ray_indices, background)
     return HashRender(rgb, left, distance, weights, t, ray_indices, n_marched)
 
 
-@torch.no_grad()
 def render_view(model: HashGrid, cameras: Cameras, near: float = 0.0, background: float = 1.0, chunk: int = 16384) -> Render:
     """Render whole pictures without gradients."""
-    rays = camera_rays(cameras)
-    parts = [render(model, rays[i : i + chunk], near, background) for i in range(0, len(rays), chunk)]
-    shape = (len(cameras), cameras.height, cameras.width)
-    depth = torch.cat([part.depth for part in parts]) * rays.z_per_t
-    left = torch.cat([part.left for part in parts])
-    return Render(torch.cat([part.rgb for part in parts]).view(*shape, 3), 1.0 - left.view(shape), depth.view(shape))
+    return assemble(lambda rays: render(model, rays, near, background), cameras, chunk)
 
 
 @dataclass(frozen=True)

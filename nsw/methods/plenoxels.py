@@ -14,14 +14,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nsw.cameras import Cameras, Rays, camera_rays
+from nsw.cameras import Cameras, Rays
 from nsw.errors import InputError
 from nsw.kernels.row_rmsprop import RowRMSProp
 from nsw.kernels.voxel_march import march_voxels, max_weights
 from nsw.kernels.voxel_tv import total_variation
 from nsw.models.plenoxel_grid import PlenoxelGrid
 from nsw.renderers.render import Render
-from nsw.renderers.volume import ray_bounds
+from nsw.renderers.volume import assemble, ray_bounds
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,8 @@ def render_view(
     model: PlenoxelGrid, cameras: Cameras, near: float = 0.0, background: float = 1.0, chunk: int = 1 << 17, stop: float = 1e-4
 ) -> Render:
     """Render whole pictures without gradients."""
-    rays, skip = camera_rays(cameras), model.empty_space()
-    parts = [render(model, rays[i : i + chunk], near, background, stop=stop, skip=skip) for i in range(0, len(rays), chunk)]
-    shape = (len(cameras), cameras.height, cameras.width)
-    depth = torch.cat([part.depth for part in parts]) * rays.z_per_t
-    left = torch.cat([part.left for part in parts])
-    return Render(torch.cat([part.rgb for part in parts]).view(*shape, 3), 1.0 - left.view(shape), depth.view(shape))
+    skip = model.empty_space()
+    return assemble(lambda rays: render(model, rays, near, background, stop=stop, skip=skip), cameras, chunk)
 
 
 def lr_density(progress: float, start: float = 30.0, end: float = 0.05, warm_up: float = 0.06) -> float:

@@ -7,8 +7,10 @@ The integral is bounded by the field's box and finished by an explicit backgroun
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -265,6 +267,56 @@ def occupancy_grid(aabb: Float[Tensor, "2 3"], resolution: int = 64, levels: int
 
         return nerfacc.OccGridEstimator(aabb.reshape(6), resolution, levels).to(aabb.device)
     return OccGridEstimator(aabb.reshape(6), resolution, levels)
+
+
+def march_cells(
+    field: Field, rays: Rays, occupancy: torch.nn.Module, step: float, near: float = 0.0, jitter: torch.Generator | None = None
+) -> tuple[Int[Tensor, "M"], Float[Tensor, "M"], Float[Tensor, "M 3"]]:
+    """Return ray indices (ascending), distances t and points of the samples that stand in occupied cells, one a step.
+
+    Args:
+        step: length of a sample in world units.
+        jitter: moves each ray's samples by a random part of a step; without it they are the same every time.
+    """
+    first, last, _ = ray_bounds(field, rays, near)
+    if jitter is not None:  # here and not by `stratified`, whose random numbers come from torch's global generator
+        first = first + torch.rand(first.shape, generator=jitter, device=first.device, dtype=first.dtype) * step
+    march = dict(t_min=first, t_max=last, render_step_size=step, early_stop_eps=0.0)
+    ray_indices, t_starts, t_ends = occupancy.sampling(rays.origins, rays.directions, **march)
+    t = (t_starts + t_ends) / 2
+    return ray_indices, t, rays.origins.index_select(0, ray_indices) + t[:, None] * rays.directions.index_select(0, ray_indices)
+
+
+def sum_on_rays(
+    weights: Float[Tensor, "K"],
+    left: Float[Tensor, "R"],
+    rgbs: Float[Tensor, "K 3"],
+    t: Float[Tensor, "K"],
+    ray_indices: Int[Tensor, "K"],
+    background: float | Float[Tensor, "R 3"],
+) -> tuple[Float[Tensor, "R 3"], Float[Tensor, "R"]]:
+    """Return each ray's colour over the background and its expected distance, 0 where nothing was hit.
+
+    Args:
+        left: transmittance behind each ray's last sample.
+    """
+    rgb = left[:, None] * background + left.new_zeros(len(left), 3).index_add(0, ray_indices, weights[:, None] * rgbs)
+    distance = torch.zeros_like(left).index_add(0, ray_indices, weights.detach() * t) / (1 - left.detach()).clamp_min(1e-6)
+    return rgb, distance
+
+
+@torch.no_grad()
+def assemble(render: Callable[[Rays], Any], cameras: Cameras, chunk: int) -> Render:
+    """Render whole pictures without gradients, so many rays at a time.
+
+    Args:
+        render: from rays to something with rgb [R, 3], left [R] (transmittance) and depth [R] (distance t).
+    """
+    rays = camera_rays(cameras)
+    parts = [render(rays[i : i + chunk]) for i in range(0, len(rays), chunk)]
+    shape = (len(cameras), cameras.height, cameras.width)
+    rgb, left, t = (torch.cat([getattr(part, name) for part in parts]) for name in ("rgb", "left", "depth"))
+    return Render(rgb.view(*shape, 3), 1.0 - left.view(shape), (t * rays.z_per_t).view(shape))
 
 
 def _render_packed(
