@@ -11,6 +11,9 @@ READY := $(VENV)/.ready
 READY_DEV := $(VENV)/.ready-dev
 TORCH := $(shell sed -n 's/^\(torch==[0-9.]*\).*/\1/p' constraints.txt)
 
+# threads that wait soon go to sleep: see nsw/__init__.py
+export GOMP_SPINCOUNT ?= 3000
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo lab test browser lint bench clean
 

@@ -6,12 +6,17 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING
 
 from nsw.errors import InputError
 
 if TYPE_CHECKING:
     import torch
+
+# Threads of torch that wait spin for up to seconds by default: on a busy machine they then wait for each other, and a step
+# that takes 40 ms takes 800. GNU's OpenMP reads this when torch is loaded, here and in the kernels that are started from here.
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 __version__ = "0.1.0"
 __all__ = ["InputError", "device", "start"]
