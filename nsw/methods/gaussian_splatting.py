@@ -103,7 +103,7 @@ def training_view(
         colour = torch.rand(3, generator=generator_at(seed, step, 2))
     else:
         colour = torch.full((3,), 1.0 if background is None else background)
-    return scene.cameras[frame].to(device), scene.pixels(frame, colour).to(device), colour.to(device)
+    return scene.cameras[frame].to(device), scene.pixels(frame, colour, device), colour.to(device)
 
 
 def sh_degree_at(step: int, n_steps: int, top: int = 3) -> int:

@@ -98,14 +98,29 @@ class Scene:
         return self.cameras[self.frames(which)]
 
     def pixels(
-        self, which: str | Sequence[int] | Int[Tensor, "n"], background: float | Float[Tensor, "3"] = 1.0
+        self,
+        which: str | Sequence[int] | Int[Tensor, "n"],
+        background: float | Float[Tensor, "3"] = 1.0,
+        device: torch.device | str = "cpu",
     ) -> Float[Tensor, "n H W 3"]:
-        """Return pictures as floats in [0, 1], composited over `background` (a grey level or an RGB colour)."""
-        picked = self.images[self.frames(which)].float() / 255.0
+        """Return pictures as floats in [0, 1], composited over `background` (a grey level or an RGB colour).
+
+        Args:
+            device: where they are wanted; the stored pictures are copied there once and stay.
+        """
+        picked = self._images_on(torch.device(device))[self.frames(which)].float() / 255.0
         if not self.has_alpha:
             return picked
         alpha = picked[..., 3:]
-        return picked[..., :3] * alpha + torch.as_tensor(background, dtype=torch.float32) * (1.0 - alpha)
+        return picked[..., :3] * alpha + torch.as_tensor(background).to(picked) * (1.0 - alpha)
+
+    def _images_on(self, device: torch.device) -> UInt8[Tensor, "N H W c"]:
+        if device.type == "cpu":
+            return self.images
+        copies = self.__dict__.setdefault("_copies", {})  # not a field: a copy says nothing that the scene does not
+        if device not in copies:
+            copies[device] = self.images.to(device)
+        return copies[device]
 
     def alphas(self, which: str | Sequence[int] | Int[Tensor, "n"]) -> Float[Tensor, "n H W"]:
         """Return opacity in [0, 1]; 1 everywhere for pictures without an alpha channel."""
