@@ -93,6 +93,7 @@ def opacity_profile(
         Depths below the surface in present voxels, and opacities in [0, 1].
     """
     voxel = model.sample_length / HALF_VOXEL
+    points, normals = points.to(model.aabb), normals.to(model.aabb)
     t = torch.linspace(-reach, reach, n_samples, device=points.device)
     where = points[:, None] - (t * voxel)[None, :, None] * normals[:, None]
     density = model.density(where.reshape(-1, 3)).view(len(points), n_samples)
@@ -112,7 +113,7 @@ def near_mass(model: DenseGrid, cameras: Cameras, near: float, far: float, share
 
     Nothing real is there when near and far were chosen well: what is, is a cloud.
     """
-    distance = torch.cdist(model.vertices().reshape(-1, 3), cameras.origins).amin(1).view(model.shape)
+    distance = torch.cdist(model.vertices().reshape(-1, 3), cameras.origins.to(model.aabb)).amin(1).view(model.shape)
     close = (distance > near) & (distance < near + share * (far - near))
     return float(model.alpha()[close].mean())
 
@@ -135,7 +136,7 @@ def box_in_side_view(model: DenseGrid, box: Float[Tensor, "2 3"]) -> Bool[Tensor
 @torch.no_grad()
 def samples_a_ray(model: DenseGrid, cameras: Cameras, near: float) -> float:
     """Return the mean number of samples whose density a ray of these pictures asks for."""
-    rays = camera_rays(cameras)
+    rays = camera_rays(cameras.to(model.aabb.device))
     return dvgo.render(model, rays, near).n_asked / len(rays)
 
 

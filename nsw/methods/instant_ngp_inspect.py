@@ -47,7 +47,7 @@ def vertex_positions(model: HashGrid, level: int, vertices: Int[Tensor, "n 3"]) 
 
 @dataclass(frozen=True)
 class Pull:
-    """How strongly each vertex of one level was pulled by training pixels.
+    """How strongly each vertex of one level was pulled by training pixels; in the CPU's memory.
 
     Attributes:
         level: which one.
@@ -86,10 +86,10 @@ class Pull:
 
 def surface_share(model: HashGrid, pull: Pull, surface: Bool[Tensor, "n n n"]) -> tuple[float, float]:
     """Return the share of the gradient, and of the pulled vertices, that lie in a surface's cells or the cells next to them."""
-    near = max_pool3d(surface[None, None].float(), 3, stride=1, padding=1)[0, 0] > 0
-    positions = vertex_positions(model, pull.level, all_vertices(model.levels, pull.level))
-    n = len(surface)
-    unit = (positions - model.aabb[0]) / (model.aabb[1] - model.aabb[0])
+    near = max_pool3d(surface[None, None].float().cpu(), 3, stride=1, padding=1)[0, 0] > 0
+    vertices = all_vertices(model.levels, pull.level)
+    n, aabb = len(surface), model.aabb.cpu()
+    unit = (vertex_positions(model, pull.level, vertices).cpu() - aabb[0]) / (aabb[1] - aabb[0])
     i, j, k = (unit * n).long().clamp(0, n - 1).unbind(-1)
     beside = near[i, j, k]
     return float(pull.mass[beside].sum() / pull.mass.sum()), float(beside[pull.mass > 0].float().mean())
@@ -117,7 +117,7 @@ def pull_on(model: HashGrid, pixels: ngp.Pixels, level: int, near: float, n_rays
     length = seen[-1].grad[:, level * n_features : (level + 1) * n_features].norm(dim=-1)
     rays = batch.rays[out.ray_indices]
     unit = (rays.origins + out.t[:, None] * rays.directions - model.aabb[0]) / (model.aabb[1] - model.aabb[0])
-    position = unit.clamp(0, 1) * model.levels.scales[level] + 0.5
+    position, length = unit.clamp(0, 1).cpu() * model.levels.scales[level] + 0.5, length.cpu()
     cell, n = position.floor(), model.levels.n_vertices[level]
     mass = torch.zeros(n**3)
     for corner in torch.cartesian_prod(*[torch.arange(2)] * 3):

@@ -33,7 +33,7 @@ def density_slice(model: PlenoxelGrid, height: float) -> Float[Tensor, "Y X 3"]:
     rows = model.values.detach()[model.links[:, :, k].long()]
     opacity = model.alpha()[:, :, k, None]
     mean = (0.5 + 0.28209479 * rows[..., 1:4]).clamp(0, 1)
-    air = torch.where(model.kept[:, :, k, None], torch.ones(3), torch.tensor([0.72, 0.82, 0.92]))
+    air = torch.where(model.kept[:, :, k, None], mean.new_ones(3), mean.new_tensor([0.72, 0.82, 0.92]))
     return (opacity * mean + (1 - opacity) * air).transpose(0, 1).flip(0)
 
 
@@ -47,7 +47,7 @@ def glyphs(
     Args:
         degree: harmonics above it are left out.
     """
-    v, u = torch.meshgrid(*[torch.linspace(1, -1, size)] * 2, indexing="ij")
+    v, u = torch.meshgrid(*[torch.linspace(1, -1, size, device=points.device)] * 2, indexing="ij")
     inside = (u.square() + v.square() <= 1)[..., None]
     balls = []
     for point, normal in zip(points, normals, strict=True):
@@ -59,7 +59,7 @@ def glyphs(
         basis[:, (degree + 1) ** 2 :] = 0
         with torch.no_grad():
             colour = shade(model.features(point[None]).expand(size * size, -1), basis).view(size, size, 3)
-        balls.append(torch.where(inside, colour.clamp(0, 1), torch.ones(3)))
+        balls.append(torch.where(inside, colour.clamp(0, 1), colour.new_ones(3)))
     return torch.cat(balls, dim=1)
 
 
