@@ -230,16 +230,6 @@ def orbit_images(model: torch.nn.Module, scene: Scene, n: int = 60, size: int | 
     return torch.stack(pictures)
 
 
-def _kept_model(folder: Path) -> Path:
-    """Return the folder of the model that a run kept last."""
-    if not folder.is_dir():
-        raise InputError(f"There is no run in {folder}: give the folder that the notebook printed.")
-    kept = [folder] if (folder / "model.safetensors").is_file() else [p.parent for p in folder.glob("models/*/model.safetensors")]
-    if not kept:
-        raise InputError(f"The run in {folder} has kept no model: run its notebook to the end first.")
-    return max(kept, key=lambda place: (place / "model.safetensors").stat().st_mtime)
-
-
 def export_run(folder: Path | str, what: str, out: Path | str | None = None, n: int = 90) -> Path:
     """Write what a run has learned: "ply" (Gaussians), "points", "mp4" or "gif" (an orbit of n pictures).
 
@@ -250,22 +240,23 @@ def export_run(folder: Path | str, what: str, out: Path | str | None = None, n: 
     Raises:
         InputError: when the run, its model or its scene is missing, or the model has no such form.
     """
-    from nsw import scenes
     from nsw.models.io import load
-    from nsw.models.state import read_json
+    from nsw.runs.kept import kept_folder, load_scene
+    from nsw.runs.model_card import grey
 
     suffixes = {"ply": ".ply", "points": "_points.ply", "mp4": ".mp4", "gif": ".gif"}
     if what not in suffixes:
         raise InputError(f'Cannot export "{what}": expected {", ".join(suffixes)}.')
     folder = Path(folder)
-    kept = _kept_model(folder)
+    kept = kept_folder(folder)
     model = load(kept)
     path = Path(out) if out is not None else folder / f"{kept.name}{suffixes[what]}"
     if what in ("ply", "points"):
         if not isinstance(model, Gaussians):
             raise InputError(f"The model in {kept} is a {type(model).__name__}: only Gaussians become a .ply, ask for mp4 or gif.")
         return save_ply(model, path) if what == "ply" else save_points(gaussian_points(model), path)
-    about = read_json(kept / "scene.json", "record of the scene")
-    scene = scenes.load(about.get("source") or about["scene"], size=about.get("width"))
-    images = orbit_images(model, scene, n, background=0.0 if about.get("background") == "black" else 1.0)
+    scene = load_scene(kept)
+    if scene is None:
+        raise InputError(f"The model in {kept} was kept without a scene: an orbit needs one; ask for ply or points.")
+    images = orbit_images(model, scene, n, background=grey(scene.background))
     return save_mp4(images, path) if what == "mp4" else save_gif(images, path)

@@ -12,13 +12,15 @@ __all__ = ["render_view"]
 
 
 def render_view(model, cameras: Cameras, *, background=1.0, **options) -> Render:
-    """Render pictures of any model: fields, which answer `.query`, by volume rendering, Gaussians by splatting.
+    """Render pictures of any model: by its own `render_view` where it has one, fields by volume rendering, Gaussians by splatting.
 
     Args:
-        model: a field or `nsw.models.gaussians.Gaussians`.
+        model: something that draws itself, a field, which answers `.query`, or `nsw.models.gaussians.Gaussians`.
         background: grey level or colour [3].
         options: passed on to `nsw.renderers.volume.render_view` or `nsw.renderers.splats.render_view`.
     """
+    if hasattr(model, "render_view"):
+        return model.render_view(cameras, background=background, **options)
     if hasattr(model, "query"):
         from nsw.renderers import volume
 

@@ -1,4 +1,4 @@
-"""`nsw board`: the claims of all runs as one table, and the gallery of executed notebooks."""
+"""`nsw board`: the claims of all runs as one table, the models they kept as another, and the gallery of executed notebooks."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 
 from nsw.errors import InputError
 from nsw.models.state import read_json
-from nsw.runs import folders
+from nsw.runs import folders, model_table
 from nsw.runs.claims import FAILS, HOLDS
+from nsw.runs.kept import kept_models
 from nsw.runs.settings import PRESETS
 from nsw.runs.table import coloured, text_table
 
@@ -139,7 +140,7 @@ def terminal(entries: Sequence[Entry]) -> str:
 
 
 def board(out: Path | None = None, readme: bool = False, root: Path | None = None) -> int:
-    """Print the table, build the gallery and, if asked, write the README's table and pictures anew.
+    """Print the tables, build the gallery and, if asked, write the README's tables and pictures anew.
 
     Args:
         out: folder of the gallery; by default board/ beside the runs.
@@ -149,16 +150,17 @@ def board(out: Path | None = None, readme: bool = False, root: Path | None = Non
     from nsw.runs.gallery import build
     from nsw.runs.readme import update
 
-    entries = collect(root)
-    if not entries:
+    entries, models = collect(root), kept_models(root)
+    if not entries and not models:
         raise InputError(f"There is no run in {root or folders.runs_dir()}: nsw run --all --preset smoke makes them.")
-    print(terminal(entries))
-    page = build(entries, out or folders.runs_dir().parent / "board")
+    tables = [terminal(entries)] if entries else []
+    print("\n\n".join(tables + ([text_table(model_table.HEAD, model_table.rows(models))] if models else [])))
+    page = build(entries, out or folders.runs_dir().parent / "board", models)
     print(f"\nGallery: {page}")
     if readme:
         checkout = folders.repo_dir()
         if checkout is None:
             raise InputError("There is no README.md to write: nsw is not running from a checkout.")
-        for path in update(entries, checkout):
+        for path in update(entries, checkout, models):
             print(f"Written: {path}")
     return 0

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from nsw.models.state import write_bytes
+from nsw.runs import model_table
 from nsw.runs.board import CLAIM_HEAD, Entry, claim_rows, number
+from nsw.runs.kept import Kept
 
 PLOTLY = "application/vnd.plotly.v1+json"
 COVER_WIDTH = 480
@@ -181,9 +183,17 @@ def _card(entry: Entry, page: str, picture: tuple[str, str] | None) -> str:
     return f'<li><a href="{page}">{image}{about}</a></li>'
 
 
-def index_page(entries: Sequence[Entry], cards: Sequence[str]) -> str:
-    """Return the gallery's first page: a card a notebook, then the table of all claims."""
-    head = "".join(f"<th>{name}</th>" for name in CLAIM_HEAD)
+def _plain_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    cells = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<h2>{title}</h2><div class="wide"><table><thead><tr>{_head(head)}</tr></thead><tbody>{cells}</tbody></table></div>'
+
+
+def _head(names: Sequence[str]) -> str:
+    return "".join(f"<th>{name}</th>" for name in names)
+
+
+def index_page(entries: Sequence[Entry], cards: Sequence[str], models: Sequence[Kept] = ()) -> str:
+    """Return the gallery's first page: a card a notebook, the table of all trained models, then that of all claims."""
     body = ""
     for row in claim_rows(entries):
         verdict = f'<td class="{row[-1].replace(" ", "-")}">{html.escape(row[-1])}</td>'
@@ -196,11 +206,13 @@ def index_page(entries: Sequence[Entry], cards: Sequence[str]) -> str:
         f"<title>NSW: executed notebooks and claims</title><style>{_STYLE}</style></head><body>"
         "<h1>NSW: executed notebooks and claims</h1>"
         f'<p class="quiet">{html.escape(note)}</p><ul class="cards">{"".join(cards)}</ul>'
-        f'<h2>Claims</h2><div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></body></html>\n'
+        f"{_plain_table('Trained models', model_table.HEAD, model_table.rows(models)) if models else ''}"
+        f'<h2>Claims</h2><div class="wide"><table><thead><tr>{_head(CLAIM_HEAD)}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div></body></html>\n"
     )
 
 
-def build(entries: Sequence[Entry], out: Path) -> Path:
+def build(entries: Sequence[Entry], out: Path, models: Sequence[Kept] = ()) -> Path:
     """Write the gallery and return its first page."""
     from plotly.offline import get_plotlyjs
 
@@ -218,5 +230,5 @@ def build(entries: Sequence[Entry], out: Path) -> Path:
             write_bytes(out / f"{stem}.png", shrunk(picture[0]))
             picture = (f"{stem}.png", picture[1])
         cards.append(_card(entry, f"{stem}.html", picture))
-    write_bytes(out / "index.html", index_page(entries, cards).encode("utf-8"))
+    write_bytes(out / "index.html", index_page(entries, cards, models).encode("utf-8"))
     return out / "index.html"

@@ -2,11 +2,56 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nsw.errors import InputError
+from nsw.models.state import read_json
 from nsw.runs.folders import runs_dir
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A model that a run kept: its folder `<run>/models/<name>`, and its card, empty when an older nsw wrote it."""
+
+    folder: Path
+    card: dict[str, Any]
+
+    @property
+    def run(self) -> Path:
+        return self.folder.parents[1]
+
+    @property
+    def slug(self) -> str:
+        return self.run.parent.name
+
+    @property
+    def label(self) -> str:
+        """What a person chooses by: "dvgo laptop-seed0: fine"."""
+        return f"{self.slug} {self.run.name}: {self.folder.name}"
+
+    @property
+    def changed(self) -> float:
+        return (self.folder / "model.safetensors").stat().st_mtime
+
+
+def kept_models(root: Path | None = None) -> list[Kept]:
+    """Return every model that runs below `root` have kept, newest first.
+
+    Raises:
+        InputError: when a card is damaged.
+    """
+    found = [path.parent for path in (root or runs_dir()).glob("*/*/models/*/model.safetensors")]
+    return sorted((Kept(folder, _card(folder)) for folder in found), key=lambda kept: -kept.changed)
+
+
+def _card(folder: Path) -> dict[str, Any]:
+    path = folder / "card.json"
+    card = read_json(path, "card of the model") if path.is_file() else {}
+    if not isinstance(card, dict):
+        raise InputError(f"{path} holds a {type(card).__name__}: it was not written by nsw; remove it.")
+    return card
 
 
 def find_run(name: str | Path) -> Path:
@@ -28,30 +73,45 @@ def find_run(name: str | Path) -> Path:
     )
 
 
+def kept_folder(run: Path | str) -> Path:
+    """Return the folder of the model that a run kept last, or `run` itself when it is one.
+
+    Raises:
+        InputError: when there is no run, or it has kept no model.
+    """
+    run = Path(run)
+    if not run.is_dir():
+        raise InputError(f"There is no run in {run}: give the folder that the notebook printed.")
+    own = [run] if (run / "model.safetensors").is_file() else []
+    kept = own or [path.parent for path in run.glob("models/*/model.safetensors")]
+    if not kept:
+        raise InputError(f"The run in {run} has kept no model: run its notebook to the end first.")
+    return max(kept, key=lambda place: (place / "model.safetensors").stat().st_mtime)
+
+
+def load_scene(folder: Path) -> Any:
+    """Return the scene that a model in `folder` belongs to; None when none was kept with it."""
+    from nsw import scenes
+
+    if not (folder / "scene.json").is_file():
+        return None
+    about = read_json(folder / "scene.json", "record of the scene")
+    try:
+        return scenes.load(about["scene"], size=about["width"])
+    except InputError:
+        return scenes.load(about["source"] or about["scene"], size=about["width"])
+
+
 def load_kept(run: Path) -> tuple[Any, Any]:
     """Return (model, scene) of the model that a run kept last; the scene is None when none was kept with it.
 
     Raises:
         InputError: when there is no model, or it or its scene cannot be read.
     """
-    from nsw import scenes
     from nsw.models.io import load
-    from nsw.models.state import read_json
 
-    own = [run] if (run / "model.safetensors").is_file() else []
-    kept = own or [path.parent for path in run.glob("models/*/model.safetensors")]
-    if not kept:
-        raise InputError(f"The run in {run} has kept no model: run its notebook to the end first.")
-    folder = max(kept, key=lambda place: (place / "model.safetensors").stat().st_mtime)
-    model = load(folder)
-    if not (folder / "scene.json").is_file():
-        return model, None
-    about = read_json(folder / "scene.json", "record of the scene")
-    try:
-        scene = scenes.load(about["scene"], size=about["width"])
-    except InputError:
-        scene = scenes.load(about["source"] or about["scene"], size=about["width"])
-    return model, scene
+    folder = kept_folder(run)
+    return load(folder), load_scene(folder)
 
 
 def view_run(name: str, *, port: int = 0, host: str = "127.0.0.1") -> int:

@@ -47,11 +47,16 @@ class Eta:
         return self._clock() - self._start
 
     @property
+    def working(self) -> float:
+        """Seconds of this session that went into finished steps: without pauses, pictures and checkpoints."""
+        return self._last - self._start - self._paused
+
+    @property
     def remaining(self) -> float | None:
         """Seconds left, or None before the first step. Pictures and checkpoints weigh as they did so far."""
         if not self._steps:
             return None
-        working = max(self._last - self._start - self._paused, 1e-9)
+        working = max(self.working, 1e-9)
         overhead = 1.0 + min(self._paused / working, 1.0)
         return self._seconds / self._steps * (self.total - self.done) * overhead
 

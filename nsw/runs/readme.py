@@ -1,4 +1,4 @@
-"""README.md's first picture and its table of methods, made from executed notebooks."""
+"""README.md's first picture and its tables of methods and of models, made from executed notebooks."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 
 from nsw.errors import InputError
 from nsw.models.state import write_bytes
-from nsw.runs import measured
+from nsw.runs import measured, model_table
 from nsw.runs.board import Entry, number
 from nsw.runs.board import measured as measured_text
 from nsw.runs.claims import SHOWN
 from nsw.runs.gallery import cover, shrunk
+from nsw.runs.kept import Kept
 from nsw.runs.notebooks import read_notebook
 from nsw.runs.progress import duration
 
@@ -105,8 +106,8 @@ def replace_between(text: str, name: str, content: str, path: Path) -> str:
     return pattern.sub(lambda match: f"{match[1]}\n{content}\n{match[2]}", text)
 
 
-def update(entries: Sequence[Entry], checkout: Path) -> list[Path]:
-    """Rewrite the picture and the table of README.md; return what was written.
+def update(entries: Sequence[Entry], checkout: Path, models: Sequence[Kept] = ()) -> list[Path]:
+    """Rewrite the picture and the tables of README.md; return what was written.
 
     The first picture is `data/pictures/readme.png`: the covers of all runs side by side.
 
@@ -118,7 +119,7 @@ def update(entries: Sequence[Entry], checkout: Path) -> list[Path]:
         raise InputError("No executed notebook with claims was found: nsw run --all makes them.")
     readme, pictures = checkout / "README.md", checkout / "data" / "pictures"
     text = readme.read_text(encoding="utf-8")
-    for name in ("picture", "methods"):  # before anything is written
+    for name in ("picture", "methods", "models"):  # before anything is written
         replace_between(text, name, "", readme)
     table, written = methods_table(best, checkout, pictures)
     covers = [found for entry in best if entry.notebook and (found := cover(entry, read_notebook(entry.notebook)))]
@@ -128,5 +129,7 @@ def update(entries: Sequence[Entry], checkout: Path) -> list[Path]:
         alt = "; ".join(_cell(alt).rstrip(".") for _, alt in covers)
         text = replace_between(text, "picture", f"![{alt}]({path.relative_to(checkout).as_posix()})", readme)
         written.append(path)
+    if model_table.best(models):
+        text = replace_between(text, "models", model_table.markdown(models), readme)
     write_bytes(readme, replace_between(text, "methods", table, readme).encode("utf-8"))
     return [*written, readme]

@@ -23,6 +23,7 @@ from nsw.models.state import read_json, write_json
 from nsw.runs import folders, provenance
 from nsw.runs.claims import Claim, Claims, make_claim
 from nsw.runs.measure import Timer, peak_memory_mb, seed_everything
+from nsw.runs.model_card import TrainedSeconds
 from nsw.runs.settings import PRESETS, Settings, check_preset, check_seed
 
 CHECKPOINT_SECONDS = 30.0
@@ -38,6 +39,7 @@ class Run:
         generator: seeded generator on `device`; its state is part of every checkpoint.
         resume: whether loops continue from their checkpoints.
         log: one dict a step: "loop", "step" and the values of `loss` and `record`.
+        trained: seconds of the loops, by the models they saved.
         claims: the claim table.
         provenance: versions, commit, machine, settings, scene.
         checkpoint_seconds: time between two checkpoints of a loop.
@@ -52,6 +54,7 @@ class Run:
         self.claims = Claims()
         self.log: list[dict[str, Any]] = []
         self.timings: dict[str, float] = {}
+        self.trained = TrainedSeconds()
         self.checkpoint_seconds = CHECKPOINT_SECONDS
         self._loop, self._step, self._depth = "", 0, 0
         self._began = time.monotonic()
@@ -253,9 +256,17 @@ class Run:
         folders.make_folder(path.parent)
         return path
 
-    def keep(self, name: str, *, model: torch.nn.Module, scene: Any = None) -> Path:
-        """Save a model, and the scene it belongs to, under `models/<name>/`: `nsw view` and `nsw export` read it there."""
+    def keep(self, name: str, *, model: torch.nn.Module, scene: Any = None, seconds: float | None = None) -> Path:
+        """Save a model, and the scene it belongs to, under `models/<name>/`: `nsw view` and `nsw export` read it there.
+
+        A card beside it says what the model is and what it did: bytes, seconds to train, PSNR on test views and pictures a
+        second. `nsw board` gathers the cards in one table, and `widgets.compare_runs` shows two of them side by side.
+
+        Args:
+            seconds: time of training; by default that of all loops of this run that saved the model.
+        """
         from nsw.models.io import save
+        from nsw.runs import model_card
 
         folder = save(model, self.path(f"models/{name}"))
         if scene is not None:
@@ -263,6 +274,7 @@ class Run:
             about = {"scene": scene.name, "source": str(scene.source or ""), "aabb": scene.aabb.tolist()}
             about |= {"background": scene.background, "width": scene.cameras.width, "height": scene.cameras.height}
             write_json(folder / "scene.json", about)
+        model_card.write(folder, self, model, scene, seconds)
         return folder
 
     def save_image(self, name: str, image: Any) -> Path:

@@ -57,11 +57,11 @@ class _Interrupts:
             signal.signal(signal.SIGINT, self._previous)
 
 
-def _restore(run: Run, n: int, name: str, objects: Mapping[str, Any]) -> int:
-    """Load the loop's checkpoint of this run and return the steps done; 0 without one."""
+def _restore(run: Run, n: int, name: str, objects: Mapping[str, Any]) -> tuple[int, float]:
+    """Load the loop's checkpoint of this run and return the steps and seconds done; 0 without one."""
     path = checkpoint_path(run.folder, name)
     if not (run.resume and path.is_file()):
-        return 0
+        return 0, 0.0
     stored = load_checkpoint(path)
     about = stored["about"]
     now = _about(run, n)
@@ -74,7 +74,7 @@ def _restore(run: Run, n: int, name: str, objects: Mapping[str, Any]) -> int:
     restore_objects(objects, stored["objects"], path)
     restore_random_states(stored["random"], run.generator)
     run.log.extend(about["log"])
-    return about["done"]
+    return about["done"], about.get("seconds", 0.0)
 
 
 def _about(run: Run, n: int) -> dict[str, Any]:
@@ -82,9 +82,10 @@ def _about(run: Run, n: int) -> dict[str, Any]:
     return json.loads(json.dumps({"steps": n, "seed": run.seed, "preset": run.preset, "settings": run.provenance["settings"]}))
 
 
-def _save(run: Run, n: int, name: str, objects: Mapping[str, Any], done: int) -> None:
+def _save(run: Run, n: int, name: str, objects: Mapping[str, Any], done: int, seconds: float) -> None:
     log = [entry for entry in run.log if entry["loop"] == name]
-    save_checkpoint(checkpoint_path(run.folder, name), objects, {**_about(run, n), "done": done, "log": log}, run.generator)
+    about = {**_about(run, n), "done": done, "seconds": seconds, "log": log}
+    save_checkpoint(checkpoint_path(run.folder, name), objects, about, run.generator)
 
 
 def _interval(run: Run, cost: float) -> float:
@@ -123,7 +124,9 @@ def steps(
 ) -> Iterator[int]:
     """Yield the step numbers that are left; see `Run.steps`."""
     _check(n, name, save)
-    done = 0 if save is None else _restore(run, n, name, save)
+    done, earlier = (0, 0.0) if save is None else _restore(run, n, name, save)
+    seconds = earlier
+    run.trained.note(name, save or {}, seconds)
     if n and done >= n:
         print(f"{name}: all {n} steps were done earlier; their result is restored.")
         return
@@ -140,11 +143,13 @@ def steps(
         interrupts = stack.enter_context(_Interrupts())
         stack.enter_context(run._inside())
         stack.callback(report.close)
+        stack.callback(lambda: run.trained.note(name, save or {}, seconds))
         for step in range(done, n):
             run._enter(name, step)
             yield step
             done = step + 1
             eta.step()
+            seconds = earlier + eta.working
             stopped = interrupts.seen or report.stopped
             last = stopped or done == n
             image = None
@@ -155,7 +160,7 @@ def steps(
             report.update(done, run.latest(), image)
             if save is not None and (last or time.monotonic() - saved >= _interval(run, cost)):
                 began = time.monotonic()
-                _save(run, n, name, save, done)
+                _save(run, n, name, save, done, seconds)
                 saved = time.monotonic()
                 cost = saved - began
             while report.paused and not (report.stopped or interrupts.seen):

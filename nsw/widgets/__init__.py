@@ -19,6 +19,8 @@ _HOME = {
     "sliders": "slider_panel",
     "viewer": "inline_viewer",
     "compare": "comparison",
+    "compare_runs": "run_comparison",
+    "trained_models": "run_comparison",
     "form": "parameter_form",
     "source": "source_card",
     "edit": "editing",

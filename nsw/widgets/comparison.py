@@ -20,13 +20,12 @@ function render({ model, el }) {
   const box = document.createElement("div");
   box.style.cssText = "position:relative;display:block;max-width:100%;overflow:hidden";
   box.style.cssText += ";touch-action:none;cursor:ew-resize;user-select:none";
-  box.style.width = model.get("css_width") + "px";
   const image = (name) => {
     const img = document.createElement("img");
     img.src = toUrl(model.get(name));
     img.draggable = false;
     img.alt = "";
-    img.style.cssText = "width:100%;display:block;image-rendering:" + (model.get("pixelated") ? "pixelated" : "auto");
+    img.style.cssText = "width:100%;display:block";
     return img;
   };
   const below = image("right"), above = image("left");
@@ -46,7 +45,8 @@ function render({ model, el }) {
     span.style.cssText += ";line-height:1.4;padding:0 5px;" + side + ":4px";
     return span;
   };
-  box.append(below, above, bar, tag(model.get("labels")[0], "left"), tag(model.get("labels")[1], "right"));
+  const tags = ["left", "right"].map((side, i) => tag(model.get("labels")[i], side));
+  box.append(below, above, bar, ...tags);
   el.append(box);
   const place = () => {
     const at = model.get("position");
@@ -76,7 +76,16 @@ function render({ model, el }) {
     event.stopPropagation();
     move(model.get("position") + step);
   });
+  const size = () => {
+    box.style.width = model.get("css_width") + "px";
+    for (const img of [above, below]) img.style.imageRendering = model.get("pixelated") ? "pixelated" : "auto";
+  };
+  for (const [name, img] of [["left", above], ["right", below]])
+    model.on("change:" + name, () => { img.src = toUrl(model.get(name)); });
+  model.on("change:css_width change:pixelated", size);
+  model.on("change:labels", () => tags.forEach((tag, i) => { tag.textContent = model.get("labels")[i]; }));
   model.on("change:position", place);
+  size();
   place();
 }
 export default { render };
@@ -111,17 +120,17 @@ def compare(left: Any, right: Any, labels: tuple[str, str] = ("left", "right"), 
     a, b = pictures.to_array(left), pictures.to_array(right)
     if a.shape != b.shape:
         raise InputError(f"compare() needs two pictures of one size, got {list(a.shape[:2])} and {list(b.shape[:2])}: resize one.")
+    emit(*still(a, b, labels, alt, caption, bar(a, b, labels, alt) if live() else None))
+
+
+def bar(a: np.ndarray, b: np.ndarray, labels: tuple[str, ...], alt: str) -> ComparisonBar:
+    """Return the live bar over two pictures of one size."""
     width = pictures.shown_width(a.shape[1], least=384)
-    bar = None
-    if live():
-        bar = ComparisonBar(
-            left=pictures.png_bytes(a), right=pictures.png_bytes(b), labels=list(labels), alt=alt, css_width=width,
-            pixelated=width > a.shape[1],
-        )  # fmt: skip
-    emit(*_still(a, b, labels, alt, caption, bar))
+    shown = dict(left=pictures.png_bytes(a), right=pictures.png_bytes(b), css_width=width, pixelated=width > a.shape[1])
+    return ComparisonBar(labels=list(labels), alt=alt, **shown)
 
 
-def _still(a: np.ndarray, b: np.ndarray, labels: tuple[str, ...], alt: str, caption: str | None, bar: Any):
+def still(a: np.ndarray, b: np.ndarray, labels: tuple[str, ...], alt: str, caption: str | None, widget: Any):
     """Return bundle, widget and metadata of the side-by-side still."""
     import html
 
@@ -134,4 +143,4 @@ def _still(a: np.ndarray, b: np.ndarray, labels: tuple[str, ...], alt: str, capt
     )
     under = f'<figcaption style="font-size:0.9em;opacity:0.85">{html.escape(caption)}</figcaption>' if caption else ""
     text = f'<figure style="margin:0.3em 0"><div style="display:flex;gap:10px;flex-wrap:wrap">{cells}</div>{under}</figure>'
-    return pictures.bundle(sheet, alt, text), bar, {"image/png": {"alt": alt, "width": sheet.shape[1]}}
+    return pictures.bundle(sheet, alt, text), widget, {"image/png": {"alt": alt, "width": sheet.shape[1]}}

@@ -16,7 +16,8 @@ from nsw import InputError
 from nsw.runs import board, gallery, measured, readme
 from nsw.runs.claims import make_claim
 
-README = "# X\n<!-- picture -->\nold\n<!-- /picture -->\ntext\n<!-- methods -->\n<!-- /methods -->\nend\n"
+MARKS = "<!-- methods -->\n<!-- /methods -->\n<!-- models -->\n<!-- /models -->"
+README = f"# X\n<!-- picture -->\nold\n<!-- /picture -->\ntext\n{MARKS}\nend\n"
 
 
 def png(width: int, colour: str) -> bytes:

@@ -40,6 +40,11 @@ def kept_run(place, slug="gaussian_splatting"):
     return run.folder
 
 
+def test_board_without_a_run_says_what_makes_one(place, capsys):
+    assert call("board") == 2
+    assert "There is no run" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("args", [["--help"], [], ["run", "--help"], ["scene", "--help"], ["scene"], ["export", "--help"]])
 def test_help(args, capsys):
     assert call(*args) == 0
@@ -57,13 +62,12 @@ def test_help(args, capsys):
         (["run", "nope.ipynb"], "no notebook"),
         (["run", "--all", "01_nerf"], "not both"),
         (["run", "x", "-p", "seed", "1", "-p", "seed", "2"], "given twice"),
-        (["board"], "There is no run"),
         (["view", "nope"], 'no run "nope"'),
         (["view", ""], "no run"),
         (["export", "nope", "ply"], 'no run "nope"'),
         (["export", "gaussian_splatting", "obj"], 'Cannot export "obj"'),
         (["export", "gaussian_splatting", "mp4", "--frames", "1"], "at least 2"),
-        (["export", "gaussian_splatting", "mp4"], "record of the scene"),
+        (["export", "gaussian_splatting", "mp4"], "kept without a scene"),
         (["view", "gaussian_splatting", "--port", "99999"], "0 .any free port. to 65535"),
         (["view", "gaussian_splatting", "--port", "-1"], "65535"),
         (["scene", "info", "nope"], 'No scene "nope"'),
