@@ -27,6 +27,7 @@ from nsw.renderers.volume import render_rays
 from nsw.scenes.scene import Scene
 
 BOX = (-1.0, -1.0, -1.0, 1.0, 1.0, 1.0)
+GPU = torch.device("cuda")
 
 
 def in_turns(calls: dict[str, Callable[[], object]], rounds: int = 40) -> dict[str, float]:
@@ -46,14 +47,14 @@ def in_turns(calls: dict[str, Callable[[], object]], rounds: int = 40) -> dict[s
 def splats(n: int) -> Gaussians:
     """Return n splats in the box, about as large as gaps between them."""
     generator = torch.Generator().manual_seed(0)
-    return Gaussians.random(torch.tensor(BOX).reshape(2, 3), n, generator, sh_degree=3).cuda()
+    return Gaussians.random(torch.tensor(BOX).reshape(2, 3), n, generator, sh_degree=3).to(GPU)
 
 
 def splat_overhead(n: int, size: int) -> dict[str, float]:
     """One picture forward and backward: gsplat's call alone, and through `render_view`."""
     import gsplat
 
-    model, camera = splats(n), orbit(1, 3.0, width=size, height=size).to("cuda")
+    model, camera = splats(n), orbit(1, 3.0, width=size, height=size).to(GPU)
 
     def backward(rgb) -> None:
         rgb.square().mean().backward()
@@ -63,7 +64,7 @@ def splat_overhead(n: int, size: int) -> dict[str, float]:
         p = model.params
         rgb, _, meta = gsplat.rasterization(
             p["means"], p["quats"], p["scales"].exp(), p["opacities"].sigmoid(), torch.cat([p["sh0"], p["shN"]], 1),
-            camera.cam_from_world, camera.Ks, size, size, sh_degree=3, packed=False, backgrounds=torch.ones(1, 3, device="cuda"),
+            camera.cam_from_world, camera.Ks, size, size, sh_degree=3, packed=False, backgrounds=torch.ones(1, 3, device=GPU),
         )  # fmt: skip
         meta["means2d"].retain_grad()
         backward(rgb)
@@ -76,10 +77,10 @@ def volume_overhead(n_rays: int) -> dict[str, float]:
     import nerfacc
 
     torch.manual_seed(0)
-    field = HashGrid(HashGridSettings(BOX, n_levels=8, n_features=2, log2_entries=17, n_max=512)).cuda()
-    grid = nerfacc.OccGridEstimator(torch.tensor(BOX), 64).cuda()
+    field = HashGrid(HashGridSettings(BOX, n_levels=8, n_features=2, log2_entries=17, n_max=512)).to(GPU)
+    grid = nerfacc.OccGridEstimator(torch.tensor(BOX), 64).to(GPU)
     grid.update_every_n_steps(0, lambda points: (points.norm(dim=-1) < 0.8).float())
-    rays = camera_rays(orbit(1, 3.0, width=256, height=256)).to("cuda")[:n_rays]
+    rays = camera_rays(orbit(1, 3.0, width=256, height=256)).to(GPU)[:: 65_536 // n_rays]
     step = 2 * 3**0.5 / 512
 
     def at(t_starts, t_ends, ray_indices) -> tuple[torch.Tensor, torch.Tensor]:
@@ -93,7 +94,7 @@ def volume_overhead(n_rays: int) -> dict[str, float]:
     def raw() -> None:
         density = lambda *sample: field.density(at(*sample)[0])  # noqa: E731
         index, t0, t1 = grid.sampling(rays.origins, rays.directions, sigma_fn=density, render_step_size=step)
-        rgb, alpha, _, _ = nerfacc.rendering(t0, t1, index, len(rays), colour, render_bkgd=torch.ones(3, device="cuda"))
+        rgb, alpha, _, _ = nerfacc.rendering(t0, t1, index, len(rays), colour, render_bkgd=torch.ones(3, device=GPU))
         (rgb.square().mean() + alpha.mean()).backward()
         field.zero_grad(set_to_none=True)
 
@@ -109,7 +110,7 @@ def white_scene(n_views: int, size: int) -> Scene:
     """Return pictures of a hundred thousand small splats, to be learned again."""
     cameras = orbit(n_views, 3.0, width=size, height=size)
     with torch.no_grad():
-        shots = [render_view(splats(20_000), cameras[i : i + 1].to("cuda")).rgb.cpu() for i in range(n_views)]
+        shots = [render_view(splats(20_000), cameras[i : i + 1].to(GPU)).rgb.cpu() for i in range(n_views)]
     images = (torch.cat(shots) * 255).byte()
     split = {"train": torch.arange(n_views - 2), "test": torch.arange(n_views - 2, n_views)}
     return Scene("balls", images, cameras, split, torch.tensor(BOX).reshape(2, 3), 1.0, 5.0)
@@ -126,7 +127,7 @@ def reference_steps(scene: Scene, n_start: int, n_steps: int) -> tuple[float, in
     strategy = gsplat.DefaultStrategy(refine_start_iter=200, refine_stop_iter=n_steps // 2, refine_every=100, reset_every=10**6)
     state = strategy.initialize_state(scene_scale=scene.scale)
     frames = scene.splits["train"]
-    pictures, cameras = scene.pixels("train").cuda(), scene.cameras[frames].to("cuda")
+    pictures, cameras = scene.pixels("train").to(GPU), scene.cameras[frames].to(GPU)
     began = 0.0
     for step in range(n_steps):
         if step == 20:
@@ -137,7 +138,7 @@ def reference_steps(scene: Scene, n_start: int, n_steps: int) -> tuple[float, in
             params["means"], params["quats"], params["scales"].exp(), params["opacities"].sigmoid(),
             torch.cat([params["sh0"], params["shN"]], 1), cameras.cam_from_world[k : k + 1], cameras.Ks[k : k + 1],
             cameras.width, cameras.height, sh_degree=gs.sh_degree_at(step, n_steps), packed=False,
-            backgrounds=torch.ones(1, 3, device="cuda"),
+            backgrounds=torch.ones(1, 3, device=GPU),
         )  # fmt: skip
         strategy.step_pre_backward(params, adams, state, step, meta)
         loss = 0.8 * loss_l1(rgb, pictures[k : k + 1]) + 0.2 * loss_ssim(rgb, pictures[k : k + 1])
