@@ -117,8 +117,9 @@ def hash_encode(
 ) -> Float[Tensor, "N LF"]:
     """Return each point's features at all levels, trilinearly interpolated; differentiable once in table and points.
 
-    float32 on the CPU runs in fused kernels, everything else runs `hash_encode_reference`. A level's gradient is added
-    up by one thread, point by point, so it does not depend on the number of threads.
+    float32 on the CPU runs in fused kernels: a level's gradient is added up by one thread, point by point, so it does not
+    depend on the number of threads. On a GPU, where no gradient of the points is asked, `hash_encoding_gather` reads all
+    levels at once. Everything else runs `hash_encode_reference`.
 
     Args:
         table: entries of all levels, `levels.n_rows` of them.
@@ -136,6 +137,10 @@ def hash_encode(
         raise InputError(f"The table has {table.shape[0]} rows, its levels need {levels.n_rows}: build both from one setting.")
     if gradient_into is not None and not gradient_into.is_contiguous():
         raise InputError("gradient_into has to be contiguous: the kernel adds to its memory as it lies.")
+    if table.is_cuda and not points_unit.requires_grad:
+        from nsw.kernels.hash_encoding_gather import GatherEncoding
+
+        return GatherEncoding.apply(table, points_unit, levels, gradient_into, known)
     if any(t.device.type != "cpu" or t.dtype != torch.float32 for t in (table, points_unit)):
         return hash_encode_reference(table, points_unit, levels)
     return _HashEncoding.apply(table, points_unit, levels, gradient_into, known)

@@ -1,0 +1,41 @@
+"""Every field answers the same on a GPU as on the CPU, and so do the gradients of its parameters."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nsw.models.dense_grid import DenseGrid, DenseGridSettings
+from nsw.models.hash_grid import HashGrid, HashGridSettings
+from nsw.models.mlp import NerfMLP, NerfSettings
+from nsw.models.plenoxel_grid import PlenoxelGrid, PlenoxelGridSettings
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here: fields cannot be asked on one")
+
+FIELDS = {
+    "mlp": lambda: NerfMLP(NerfSettings(depth=3, width=32, skip=2)),
+    "dense": lambda: DenseGrid(DenseGridSettings(n_voxels=12**3, n_features=4, mlp_width=16)),
+    "hash": lambda: HashGrid(HashGridSettings(n_levels=5, log2_entries=9, n_max=64, width=16)),
+    "plenoxels": lambda: PlenoxelGrid(PlenoxelGridSettings(n_voxels=8**3)),
+}
+
+
+@pytest.mark.parametrize("make", FIELDS.values(), ids=FIELDS)
+def test_values_and_gradients_are_those_of_the_cpu(make):
+    torch.manual_seed(0)
+    field = make()
+    with torch.no_grad():
+        for parameter in field.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    points = 1.9 * torch.rand(3000, 3) - 0.95
+    directions = torch.nn.functional.normalize(torch.randn(3000, 3), dim=-1)
+    found = []
+    for device in ("cpu", "cuda"):
+        field.to(device).zero_grad()
+        out = field.query(points.to(device), directions.to(device))
+        (out.density.sqrt().mean() + out.rgb.square().mean()).backward()
+        gradients = [p.grad.to_dense() if p.grad.is_sparse else p.grad for p in field.parameters() if p.grad is not None]
+        found.append([x.detach().cpu().clone() for x in (out.density, out.rgb, *gradients)])
+    assert len(found[0]) == len(found[1]) > 2
+    for cpu, cuda in zip(*found, strict=True):
+        assert float((cpu - cuda).norm()) <= 2e-3 * float(cpu.norm())
