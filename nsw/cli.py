@@ -1,4 +1,4 @@
-"""The command line: `nsw doctor | run | board | scene | view | export`. Each command loads what it needs and no more."""
+"""The command line: `nsw doctor | run | board | scene | view | export | convert`. Each command loads what it needs and no more."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ Examples:
   nsw scene photos DIR --out SCENE    your own photos as a scene
   nsw view gaussian_splatting         a trained run in a 3D viewer in the browser
   nsw export gaussian_splatting mp4   an orbit video of a trained run
+  nsw convert dvgo --to gaussians --out DIR   a trained run as another kind of model
 """
 SCENE_HELP = "Scenes: list them, make them, fetch them, build them from photos."
 Preset = Literal["smoke", "laptop", "gpu"]
@@ -175,6 +176,22 @@ def export(run: Positional[str], what: Positional[str], /, out: OptionalPath = N
     return 0
 
 
+def convert(run: Positional[str], /, to: str, out: Path, steps: int = 1500, seed: int = 0) -> int:
+    """Turn what a run has learned into another kind of model; nsw view and nsw export open the folder it writes.
+
+    Args:
+        run: folder or slug of a run.
+        to: hash, vm, dense, mlp or gaussians.
+        out: folder of the new model.
+        steps: of training; more of them come closer to the original.
+        seed: of the random numbers.
+    """
+    from nsw.runs.convert import convert_run
+
+    print(convert_run(run, to, out, steps, seed))
+    return 0
+
+
 def scene(rest: Positional[tuple[str, ...]] = (), /) -> int:
     """Scenes: list | info | make | get | photos; see nsw scene --help.
 
@@ -199,7 +216,7 @@ def _scenes(args: Sequence[str]) -> int:
 def _commands(args: Sequence[str]) -> int:
     if args[:1] == ["scene"]:
         return _scenes(args[1:])
-    functions = {"doctor": doctor, "run": run, "board": board, "scene": scene, "view": view, "export": export}
+    functions = dict(doctor=doctor, run=run, board=board, scene=scene, view=view, export=export, convert=convert)
     return _dispatch(functions, "nsw", HELP, args)
 
 

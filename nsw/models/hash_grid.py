@@ -65,8 +65,8 @@ class HashGrid(nn.Module):
         self.levels = hash_levels(s.n_levels, s.n_min, s.n_max, s.log2_entries)
         self.register_buffer("aabb", aabb)
         self.table = nn.Parameter((2 * torch.rand(self.levels.n_rows, s.n_features) - 1) * 1e-4)
-        self.density_net = _network(s.n_levels * s.n_features, s.width, 1, 1 + s.n_geometry)
-        self.colour_net = _network(s.n_geometry + (SH_DEGREE + 1) ** 2, s.width, 2, 3)
+        self.density_net = tiny_network(s.n_levels * s.n_features, s.width, 1, 1 + s.n_geometry)
+        self.colour_net = tiny_network(s.n_geometry + (SH_DEGREE + 1) ** 2, s.width, 2, 3)
         self.occupancy = MaskedOccGrid(s.box, s.n_cells)
         self.occupancy.binaries.fill_(True)
         self.gradients_in_place = False  # an optimiser that empties `.grad` itself may set this: see `hash_encode`
@@ -134,7 +134,7 @@ class HashGrid(nn.Module):
         return estimator
 
 
-def _network(n_in: int, width: int, n_hidden: int, n_out: int) -> nn.Sequential:
+def tiny_network(n_in: int, width: int, n_hidden: int, n_out: int) -> nn.Sequential:
     """Return a network without biases, as the official one: an input of zeros then says nothing at all."""
     sizes = [n_in] + [width] * n_hidden
     hidden = [

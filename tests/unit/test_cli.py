@@ -51,7 +51,7 @@ def test_help(args, capsys):
     out = capsys.readouterr().out
     assert "usage: nsw" in out
     if args in ([], ["--help"]):
-        assert all(word in out for word in ("doctor", "run", "board", "scene", "view", "export", "Examples:"))
+        assert all(word in out for word in ("doctor", "run", "board", "scene", "view", "export", "convert", "Examples:"))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,116 @@
+"""`nsw convert`: a trained run as a model of another architecture."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from nsw.errors import InputError
+
+WORDS = ("hash", "dense", "mlp", "gaussians")
+
+
+def student_of(word: str) -> Callable:
+    """Return the function that makes a student of the architecture a person asks for.
+
+    Raises:
+        InputError: naming the words there are.
+    """
+    if word not in WORDS:
+        raise InputError(f'Cannot convert to "{word}": expected {", ".join(WORDS[:-1])} or {WORDS[-1]}.')
+    from nsw.methods import pvd_splats, pvd_students
+
+    students = (pvd_students.hash_grid, pvd_students.dense, pvd_students.mlp, pvd_splats.gaussians)
+    return dict(zip(WORDS, students, strict=True))[word]
+
+
+def convert_run(name: str, to: str, out: Path, steps: int = 1500, seed: int = 0) -> Path:
+    """Distil what a run has learned into another architecture, and write it to a folder that appears whole or not at all.
+
+    Raises:
+        InputError: for a word, run, model, number or folder that does not serve.
+    """
+    import torch
+
+    import nsw
+    from nsw.methods.pvd import Plan, convert
+    from nsw.models.io import load
+    from nsw.runs.kept import find_run, kept_folder, load_scene
+    from nsw.runs.settings import check_seed
+
+    student, out = student_of(to), Path(out).expanduser().absolute()
+    if steps < 10:
+        raise InputError(f"--steps is {steps}: a student needs at least 10, and some hundred to look like its teacher.")
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise InputError(f"{out} exists already: give --out a folder that is new or empty.")
+    folder = kept_folder(find_run(name))
+    device = nsw.device("auto")
+    model, scene = load(folder, device).eval(), load_scene(folder)
+    generator = torch.Generator(device).manual_seed(check_seed(seed))
+    torch.manual_seed(seed)
+    plan = Plan(n_steps=steps) if scene is None else Plan(n_steps=steps, size=min(scene.cameras.width, 256))
+    print(f"{folder}: a {type(model).__name__} becomes {to}, {steps} steps on {device}")
+    learned = convert(model, student, scene, plan, generator, watch=_watched)
+    with _new_folder(out) as part:
+        _write(part, learned, folder)
+    if scene is not None:
+        _compare(model, learned, scene)
+    return out
+
+
+def _watched(n: int) -> Iterator[int]:
+    """Yield the steps, with a bar and the time left in a terminal, and lines elsewhere."""
+    from nsw.runs.progress import Bar, Eta, Lines
+
+    eta = Eta(n)
+    report = Bar(eta, "convert") if sys.stderr.isatty() else Lines(eta, "convert")
+    try:
+        for k in range(n):
+            yield k
+            eta.step()
+            report.update(k + 1, {})
+    finally:
+        report.close()
+
+
+@contextmanager
+def _new_folder(out: Path) -> Iterator[Path]:
+    """Give a folder beside `out` to write into; it becomes `out` at the end, or is removed when anything fails."""
+    from nsw.models.state import cannot_write
+
+    part = None
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
+        yield part
+        part.chmod(0o755)
+        os.replace(part, out)
+    except OSError as error:
+        raise cannot_write(out, error) from error
+    finally:
+        if part is not None:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def _write(part: Path, model: Any, source: Path) -> None:
+    """Write the model and the record of the scene that its teacher was kept with."""
+    from nsw.models.io import save
+    from nsw.models.state import write_bytes
+
+    save(model, part)
+    if (source / "scene.json").is_file():
+        write_bytes(part / "scene.json", (source / "scene.json").read_bytes())
+
+
+def _compare(before: Any, after: Any, scene: Any) -> None:
+    """Print how well both show the scene's test views."""
+    from nsw.runs.model_card import measure
+
+    scores = [measure(model, scene, "smoke") for model in (before, after)]
+    print(f"PSNR on {scores[0]['views']} test views: {scores[0]['psnr']:.2f} dB before, {scores[1]['psnr']:.2f} dB after")

@@ -1,0 +1,114 @@
+"""`nsw convert`: one sentence on bad input, a whole folder or none, and what it writes is opened by the other commands."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+
+import nsw
+from nsw import cli
+from nsw.models import io
+from nsw.models.dense_grid import DenseGrid, DenseGridSettings
+from nsw.models.gaussians import Gaussians
+from nsw.models.hash_grid import HashGrid
+from nsw.models.trunk_mlp import TrunkMLP
+from nsw.runs import convert
+from nsw.runs.kept import load_kept
+
+
+def ball() -> DenseGrid:
+    model = DenseGrid(DenseGridSettings(n_voxels=16**3))
+    with torch.no_grad():
+        model.raw_density[..., 0] = torch.where(model.vertices().norm(dim=-1) < 0.6, 30.0, -10.0)
+    return model
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.setenv("NSW_RUNS", str(tmp_path / "runs"))
+    monkeypatch.chdir(tmp_path)
+    run = nsw.start("dvgo", preset="smoke", out=tmp_path / "runs" / "dvgo" / "smoke-seed0", device="cpu")
+    run.keep("ball", model=ball())
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["dvgo", "--to", "nerf", "--out", "new"], 'Cannot convert to "nerf": expected hash, .*dense, mlp or gaussians'),
+        (["nope", "--to", "hash", "--out", "new"], 'no run "nope"'),
+        (["dvgo", "--to", "hash", "--out", "runs"], "exists already"),
+        (["dvgo", "--to", "hash", "--out", "file"], "exists already"),
+        (["dvgo", "--to", "hash", "--out", "file/new"], "Cannot write|Not a directory|part of that path"),
+        (["dvgo", "--to", "hash", "--out", "new", "--steps", "3"], "at least 10"),
+        (["dvgo", "--to", "hash", "--out", "new", "--seed", "-1"], "seed"),
+        (["linear", "--to", "hash", "--out", "new"], "kept no model|no run"),
+    ],
+)
+def test_mistakes_are_one_sentence(place, capsys, args, says, monkeypatch):
+    (place / "file").write_text("")
+    (place / "linear").mkdir()
+    before = sorted(place.rglob("*"))
+    monkeypatch.setattr("nsw.methods.pvd.convert", lambda *args, **options: ball())
+    capsys.readouterr()
+    assert cli.main(["convert", *args]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("nsw: ") and told.count("\n") == 1 and re.search(says, told), told
+    assert sorted(place.rglob("*")) == before
+
+
+def test_what_cannot_be_converted_is_named(place, capsys):
+    from nsw.models.mlp import NerfMLP, NerfSettings
+
+    blank = NerfMLP(NerfSettings(depth=1, width=4, levels_position=1, levels_direction=1, density_bias=-60.0))
+    io.save(blank, place / "blank")
+    capsys.readouterr()
+    assert cli.main(["convert", "blank", "--to", "hash", "--out", "new"]) == 2
+    assert "shows nothing" in capsys.readouterr().err and not (place / "new").exists()
+
+
+@pytest.mark.parametrize(("word", "kind"), [("hash", HashGrid), ("mlp", TrunkMLP), ("dense", DenseGrid), ("gaussians", Gaussians)])
+def test_the_new_model_is_a_run_like_any_other(place, capsys, word, kind, monkeypatch):
+    from nsw.methods import pvd
+
+    small = pvd.Plan(n_samples=512, n_cells=12, n_poses=4, size=16)
+    monkeypatch.setattr(pvd, "Plan", lambda **given: replace(small, **given))
+    assert cli.main(["convert", "dvgo", "--to", word, "--out", "new", "--steps", "12"]) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[-1] == str(place / "new") and "12/12" in out
+    assert isinstance(load_kept(place / "new")[0], kind)
+    assert not list(place.glob(".*.part"))
+    assert cli.main(["export", "new", "ply"]) == (0 if word == "gaussians" else 2)
+    assert (place / "new" / "new.ply").exists() == (word == "gaussians")
+
+
+def test_a_conversion_that_is_stopped_leaves_nothing(place, capsys, monkeypatch):
+    def stopped(*args, **options):
+        raise KeyboardInterrupt
+
+    before = sorted(place.rglob("*"))
+    monkeypatch.setattr("nsw.methods.pvd.convert", stopped)
+    assert cli.main(["convert", "dvgo", "--to", "hash", "--out", "new"]) == 130
+    monkeypatch.setattr("nsw.methods.pvd.convert", lambda *args, **options: ball())
+    monkeypatch.setattr(convert, "_write", stopped)
+    assert cli.main(["convert", "dvgo", "--to", "hash", "--out", "new"]) == 130
+    assert sorted(place.rglob("*")) == before
+
+
+def test_with_its_scene_it_is_scored_and_filmed(tmp_path, capsys, monkeypatch):
+    from nsw import scenes
+    from nsw.scenes.bundled import data_dir
+
+    if not (data_dir() / "toybox").is_dir():
+        pytest.skip(f"the bundled scene toybox is not in {data_dir()}")
+    monkeypatch.setenv("NSW_RUNS", str(tmp_path / "runs"))
+    scene = scenes.load("toybox", size=16)
+    run = nsw.start("dvgo", preset="smoke", out=tmp_path / "run", device="cpu")
+    run.keep("ball", model=ball(), scene=scene)
+    assert cli.main(["convert", str(tmp_path / "run"), "--to", "dense", "--out", str(tmp_path / "new"), "--steps", "10"]) == 0
+    out = capsys.readouterr().out
+    assert "dB before" in out and load_kept(tmp_path / "new")[1].name == "toybox"
+    assert cli.main(["export", str(tmp_path / "new"), "gif", "--frames", "2"]) == 0
