@@ -80,6 +80,18 @@ def entry_add(context, total, weight, entry):
 
 
 @intrinsic
+def entry_mul(context, left, right):
+    """The products of two entries' features."""
+    return left(left, right), lambda context, builder, sig, args: builder.fmul(args[0], args[1], flags=FAST)
+
+
+@intrinsic
+def entry_fill(context, scalar, like):
+    """An entry of equal features, as long as the tuple `like`."""
+    return Entry(like.count)(scalar, like), lambda context, builder, sig, args: _broadcast(builder, args[0], like.count)
+
+
+@intrinsic
 def entry_dot(context, left, right):
     """The sum of the products of two entries' features, in a fixed order."""
 
