@@ -17,8 +17,20 @@ from torch.nn.functional import grid_sample
 
 from nsw.kernels.compiling import helper, kernel
 from nsw.kernels.entry_vectors import entry_add, entry_dot, entry_fill, entry_load, entry_mul, entry_store, entry_zero
-from nsw.kernels.factor_cells import BLOCK, ONE, ZERO, affine, channels_of, check_factors, flat, gradients_for, place
-from nsw.kernels.factor_cells import runs_compiled, shares, within
+from nsw.kernels.factor_cells import (
+    BLOCK,
+    ONE,
+    ZERO,
+    affine,
+    channels_of,
+    check_factors,
+    flat,
+    gradients_for,
+    place,
+    runs_compiled,
+    shares,
+    within,
+)
 from nsw.kernels.threads import run_shares
 
 

@@ -19,6 +19,18 @@ from nsw.kernels.traversal import walk
 MaskedOccGrid = OccGridEstimator  # the name from the time when only this one was compiled
 
 
+def sampler_for(occupancy: OccGridEstimator) -> torch.nn.Module:
+    """Return the estimator that packed sampling asks: the grid itself, or nerfacc's with the same cells on CUDA."""
+    if not occupancy.binaries.is_cuda:
+        return occupancy
+    import nerfacc
+
+    estimator = nerfacc.OccGridEstimator(occupancy.aabbs[0].tolist(), list(occupancy.binaries.shape[1:]))
+    estimator = estimator.to(occupancy.binaries.device)
+    estimator.binaries, estimator.occs = occupancy.binaries, occupancy.occs
+    return estimator
+
+
 def march(
     origins: Float[Tensor, "R 3"],
     directions: Float[Tensor, "R 3"],

@@ -19,8 +19,20 @@ from torch.nn.functional import grid_sample
 
 from nsw.kernels.compiling import helper, kernel
 from nsw.kernels.entry_vectors import entry_add, entry_dot, entry_fill, entry_load, entry_mul, entry_store, entry_zero
-from nsw.kernels.factor_cells import BLOCK, ONE, ZERO, affine, channels_of, check_factors, flat, gradients_for, place
-from nsw.kernels.factor_cells import runs_compiled, shares, within
+from nsw.kernels.factor_cells import (
+    BLOCK,
+    ONE,
+    ZERO,
+    affine,
+    channels_of,
+    check_factors,
+    flat,
+    gradients_for,
+    place,
+    runs_compiled,
+    shares,
+    within,
+)
 from nsw.kernels.threads import run_shares
 
 FIRST, SECOND, LINE = (0, 0, 1), (1, 2, 2), (2, 1, 0)  # axes of each mode's plane, and of its line
@@ -172,9 +184,7 @@ def _forward(planes, lines, xyz, lower, scale, shape, rank, channels, summed, ou
 
 
 @kernel
-def _factors_backward(
-    planes, lines, xyz, lower, scale, shape, rank, channels, summed, grad, to_planes, to_lines, share, n_shares
-):
+def _factors_backward(planes, lines, xyz, lower, scale, shape, rank, channels, summed, grad, to_planes, to_lines, share, n_shares):
     width = len(channels)
     n_vectors = rank // width
     for piece in range(share, 3 * n_vectors, n_shares):  # one thread has some components of a mode to itself

@@ -19,7 +19,7 @@ from nsw.kernels.masked_adam import MaskedAdam
 from nsw.kernels.packed_rays import packed_weights
 from nsw.models.dense_grid import DenseGrid, lattice
 from nsw.renderers.render import Render
-from nsw.renderers.volume import assemble, march_cells, ray_bounds, sum_on_rays
+from nsw.renderers.volume import assemble, hits_cells, march_cells, sum_on_rays
 
 EPSILON = 1e-10  # of Adam: a transparent start has gradients near 1e-10, which the usual 1e-8 would drown
 HIDDEN = -100.0  # a raw density that stays transparent whatever the shift
@@ -213,13 +213,6 @@ def refresh_mask(model: DenseGrid, threshold: float = 1e-3) -> float:
     return float(model.occupied.float().mean())
 
 
-@torch.no_grad()
-def hits_mask(model: DenseGrid, rays: Rays, near: float = 0.0, chunk: int = 1 << 16) -> Bool[Tensor, "R"]:
+def hits_mask(model: DenseGrid, rays: Rays, near: float = 0.0) -> Bool[Tensor, "R"]:
     """Return which rays pass through a cell that is not free; the others can only show the background."""
-    hit = torch.zeros(len(rays), dtype=torch.bool, device=rays.origins.device)
-    for i in range(0, len(rays), chunk):
-        some = rays[i : i + chunk]
-        first, last, _ = ray_bounds(model, some, near)
-        march = dict(t_min=first, t_max=last, render_step_size=model.sample_length, early_stop_eps=0.0)
-        hit[i + model.occupancy().sampling(some.origins, some.directions, **march)[0]] = True
-    return hit
+    return hits_cells(model, rays, model.occupancy(), model.sample_length, near)

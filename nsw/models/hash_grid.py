@@ -11,7 +11,7 @@ from torch.nn.functional import linear
 
 from nsw.errors import InputError
 from nsw.kernels.hash_encoding import hash_encode, hash_levels
-from nsw.kernels.packed_rays import MaskedOccGrid
+from nsw.kernels.packed_rays import MaskedOccGrid, sampler_for
 from nsw.models.field import FieldOutput
 from nsw.models.sh import sh_basis
 from nsw.models.truncated_exp import truncated_exp
@@ -125,13 +125,7 @@ class HashGrid(nn.Module):
 
     def sampler(self) -> nn.Module:
         """Return the estimator that packed sampling asks: `occupancy` itself, or nerfacc's with the same cells on CUDA."""
-        if not self.aabb.is_cuda:
-            return self.occupancy
-        from nerfacc import OccGridEstimator
-
-        estimator = OccGridEstimator(self.aabb.reshape(6).tolist(), self.settings.n_cells).to(self.aabb.device)
-        estimator.binaries, estimator.occs = self.occupancy.binaries, self.occupancy.occs
-        return estimator
+        return sampler_for(self.occupancy)
 
 
 def tiny_network(n_in: int, width: int, n_hidden: int, n_out: int) -> nn.Sequential:

@@ -287,6 +287,17 @@ def march_cells(
     return ray_indices, t, rays.origins.index_select(0, ray_indices) + t[:, None] * rays.directions.index_select(0, ray_indices)
 
 
+@torch.no_grad()
+def hits_cells(
+    field: Field, rays: Rays, occupancy: torch.nn.Module, step: float, near: float = 0.0, chunk: int = 1 << 16
+) -> Bool[Tensor, "R"]:
+    """Return which rays have a sample in an occupied cell; the others can only show the background."""
+    hit = torch.zeros(len(rays), dtype=torch.bool, device=rays.origins.device)
+    for i in range(0, len(rays), chunk):
+        hit[i + march_cells(field, rays[i : i + chunk], occupancy, step, near)[0]] = True
+    return hit
+
+
 def sum_on_rays(
     weights: Float[Tensor, "K"],
     left: Float[Tensor, "R"],

@@ -1,4 +1,4 @@
-"""The fused VM and CP lookups against their float64 torch references: values, gradients of factors and of points, borders, threads."""
+"""The fused VM and CP lookups against their float64 references: values, all gradients, borders, threads."""
 
 from __future__ import annotations
 

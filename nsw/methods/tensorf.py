@@ -1,0 +1,192 @@
+"""TensoRF (Chen et al., ECCV 2022): what the paper adds to volume rendering, besides the factored grid.
+
+The grid is `nsw.models.vm_grid`, its lookups are `nsw.kernels.vm_lookup` and `cp_lookup`. Rays are marched and composited as
+Instant-NGP's are (`nsw.methods.instant_ngp.render`); training as one function is in `nsw.methods.tensorf_fit`. Written from the
+paper and the card of its official settings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn.functional import max_pool3d
+
+from nsw.kernels.masked_adam import MaskedAdam
+from nsw.methods.instant_ngp import Pixels
+from nsw.models.dense_grid import lattice
+from nsw.models.vm_grid import VMGrid
+from nsw.renderers.volume import hits_cells
+
+EPSILON = 1e-15  # of Adam: a field that starts nearly empty has gradients which the usual 1e-8 would drown
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a factored grid is trained; the defaults suit some hundred steps, `PAPER` has the paper's.
+
+    Attributes:
+        n_steps: optimiser steps.
+        n_samples: samples in occupied cells a batch; the number of rays follows.
+        n_voxels: voxels of the grid in the end; it begins with the settings' own number.
+        grow_at: shares of the training at which the grid gets more voxels, by equal factors.
+        mask_at: shares at which the alpha mask is renewed; the first also shrinks the box.
+        lr, lr_network: learning rates of the factors, and of basis and network.
+        last_rate: factor to which both fall over the whole training; growing sets them back to their start.
+        l1, l1_later: weight of the density factors' size before and after the first mask.
+        tv_density, tv_colour: weights of the factors' roughness.
+        threshold: weight below which a sample is not asked for its colour.
+        opaque: opacity of a sample from which on a cell counts as occupied.
+        random_background: whether transparent pixels get another background every time.
+    """
+
+    n_steps: int = 400
+    n_samples: int = 1 << 14
+    n_voxels: int = 64**3
+    grow_at: tuple[float, ...] = (0.2, 0.35, 0.5)
+    mask_at: tuple[float, ...] = (0.1, 0.2, 0.35, 0.5)
+    lr: float = 0.05
+    lr_network: float = 5e-3
+    last_rate: float = 0.1
+    l1: float = 8e-5
+    l1_later: float = 4e-5
+    tv_density: float = 0.0
+    tv_colour: float = 0.0
+    threshold: float = 1e-4
+    opaque: float = 1e-2
+    random_background: bool = True
+
+
+PAPER = Plan(
+    n_steps=30_000,
+    n_samples=1 << 18,
+    n_voxels=300**3,
+    grow_at=(2 / 30, 3 / 30, 4 / 30, 5.5 / 30, 7 / 30),
+    mask_at=(2 / 30, 4 / 30),
+    lr=0.02,
+    lr_network=1e-3,
+    opaque=1e-4,
+    random_background=False,
+)
+
+
+def loss_size(model: VMGrid) -> Float[Tensor, ""]:
+    r"""Return the L1 norm of the density's factors, $\sum_m \overline{|M^m|} + \overline{|v^m|}$ (TensoRF, eq. 9)."""
+    return sum(factor.abs().mean() for factor in model.factors.density)
+
+
+def loss_roughness(part: torch.nn.ParameterList) -> Float[Tensor, ""]:
+    """Return the mean squared difference of neighbours, summed over factors and their dimensions, times 1e-2 (TensoRF, eq. 10)."""
+    return 1e-2 * sum(f.diff(dim=k).square().mean() for f in part for k in range(f.ndim - 1))
+
+
+def losses(model: VMGrid, plan: Plan, progress: float) -> dict[str, Tensor]:
+    """Return what is added to the colour's error, weighted; terms of weight 0 are left out."""
+    first = plan.mask_at[0] if plan.mask_at else 1.0
+    terms = {
+        "size": (plan.l1 if progress <= first else plan.l1_later, lambda: loss_size(model)),
+        "tv_density": (plan.tv_density, lambda: loss_roughness(model.factors.density)),
+        "tv_colour": (plan.tv_colour, lambda: loss_roughness(model.factors.colour)),
+    }
+    return {name: weight * term() for name, (weight, term) in terms.items() if weight > 0}
+
+
+def make_optimizer(model: VMGrid, lr: float = 0.02, lr_network: float = 1e-3) -> MaskedAdam:
+    """Return Adam with the paper's two learning rates: factors, then basis and network."""
+    others = [*model.basis.parameters(), *model.mlp.parameters()]
+    groups = [dict(params=list(model.factors.parameters()), lr=lr), dict(params=others, lr=lr_network, skip_zero=False)]
+    optimizer = MaskedAdam(groups, betas=(0.9, 0.99), eps=EPSILON)
+    model.gradients_in_place = True  # this optimiser empties the gradients that the lookups add to
+    for group in optimizer.param_groups:
+        group["start"] = group["lr"]
+    return optimizer
+
+
+def set_rate(optimizer: MaskedAdam, plan: Plan, progress: float) -> None:
+    """Let both learning rates fall tenfold a training, from their start again after each growth."""
+    begun = max([share for share in plan.grow_at if share <= progress], default=0.0)
+    for group in optimizer.param_groups:
+        group["lr"] = group["start"] * plan.last_rate ** (progress - begun)
+
+
+def voxels_at(plan: Plan, n_start: int, n_growths: int) -> int:
+    """Return how many voxels a grid has after so many growths: equal factors from `n_start` to the plan's.
+
+    >>> [voxels_at(Plan(n_voxels=64**3, grow_at=(0.2, 0.3, 0.4)), 16**3, n) for n in (0, 1, 3)]
+    [4096, 16384, 262144]
+    """
+    return round(n_start * (plan.n_voxels / n_start) ** (n_growths / max(len(plan.grow_at), 1)))
+
+
+def replaced(optimizer: MaskedAdam, old: list[Tensor], model: VMGrid) -> None:
+    """Train the factors that a model has now in the place of `old` ones, with fresh moments for everything."""
+    optimizer.replace(old, list(model.factors.parameters()))
+
+
+@torch.no_grad()
+def opaque_cells(model: VMGrid, threshold: float = 1e-4, chunk: int = 1 << 18) -> Bool[Tensor, "n n n"]:
+    r"""Return which cells of the mask have, or touch one that has, $\alpha = 1 - e^{-\sigma\delta} > $ threshold at its centre.
+
+    Where no cell has, the threshold is divided by 10 up to three times: too short a training, or too small a box, has left the
+    field emptier than the paper's. If there is still none, all are returned: a mask that hides everything ends the training.
+    """
+    shape = tuple(model.occupancy.binaries.shape[1:])
+    centres = lattice(model.aabb, shape, centres=True).reshape(-1, 3)
+    density = torch.cat([model.density(part) for part in centres.split(chunk)]).view(1, 1, *shape)
+    alpha = max_pool3d(-torch.expm1(-density * model.sample_length), 3, stride=1, padding=1)[0, 0]
+    for bar in (threshold / 10**k for k in range(4)):
+        if bool((alpha > bar).any()):
+            return alpha > bar
+    return torch.ones_like(alpha, dtype=torch.bool)
+
+
+def box_around(cells: Bool[Tensor, "n n n"], aabb: Float[Tensor, "2 3"]) -> Float[Tensor, "2 3"]:
+    """Return the box of all cells that are on, in world units."""
+    index, n = cells.nonzero(), aabb.new_tensor(cells.shape)
+    unit = torch.stack([index.amin(0) / n, (index.amax(0) + 1) / n])
+    return aabb[0] + unit * (aabb[1] - aabb[0])
+
+
+def refresh_mask(model: VMGrid, threshold: float = 1e-4) -> float:
+    """Renew the alpha mask, and return the share of its cells that are on."""
+    model.occupancy.binaries = opaque_cells(model, threshold)[None]
+    return float(model.occupancy.binaries.float().mean())
+
+
+def shrink(model: VMGrid, optimizer: MaskedAdam, threshold: float = 1e-4) -> None:
+    """Crop the grid to what the alpha mask leaves, and mask what is left."""
+    old = list(model.factors.parameters())
+    model.shrink(box_around(opaque_cells(model, threshold), model.aabb))
+    replaced(optimizer, old, model)
+    refresh_mask(model, threshold)
+
+
+def grow(model: VMGrid, optimizer: MaskedAdam, n_voxels: int) -> None:
+    """Interpolate the factors at more voxels, and begin with fresh moments."""
+    old = list(model.factors.parameters())
+    model.resize(n_voxels)
+    replaced(optimizer, old, model)
+
+
+def maintain(
+    model: VMGrid, optimizer: MaskedAdam, plan: Plan, pixels: Pixels, near: float, before: float, now: float
+) -> tuple[Pixels, bool]:
+    """Do what has become due between two shares of the training: shrink the box, renew the mask, grow.
+
+    Returns:
+        The pixels that are still worth training on, and whether anything was done.
+    """
+    masks, growths = ([share for share in shares if before < share <= now] for shares in (plan.mask_at, plan.grow_at))
+    if plan.mask_at and plan.mask_at[0] in masks:
+        shrink(model, optimizer, plan.opaque)
+    elif masks:
+        refresh_mask(model, plan.opaque)
+    if masks:
+        kept = hits_cells(model, pixels.rays, model.sampler(), model.sample_length, near)
+        pixels = pixels.at(kept) if bool(kept.any()) else pixels
+    if growths:
+        grow(model, optimizer, voxels_at(plan, model.settings.n_voxels, plan.grow_at.index(growths[-1]) + 1))
+    set_rate(optimizer, plan, now)
+    return pixels, bool(masks or growths)

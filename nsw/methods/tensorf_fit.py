@@ -1,0 +1,73 @@
+"""Training a factored grid as one function, and against the clock, for baselines, ablations and scripts."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+
+from nsw.losses import loss_mse
+from nsw.methods import instant_ngp as ngp
+from nsw.methods import tensorf
+from nsw.methods.instant_ngp_fit import Step
+from nsw.methods.tensorf import Plan
+from nsw.models.vm_grid import VMGrid, VMGridSettings
+from nsw.scenes.scene import Scene
+
+
+def new_model(scene: Scene, **sizes) -> VMGrid:
+    """Return an untrained factored grid over a scene's box; `sizes` are fields of `VMGridSettings`."""
+    return VMGrid(VMGridSettings(tuple(scene.aabb.flatten().tolist()), **sizes))
+
+
+def tensorf_steps(model: VMGrid, pixels: ngp.Pixels, plan: Plan, generator: torch.Generator, near: float) -> Step:
+    """Return the function that trains a factored grid by one batch; it takes the share of the budget that is spent."""
+    compile_kernels(model, pixels, near)
+    optimizer = tensorf.make_optimizer(model, plan.lr, plan.lr_network)
+    state = {"before": 0.0, "pixels": pixels, "n_rays": max(plan.n_samples // 64, 64)}
+
+    def step(progress: float) -> ngp.HashRender:
+        due = optimizer, plan, state["pixels"], near, state["before"], progress
+        state["pixels"], _ = tensorf.maintain(model, *due)
+        batch = state["pixels"].draw(state["n_rays"], generator)
+        behind = ngp.random_backgrounds(batch, generator) if plan.random_background else 1.0
+        out = ngp.render(model, batch.rays, near, behind, generator, plan.threshold)
+        loss = loss_mse(out.rgb, batch.over(behind)) + sum(tensorf.losses(model, plan, progress).values())
+        loss.backward()
+        optimizer.step()
+        state["before"], state["n_rays"] = progress, ngp.next_batch(state["n_rays"], out.n_marched, plan.n_samples)
+        return out
+
+    return step
+
+
+def compile_kernels(model: VMGrid, pixels: ngp.Pixels, near: float) -> None:
+    """Run a copy once, so that no clock counts the compiler: kernels are compiled for each width of their vectors."""
+    copied = copy.deepcopy(model)
+    with torch.enable_grad():
+        ngp.render(copied, pixels.rays[:64], near, threshold=0.0).rgb.sum().backward()
+
+
+def fit(
+    model: VMGrid,
+    pixels: ngp.Pixels,
+    plan: Plan,
+    generator: torch.Generator,
+    near: float,
+    watch: Callable[[int, ngp.HashRender], object] | None = None,
+) -> ngp.HashRender:
+    """Train a factored grid for all steps of the plan, and return the last batch.
+
+    Args:
+        pixels: of `nsw.methods.instant_ngp.training_pixels(scene, model.aabb)`.
+        near: where rays begin.
+        watch: called after every step with the step and the batch.
+    """
+    step = tensorf_steps(model, pixels, plan, generator, near)
+    with torch.enable_grad():  # also from inside a slider's callback
+        for k in range(plan.n_steps):
+            out = step(k / plan.n_steps)
+            if watch is not None:
+                watch(k, out)
+    return out

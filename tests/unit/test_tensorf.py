@@ -1,0 +1,122 @@
+"""TensoRF: its losses, the alpha mask and its guard, the shrinking box, the schedule, and a short training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import nsw.scenes
+from nsw.cameras import camera_rays, orbit
+from nsw.methods import instant_ngp as ngp
+from nsw.methods import tensorf, tensorf_fit
+from nsw.methods.instant_ngp_fit import score_hash
+from nsw.models.factors import CPSizes, VMSizes, VoxelSizes
+from nsw.models.vm_grid import VMGrid, VMGridSettings
+
+
+def _empty(n_cells: int = 8, shift: float = -10.0) -> VMGrid:
+    """Return a grid whose raw density is 0 everywhere."""
+    torch.manual_seed(0)
+    model = VMGrid(VMGridSettings(n_voxels=9**3, factors=VMSizes(2, 2), n_features=3, mlp_width=8, n_cells=n_cells, shift=shift))
+    with torch.no_grad():
+        for factor in model.factors.density:
+            factor.zero_()
+    return model
+
+
+def _with_block() -> VMGrid:
+    """Return an empty grid with a solid block of vertices: x 2 to 4, y 3 to 5, z 4 to 6 of 9."""
+    model = _empty()
+    with torch.no_grad():
+        model.factors.density[0][2:5, 3:6, 0] = 30.0
+        model.factors.density[3][4:7, 0] = 1.0
+    return model
+
+
+def test_size_is_the_mean_absolute_value_of_planes_and_lines():
+    model = _with_block()
+    assert float(tensorf.loss_size(model).detach()) == pytest.approx(9 * 30 / (81 * 2) + 3 / 18)
+
+
+def test_roughness_is_zero_for_constants_and_counts_neighbours():
+    part = torch.nn.ParameterList([torch.full((4, 5, 2), 3.0)])
+    assert float(tensorf.loss_roughness(part).detach()) == 0.0
+    ramp = torch.nn.ParameterList([torch.arange(4.0)[:, None, None].expand(4, 5, 2).clone()])
+    assert float(tensorf.loss_roughness(ramp).detach()) == pytest.approx(1e-2)
+
+
+def test_terms_of_no_weight_are_left_out_and_the_size_counts_less_after_the_first_mask():
+    model, plan = _with_block(), tensorf.Plan(mask_at=(0.5,), l1=2.0, l1_later=1.0)
+    before, after = (tensorf.losses(model, plan, share) for share in (0.4, 0.6))
+    assert list(before) == ["size"] and float(before["size"].detach()) == pytest.approx(2 * float(after["size"].detach()))
+    assert list(tensorf.losses(model, replace(plan, tv_colour=1.0), 0.1)) == ["size", "tv_colour"]
+
+
+def test_the_mask_holds_the_block_and_its_neighbours_only():
+    cells = tensorf.opaque_cells(_with_block(), 0.5)
+    solid = torch.zeros(8, 8, 8, dtype=torch.bool)
+    solid[2:4, 3:5, 4:6] = True
+    assert bool(cells[solid].all())
+    assert not bool(cells[:, :, 0].any()) and not bool(cells[7].any())
+
+
+def test_an_empty_field_lowers_the_bar_and_then_keeps_everything():
+    model = _empty(shift=-5.0)
+    thin = float(-torch.expm1(-model.density(torch.zeros(1, 3)).detach() * model.sample_length))
+    assert bool(tensorf.opaque_cells(model, thin * 50).all())
+    assert bool(tensorf.opaque_cells(_empty(shift=-60.0), 1e-2).all())  # nothing reaches any bar: no crash, no empty mask
+
+
+def test_box_around_cells():
+    cells = torch.zeros(4, 4, 4, dtype=torch.bool)
+    cells[1, 2, 0:2] = True
+    box = tensorf.box_around(cells, torch.tensor([[0.0, 0, 0], [4, 4, 8]]))
+    assert box.tolist() == [[1, 2, 0], [2, 3, 4]]
+
+
+def test_shrinking_leaves_the_picture_as_it_is():
+    model = _with_block()
+    rays = camera_rays(orbit(1, radius=4.0, width=16, height=16))
+    step = model.sample_length
+    with torch.no_grad():
+        before = ngp.render(model, rays, threshold=0.0)
+        tensorf.shrink(model, tensorf.make_optimizer(model), 1e-2)
+        after = ngp.render(model, rays, threshold=0.0)
+    assert max(model.shape) < 9 and float(before.left.min()) < 0.01
+    assert model.sample_length == pytest.approx(step, rel=1e-5)
+    assert float((before.left - after.left).abs().mean()) < 0.02  # samples fall elsewhere on their rays
+    assert float((before.rgb - after.rgb).abs().mean()) < 0.02
+
+
+def test_growth_is_by_equal_factors_and_sets_the_rates_back():
+    model = _empty()
+    plan = tensorf.Plan(n_voxels=17**3, grow_at=(0.3, 0.6), mask_at=())
+    optimizer, pixels = tensorf.make_optimizer(model, plan.lr, plan.lr_network), None
+    pixels, changed = tensorf.maintain(model, optimizer, plan, pixels, 0.0, 0.2, 0.29)
+    assert not changed and model.shape == (9, 9, 9)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.05 * 0.1**0.29)
+    old = list(model.factors.parameters())
+    _, changed = tensorf.maintain(model, optimizer, plan, pixels, 0.0, 0.29, 0.31)
+    assert changed and model.shape == (12, 12, 12)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.05 * 0.1**0.01)
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert all(id(p) in trained for p in model.parameters()) and not any(id(p) in trained for p in old)
+    tensorf.maintain(model, optimizer, plan, pixels, 0.0, 0.31, 1.0)
+    assert model.shape == (17, 17, 17)
+
+
+@pytest.mark.parametrize(
+    ("factors", "lr"), [(VMSizes(8, 8), 0.05), (CPSizes(16, 16), 0.05), (VoxelSizes(), 0.3)], ids=["vm", "cp", "voxels"]
+)
+def test_a_short_training_learns_the_scene(factors, lr):
+    torch.manual_seed(0)
+    scene = nsw.scenes.load("toybox", size=16)
+    model = tensorf_fit.new_model(scene, n_voxels=12**3, factors=factors, mlp_width=16, n_features=6, n_cells=16)
+    pixels, score = ngp.training_pixels(scene, model.aabb), score_hash(model, scene)
+    before = score()
+    plan = tensorf.Plan(n_steps=60, n_samples=2048, n_voxels=20**3, grow_at=(0.4,), mask_at=(0.3, 0.6), lr=lr)
+    out = tensorf_fit.fit(model, pixels, plan, torch.Generator().manual_seed(0), scene.near)
+    assert score() > before + 4 and len(out.t) > 0
+    assert float(model.occupancy.binaries.float().mean()) < 1.0
