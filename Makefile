@@ -1,9 +1,11 @@
 # make demo: train two methods on a bundled scene.  make test: everything CI runs.  make lab: open the notebooks.
-PYTHON ?= python3
 VENV := .venv
+# on Windows in the shell that comes with Git: python3 is only an advertisement there
 ifeq ($(OS),Windows_NT)
+PYTHON ?= python
 BIN := $(VENV)/Scripts
 else
+PYTHON ?= python3
 BIN := $(VENV)/bin
 endif
 PIP := $(BIN)/python -m pip --disable-pip-version-check

@@ -192,7 +192,8 @@ def load_state(path: Path, kind: str, device: torch.device | str = "cpu") -> Any
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             header = json.loads((file.metadata() or {}).get("nsw", "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            # Copies: the file's own tensors are a map of it, and Windows replaces no file that somebody has mapped.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, ValueError) as error:
         raise InputError(f"{path} is damaged or cut off ({error}): remove it and start that {kind} again.") from error
     except OSError as error:

@@ -137,22 +137,21 @@ def check_backends() -> list[Finding]:
     return found
 
 
-def cache_folders() -> list[Path]:
-    """Return where compiled kernels are kept."""
-    given = os.environ.get("NUMBA_CACHE_DIR")
-    import nsw
-
-    here = Path(nsw.__file__).parent
-    return [Path(given)] if given else sorted(here.glob("**/__pycache__"))
-
-
 def check_kernel_cache() -> Finding:
-    """How many compiled kernels are on disk."""
-    files = [file for folder in cache_folders() for file in folder.glob("**/*.nbc")]
+    """How many compiled kernels of this version are on disk."""
+    from nsw.kernels.compiling import kernel_cache_folder
+
+    folder = kernel_cache_folder()
+    if folder is None:
+        return Finding(
+            "kernel cache", MISSING, "cannot be written: each process compiles anew", "set NSW_CACHE to a folder of yours"
+        )
+    files = list(folder.glob("**/*.nbc"))
     if not files:
-        return Finding("kernel cache", MISSING, "empty: the first picture waits for compilation, once", "nsw doctor --warm")
+        text = f"{folder} is empty: the first picture waits for compilation, once"
+        return Finding("kernel cache", MISSING, text, "nsw doctor --warm")
     size = sum(file.stat().st_size for file in files) / 2**20
-    return Finding("kernel cache", GOOD, f"{len(files)} compiled kernels, {size:.1f} MB")
+    return Finding("kernel cache", GOOD, f"{len(files)} compiled kernels, {size:.1f} MB in {folder}")
 
 
 def check_memory() -> Finding:
@@ -275,30 +274,15 @@ def render(findings: list[Finding]) -> str:
     return "\n".join([*lines, "", coloured(verdict, "green" if good else "red")])
 
 
-def _draw_once() -> None:
-    """Draw and differentiate one small picture of splats, which compiles what drawing needs."""
-    import torch
-
-    from nsw.cameras import Cameras
-    from nsw.models.gaussians import Gaussians
-    from nsw.renderers import splats
-
-    box = torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]])
-    pose = torch.eye(4)[None]
-    pose[0, 2, 3] = 4.0
-    cameras = Cameras(pose, torch.tensor([[[40.0, 0, 16], [0, 40.0, 16], [0, 0, 1]]]), 32, 32)
-    splats.render_view(Gaussians.random(box, 64, torch.Generator().manual_seed(0)), cameras).rgb.sum().backward()
-
-
 def warm() -> None:
-    """Compile the CPU kernels now, so that the first picture need not wait."""
-    import time
+    """Compile the CPU kernels now, so that no picture and no training step need wait."""
+    from nsw.runs import warming
 
-    from nsw import kernels
-
-    began = time.perf_counter()
-    getattr(kernels, "warm", _draw_once)()
-    print(f"Kernels are compiled and cached ({time.perf_counter() - began:.1f} s).")
+    total = 0.0
+    for kind, seconds in warming.warm():
+        print(f"kernels of {kind}: {seconds:.1f} s", flush=True)
+        total += seconds
+    print(f"Kernels are compiled and cached ({total:.0f} s).\n")
 
 
 def doctor(warm_up: bool = False) -> int:

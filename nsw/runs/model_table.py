@@ -31,7 +31,7 @@ def row(kept: Kept) -> list[str]:
     """Return the cells of one model, in the order of `HEAD`; a dash for what its card does not say."""
     card = kept.card
     picture = f"{card['scene']} {card['width']}x{card['height']}" if "scene" in card else "-"
-    psnr = f"{card['psnr']:.2f} dB ({card['views']} views)" if "psnr" in card else "-"
+    psnr = f"{card['psnr']:.2f} dB" if "psnr" in card else "-"
     seconds, rate = card.get("seconds_to_train"), card.get("pictures_per_second")
     trained = "-" if seconds is None else f"{seconds:.1f} s" if seconds < 60 else duration(seconds)
     parameters = f"{card['parameters']:,}" if "parameters" in card else "-"

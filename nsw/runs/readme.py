@@ -12,14 +12,15 @@ from nsw.models.state import write_bytes
 from nsw.runs import measured, model_table
 from nsw.runs.board import Entry, number
 from nsw.runs.board import measured as measured_text
-from nsw.runs.claims import SHOWN
+from nsw.runs.claims import HOLDS, SHOWN
 from nsw.runs.gallery import cover, shrunk
 from nsw.runs.kept import Kept
 from nsw.runs.notebooks import read_notebook
 from nsw.runs.progress import duration
 
 THUMBNAIL_WIDTH = 240
-STRIP_HEIGHT = 240
+STRIP_HEIGHT, STRIP_COLUMNS = 240, 3
+CLAIMS_SHOWN = 3
 _PREFERRED = ("laptop", "gpu", "smoke")
 
 
@@ -34,12 +35,23 @@ def method_row(entry: Entry, title: str, picture: str | None, alt: str) -> str:
     """Return one row of the table of methods."""
     budget = measured.budget(entry.slug, entry.preset) or entry.budget or {}
     claims = [row for row in entry.rows if row["verdict"] != SHOWN] or entry.rows
-    told = "<br>".join(f"{_cell(row['title'])}: **{_cell(measured_text(row))}** ({row['verdict']})" for row in claims)
-    paper = "<br>".join(dict.fromkeys(_cell(str(row["paper_value"])) for row in claims if row["paper_value"])) or "-"
+    shown = foremost(claims)
+    spreads = [{**row, "recorded": measured.spread(entry.slug, entry.preset, row["title"])} for row in shown]
+    told = "<br>".join(f"{_cell(row['title'])}: **{_cell(measured_text(row))}** ({row['verdict']})" for row in spreads)
+    if len(claims) > len(shown):
+        told += f"<br>and {len(claims) - len(shown)} more that hold"
+    paper = "<br>".join(dict.fromkeys(_cell(str(row["paper_value"])) for row in shown if row["paper_value"])) or "-"
     image = f'<img src="{picture}" width="{THUMBNAIL_WIDTH // 2}" alt="{_cell(alt)}">' if picture else ""
     memory = number(budget.get("peak_mb"), "MB") if budget.get("peak_mb") is None else f"{budget['peak_mb'] / 1000:.1f} GB"
     link = f"[{title}](notebooks/{entry.name}.ipynb)"
     return f"| {image} | {link} | {told} | {paper} | {duration(budget.get('seconds'))}, {memory} ({entry.preset}) |"
+
+
+def foremost(claims: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the claims that a table has room for: every one that does not hold, then those with the paper's number."""
+    order = sorted(claims, key=lambda row: (row["verdict"] == HOLDS, not row["paper_value"]))
+    bad = sum(row["verdict"] != HOLDS for row in claims)
+    return order[: max(CLAIMS_SHOWN, bad)]
 
 
 def _cell(text: str) -> str:
@@ -76,19 +88,21 @@ def methods_table(entries: Sequence[Entry], checkout: Path, pictures: Path) -> t
     return "\n".join(lines), written
 
 
-def strip(images: Sequence[bytes], height: int = STRIP_HEIGHT, gap: int = 8) -> bytes:
-    """Return pictures side by side at one height, as a PNG on white."""
+def strip(images: Sequence[bytes], height: int = STRIP_HEIGHT, gap: int = 8, columns: int = STRIP_COLUMNS) -> bytes:
+    """Return pictures at one height, side by side in rows of equal width, as a PNG on white."""
     import io
 
     from PIL import Image
 
     opened = [Image.open(io.BytesIO(png)).convert("RGB") for png in images]
-    scaled = [im.resize((round(im.width * height / im.height), height), Image.Resampling.LANCZOS) for im in opened]
-    sheet = Image.new("RGB", (sum(im.width for im in scaled) + gap * (len(scaled) - 1), height), "white")
-    left = 0
-    for im in scaled:
-        sheet.paste(im, (left, 0))
-        left += im.width + gap
+    rows = -(-len(opened) // columns)
+    columns = -(-len(opened) // rows)  # four pictures stand two by two, not three and one
+    cell = max(round(im.width * height / im.height) for im in opened)
+    sheet = Image.new("RGB", (columns * (cell + gap) - gap, rows * (height + gap) - gap), "white")
+    for i, im in enumerate(opened):
+        scaled = im.resize((round(im.width * height / im.height), height), Image.Resampling.LANCZOS)
+        left, top = i % columns * (cell + gap), i // columns * (height + gap)
+        sheet.paste(scaled, (left + (cell - scaled.width) // 2, top))
     buffer = io.BytesIO()
     sheet.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
@@ -109,7 +123,7 @@ def replace_between(text: str, name: str, content: str, path: Path) -> str:
 def update(entries: Sequence[Entry], checkout: Path, models: Sequence[Kept] = ()) -> list[Path]:
     """Rewrite the picture and the tables of README.md; return what was written.
 
-    The first picture is `data/pictures/readme.png`: the covers of all runs side by side.
+    The first picture is `data/pictures/readme.png`: the covers of all runs, in rows.
 
     Raises:
         InputError: when no notebook was executed to its claims, or README.md lacks its marks.
@@ -122,11 +136,13 @@ def update(entries: Sequence[Entry], checkout: Path, models: Sequence[Kept] = ()
     for name in ("picture", "methods", "models"):  # before anything is written
         replace_between(text, name, "", readme)
     table, written = methods_table(best, checkout, pictures)
-    covers = [found for entry in best if entry.notebook and (found := cover(entry, read_notebook(entry.notebook)))]
+    notebooks = [(entry, read_notebook(entry.notebook)) for entry in best if entry.notebook]
+    found = [(title_of(notebook, entry.slug), cover(entry, notebook)) for entry, notebook in notebooks]
+    covers, titles = [picture for _, picture in found if picture], [title for title, picture in found if picture]
     if covers:
         path = pictures / "readme.png"
         write_bytes(path, shrunk(strip([png for png, _ in covers]), 1200))
-        alt = "; ".join(_cell(alt).rstrip(".") for _, alt in covers)
+        alt = f"What each notebook learned, beside a photograph: {', '.join(titles)}"
         text = replace_between(text, "picture", f"![{alt}]({path.relative_to(checkout).as_posix()})", readme)
         written.append(path)
     if model_table.best(models):

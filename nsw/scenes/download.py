@@ -23,7 +23,6 @@ class Dataset:
     Attributes:
         title: what it is.
         licence: shown before the download.
-        gigabytes: size of the archive, approximately.
         addresses: tried in this order; all give the same file.
         sha256: of the archive; None where none is published.
         archive: file name, whose ending tells the kind (.zip, .tar, .tar.gz).
@@ -31,7 +30,6 @@ class Dataset:
 
     title: str
     licence: str
-    gigabytes: float
     addresses: tuple[str, ...]
     sha256: str | None
     archive: str
@@ -44,7 +42,6 @@ DATASETS: Mapping[str, Dataset] = MappingProxyType(
             licence="Models from blendswap.com, modified: chair (1DInc), ficus (Herberhold), hotdog (erickfree), materials "
             "(elbrujodelatribu) and mic (up3d.de) CC0; drums (bryanajones) CC-BY; ship (gregzaal) CC-BY-SA; lego "
             "(Heinzelnisse) CC-BY-NC, that is not for commercial use.",
-            gigabytes=1.3,
             addresses=(
                 "https://github.com/yxlao/nerfmirror/releases/download/20220618/nerf_synthetic.zip",
                 _DRIVE + "18JxhpWD-4ZmuFKLzKlAw-w5PpzZxXOcG",
@@ -56,7 +53,6 @@ DATASETS: Mapping[str, Dataset] = MappingProxyType(
             title="LLFF: eight forward-facing captures with a phone, 4032 x 3024 pixels (Mildenhall et al. 2019, 2020)",
             licence="Published by the authors of LLFF and NeRF for research; no separate licence of the pictures is known: ask "
             "them before any other use. https://github.com/bmild/nerf, https://github.com/Fyusion/LLFF",
-            gigabytes=1.8,
             addresses=(
                 "https://github.com/yxlao/nerfmirror/releases/download/20220618/nerf_llff_data.zip",
                 _DRIVE + "16VnMcF1KJYxN9QId6TClMsZRahHNMW5g",
@@ -68,7 +64,6 @@ DATASETS: Mapping[str, Dataset] = MappingProxyType(
             title="mip-NeRF 360: seven unbounded captures with COLMAP poses (Barron et al. 2022)",
             licence="Published by the authors for research; no separate licence of the pictures is known: ask them before any "
             "other use. https://jonbarron.info/mipnerf360/",
-            gigabytes=12.5,
             addresses=(
                 "https://storage.googleapis.com/gresearch/refraw360/360_v2.zip",
                 "https://fvdb-data.s3.us-east-2.amazonaws.com/fvdb-reality-capture/360_v2.zip",
@@ -81,7 +76,6 @@ DATASETS: Mapping[str, Dataset] = MappingProxyType(
             "3D Gaussian Splatting (Knapitsch et al. 2017, Hedman et al. 2018, Kerbl et al. 2023)",
             licence="Tanks and Temples for non-commercial research, see https://www.tanksandtemples.org/license/; Deep Blending by "
             "its authors' terms, see https://github.com/Phog/DeepBlending",
-            gigabytes=0.65,
             addresses=(
                 "https://repo-sam.inria.fr/fungraph/3d-gaussian-splatting/datasets/input/tandt_db.zip",
                 "https://huggingface.co/camenduru/gaussian-splatting/resolve/main/tandt_db.zip",
@@ -142,14 +136,9 @@ def fetch(name: str, dataset: Dataset, root: Path, progress: bool = True) -> Pat
     if target.exists():
         print(f"{name} is already in {target}.")
         return target
-    print(f"{dataset.title}\nLicence: {dataset.licence}\nSize: about {dataset.gigabytes:g} GB, into {target}")
+    print(f"{dataset.title}\nLicence: {dataset.licence}\nInto: {target}")
     try:
         root.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(root).free / 1e9
-        if free < 2.2 * dataset.gigabytes:
-            raise InputError(
-                f"{root}: {free:.1f} GB are free, {name} needs {2.2 * dataset.gigabytes:.1f} GB; choose another folder."
-            )
         archive = _fetch_archive(dataset, root, progress)
         unpack(archive, target)
         archive.unlink()
@@ -171,6 +160,8 @@ def _fetch_archive(dataset: Dataset, root: Path, progress: bool) -> Path:
     for address in dataset.addresses:
         try:
             pooch.retrieve(address, known, fname=dataset.archive, path=root, downloader=ResumingDownloader(root, progress))
+        except InputError:
+            raise
         except ValueError as error:
             last_was_hash = "hash" in str(error).lower()
             failures.append(
@@ -230,6 +221,7 @@ def _receive(url: str, part: Path, progress: bool) -> bool:
             start = 0
         length = answer.headers.get("Content-Length")
         total = start + int(length) if length is not None else None
+        _check_room(part.parent, total, start)
         bar = tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=_host(url), disable=not progress)
         with part.open("ab" if start else "wb") as file, bar:
             try:
@@ -239,6 +231,16 @@ def _receive(url: str, part: Path, progress: bool) -> bool:
             except requests.RequestException:
                 return False
     return total is None or part.stat().st_size == total
+
+
+def _check_room(folder: Path, total: int | None, there: int) -> None:
+    """Refuse a download for which the disk has no room: the archive, of which `there` bytes are here, and its contents."""
+    free = shutil.disk_usage(folder).free
+    if total is not None and free < (needed := 2.2 * total - there):
+        raise InputError(
+            f"{folder}: {free / 1e9:.1f} GB are free, the archive and its contents need {needed / 1e9:.1f} GB; "
+            "choose another folder."
+        )
 
 
 def _host(url: str) -> str:

@@ -35,8 +35,11 @@ def camera_figure(scene: Any, most: int = 80):
         data.append(
             go.Scatter3d(x=x, y=y, z=z, mode="markers", name=f"{name} cameras", marker=dict(size=4, color=colour, symbol=symbol))
         )
-    for axis, name, colour in zip(torch.eye(3), "xyz", ("#D55E00", "#009E73", "#0072B2"), strict=True):
-        data.append(_lines([(torch.zeros(3), 0.4 * size * axis)], f"world {name}", colour, 8))
+    for axis, name in zip(torch.eye(3), "xyz", strict=True):
+        x, y, z = (0.4 * size * axis).tolist()
+        line = dict(color="#222222", width=6)
+        label = dict(text=["", name], mode="lines+text", textposition="top center", showlegend=False, hoverinfo="skip")
+        data.append(go.Scatter3d(x=[0, x], y=[0, y], z=[0, z], name=f"world {name}", line=line, **label))
     titles = {f"{name}axis": dict(title=name) for name in "xyz"}
     scene_layout = dict(aspectmode="data", camera=dict(eye=dict(x=0.6, y=-1.6, z=0.9)), **titles)
     return figure(data, height=480, scene=scene_layout, margin=dict(l=10, r=10, t=40, b=10), showlegend=True)

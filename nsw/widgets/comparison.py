@@ -123,11 +123,15 @@ def compare(left: Any, right: Any, labels: tuple[str, str] = ("left", "right"), 
     emit(*still(a, b, labels, alt, caption, bar(a, b, labels, alt) if live() else None))
 
 
+def shown(a: np.ndarray, b: np.ndarray) -> dict[str, Any]:
+    """Return the traits of a bar over two pictures of one size."""
+    width = pictures.shown_width(a.shape[1], least=384)
+    return dict(left=pictures.png_bytes(a), right=pictures.png_bytes(b), css_width=width, pixelated=width > a.shape[1])
+
+
 def bar(a: np.ndarray, b: np.ndarray, labels: tuple[str, ...], alt: str) -> ComparisonBar:
     """Return the live bar over two pictures of one size."""
-    width = pictures.shown_width(a.shape[1], least=384)
-    shown = dict(left=pictures.png_bytes(a), right=pictures.png_bytes(b), css_width=width, pixelated=width > a.shape[1])
-    return ComparisonBar(labels=list(labels), alt=alt, **shown)
+    return ComparisonBar(labels=list(labels), alt=alt, **shown(a, b))
 
 
 def still(a: np.ndarray, b: np.ndarray, labels: tuple[str, ...], alt: str, caption: str | None, widget: Any):

@@ -90,8 +90,10 @@ def _with_bar(array: np.ndarray, low: float, high: float, unit: str, title: str)
     """Return the picture with title, bar and numbers drawn beside it, for places that show no HTML."""
     from PIL import Image, ImageDraw, ImageFont
 
-    top = 28 if title else 8
     height, width = array.shape[:2]
+    title_font = ImageFont.load_default(16)
+    lines = pictures.wrapped(pictures.drawable(title), width + _GAP + _BAR + _TEXT, title_font) if title else []
+    top = 8 + 20 * len(lines)
     sheet = Image.new("RGB", (width + _GAP + _BAR + _TEXT, top + height + 8), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
     sheet.paste(Image.fromarray(array), (0, top))
@@ -101,6 +103,6 @@ def _with_bar(array: np.ndarray, low: float, high: float, unit: str, title: str)
         draw.text(
             (width + _GAP + _BAR + 6, top + (height - 1) * i / 2), pictures.drawable(tick), fill="black", font=font, anchor="lm"
         )
-    if title:
-        draw.text((0, 4), pictures.drawable(title), fill="black", font=ImageFont.load_default(16))
+    for i, line in enumerate(lines):
+        draw.text((0, 4 + 20 * i), line, fill="black", font=title_font)
     return np.asarray(sheet)

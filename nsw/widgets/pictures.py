@@ -185,7 +185,7 @@ def contact_sheet(tiles: Mapping[str, np.ndarray], columns: int, gap: int = 10) 
     tiles = {drawable(title): array for title, array in tiles.items()}
     items = list(tiles.items())
     cell_width = max(array.shape[1] for array in tiles.values())
-    lines = {title: _wrapped(title, cell_width, font) for title in tiles}
+    lines = {title: wrapped(title, cell_width, font) for title in tiles}
     title_height = 20 * max(len(text) for text in lines.values()) + 6
     rows = [items[i : i + columns] for i in range(0, len(items), columns)]
     heights = [max(array.shape[0] for _, array in row) + title_height for row in rows]
@@ -203,7 +203,7 @@ def contact_sheet(tiles: Mapping[str, np.ndarray], columns: int, gap: int = 10) 
     return np.asarray(sheet)
 
 
-def _wrapped(text: str, width: int, font: Any) -> list[str]:
+def wrapped(text: str, width: int, font: Any) -> list[str]:
     """Return the text broken at spaces into lines that fit `width` pixels."""
     lines: list[str] = []
     for word in text.split() or [""]:

@@ -16,6 +16,7 @@ from nsw.widgets.frontend import Latest, emit, failure_line, live
 from nsw.widgets.tables import html_table, table
 
 PHOTOGRAPH = "the photograph"
+NOTE = "Measured when each run kept its model, on 4 (smoke), 8 (laptop) or all (gpu) test views of its own scene."
 _KEPT_IN_MEMORY = 4
 
 
@@ -29,7 +30,7 @@ def trained_models() -> None:
     rows = model_table.rows(kept_models())
     if not rows:
         raise InputError("No run has kept a model yet: run a notebook to its end first.")
-    table([dict(zip(model_table.HEAD, row, strict=True)) for row in rows], "Trained models, each drawing its own scene")
+    table([dict(zip(model_table.HEAD, row, strict=True)) for row in rows], f"Trained models. {NOTE}")
 
 
 @functools.lru_cache(_KEPT_IN_MEMORY)
@@ -98,7 +99,7 @@ def _facts(sides: Sequence[Kept | None]) -> str:
     from nsw.runs import model_table
 
     rows = [[html.escape(cell) for cell in model_table.row(kept)] for kept in sides if kept is not None]
-    return html_table(model_table.HEAD, rows, note="As measured when each run kept its model, on its own test views.")
+    return html_table(model_table.HEAD, rows, note=NOTE)
 
 
 def compare_runs(alt: str) -> None:
@@ -154,9 +155,7 @@ class _Box:
         except Exception as error:  # a model of another version, a scene that is gone: say so, and let the learner choose again
             self.error.value = f'<span role="alert" style="color:#b00020">{html.escape(failure_line(error))}</span>'
             return
-        again = comparison.bar(a, b, tuple(labels), self.bar.alt)
         with self.bar.hold_sync():
-            for name in ("left", "right", "labels", "css_width", "pixelated"):
-                setattr(self.bar, name, getattr(again, name))
-        again.close()
+            for name, value in {**comparison.shown(a, b), "labels": labels}.items():
+                setattr(self.bar, name, value)
         self.facts.value, self.error.value = _facts(sides), ""

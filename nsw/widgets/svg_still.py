@@ -100,14 +100,30 @@ class _Axis:
         if self.categories:
             return list(zip(self(np.array(self.categories, dtype=object)).tolist(), self.categories, strict=True))
         low, high = sorted((self.low, self.high))
-        if self.log and high - low >= 1:
-            exponents = range(math.ceil(low), math.floor(high) + 1)
-            return [(float(self(np.array([10.0**e]))[0]), f"{10.0**e:g}") for e in exponents]
-        step = 10 ** math.floor(math.log10((high - low) or 1.0))
-        step = next(step * m for m in (0.1, 0.2, 0.5, 1, 2, 5) if (high - low) / (step * m) <= 7)
-        at = np.arange(math.ceil(low / step), math.floor(high / step) + 1) * step
-        numbers = 10**at if self.log else at
-        return [(float(p), f"{v:.6g}") for p, v in zip(self(numbers), numbers, strict=True)]
+        numbers = _log_ticks(low, high) if self.log else _linear_ticks(low, high)
+        return [(float(p), f"{v:.6g}".replace("e+0", "e")) for p, v in zip(self(numbers), numbers, strict=True)]
+
+
+def _linear_ticks(low: float, high: float) -> np.ndarray:
+    """Return at most eight round numbers between low and high."""
+    step = 10 ** math.floor(math.log10((high - low) or 1.0))
+    step = next(step * m for m in (0.1, 0.2, 0.5, 1, 2, 5) if (high - low) / (step * m) <= 7)
+    return np.arange(math.ceil(low / step), math.floor(high / step) + 1) * step
+
+
+def _log_ticks(low: float, high: float) -> np.ndarray:
+    """Return round numbers between 10^low and 10^high: powers of ten over many decades, then 1, 2 and 5 times them.
+
+    >>> _log_ticks(0.0, 1.1).tolist(), _log_ticks(-3.0, 1.0).tolist()
+    ([1.0, 2.0, 5.0, 10.0], [0.001, 0.01, 0.1, 1.0, 10.0])
+    """
+    first, last = math.ceil(low - 1e-9), math.floor(high + 1e-9)
+    decades = [float(f"1e{e}") for e in range(first, last + 1, max(1, -(-(last - first) // 7)))]
+    if len(decades) > 2:
+        return np.array(decades)
+    finer = [float(f"{m}e{e}") for e in range(first - 1, last + 1) for m in (1, 2, 5)]
+    finer = [v for v in finer if low - 1e-9 <= math.log10(v) <= high + 1e-9]
+    return np.array(finer) if len(finer) > 2 else _linear_ticks(10**low, 10**high)
 
 
 def _panel(
@@ -303,7 +319,9 @@ def _annotations(layout: dict, data: list[dict], width: float, height: float, ma
     """Return title, legend and the annotations placed in paper coordinates (titles of subplots)."""
     parts = []
     if _title(layout):
-        parts.append(f'<text x="{margin["l"]}" y="22" font-size="17">{_plain(_title(layout))}</text>')
+        text = _plain(_title(layout))
+        size = min(17.0, (width - margin["l"]) / (0.55 * len(text)))  # a long title is set smaller, not cut off
+        parts.append(f'<text x="{margin["l"]}" y="22" font-size="{size:.1f}">{text}</text>')
     for note in layout.get("annotations", []):
         if note.get("xref") == "paper" and note.get("yref") == "paper":
             x = margin["l"] + note["x"] * (width - margin["l"] - margin["r"])

@@ -31,7 +31,7 @@ def _text(value: Any) -> str:
 
 def html_table(columns: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "", note: str = "") -> str:
     """Return an HTML table; the cells of `rows` are HTML already."""
-    left = 'style="text-align:left;vertical-align:top;white-space:normal"'
+    left = 'style="text-align:left;vertical-align:top;white-space:normal;padding-right:0.8em"'
     head = "".join(f'<th scope="col" {left}>{html.escape(column)}</th>' for column in columns)
     body = "".join("<tr>" + "".join(f"<td {left}>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     title = f'<caption style="text-align:left;font-weight:600;caption-side:top">{html.escape(caption)}</caption>' if caption else ""

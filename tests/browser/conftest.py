@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 
 import pytest
-from lab_server import FLAGS, Lab, Watched, find_browser
+from install import find_browser
+from lab_server import FLAGS, Lab, Watched
 
 
 @pytest.fixture(scope="module")  # Playwright keeps an event loop running in this thread, which other tests must not find
 def browser():
     path = find_browser()
     if path is None:
-        pytest.skip("no chromium or chrome found: install one, or name it in NSW_CHROME")
+        pytest.skip("no chromium or chrome found: install one, or name it in NSW_BROWSER")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

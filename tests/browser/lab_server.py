@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -25,12 +24,6 @@ FLAGS = [
     "--disable-default-apps",
 ]
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def find_browser() -> str | None:
-    """Return a Chromium or Chrome on this machine, `$NSW_CHROME` first."""
-    names = (os.environ.get("NSW_CHROME"), "chromium", "chromium-browser", "google-chrome", "chrome")
-    return next((path for path in (shutil.which(name) for name in names if name) if path), None)
 
 
 def free_port() -> int:

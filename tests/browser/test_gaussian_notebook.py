@@ -34,12 +34,13 @@ def drag_and_see_change(page, handle, picture) -> None:
         page.mouse.move(x + 12 * step, y)
     page.mouse.up()
     picture.scroll_into_view_if_needed()
+    until(lambda: seen_to_change(picture, before), 60, "the picture to change")
 
-    def changed() -> bool:
-        now = pixels(picture)
-        return now.shape != before.shape or (np.abs(now - before).max(-1) > 24).mean() > 0.002
 
-    until(changed, 60, "the picture to change")
+def seen_to_change(picture, before: np.ndarray) -> bool:
+    """Return whether an element looks visibly different from before."""
+    now = pixels(picture)
+    return now.shape != before.shape or (np.abs(now - before).max(-1) > 24).mean() > 0.002
 
 
 def settled(picture) -> np.ndarray | None:
@@ -101,6 +102,26 @@ def test_slider_and_viewer_of_notebook_03_change_their_pictures(trained):
     drag_and_see_change(page, frame, frame)
     assert trained.errors == []
     assert trained.outside == []
+
+
+def test_a_click_on_a_pixel_shows_its_splats(trained):
+    page = trained.page
+    panel = page.locator(".nsw-sliders:has([role=application])").first
+    strip, picture = panel.locator("img").last, panel.locator("[role=application] img")
+    picture.scroll_into_view_if_needed()
+    before = until(lambda: settled(strip), 60, "the strip to come to rest")
+    size = picture.bounding_box()
+    picture.click(position={"x": size["width"] * 0.33, "y": size["height"] * 0.62})
+    until(lambda: seen_to_change(strip, before), 60, "the strip of another pixel")
+    assert trained.errors == []
+
+
+def test_a_slider_trains_anew_with_another_growth_threshold(trained):
+    page = trained.page
+    panel = page.locator(".nsw-sliders:has-text('grow gradient')").first
+    drag_and_see_change(page, panel.locator(".noUi-handle").first, panel.locator("img").first)
+    assert panel.locator("[role=alert]:visible").all_text_contents() in ([], [""])
+    assert trained.errors == []
 
 
 def test_3d_page_of_the_trained_run(trained, lab, watched):

@@ -35,6 +35,13 @@ scene = Scene("ball", (out.rgb.clamp(0, 1) * 255).byte(), cameras, splits, Ball.
     'view = widgets.viewer(lambda c: render_view(Ball(), c, n_samples=24), scene, alt="A ball.", size=96)',
     'widgets.compare(scene.pixels([0])[0], scene.pixels([1])[0], ("first", "second"), alt="Two views.")',
     'widgets.ray_inspector(Ball(), scene, alt="One ray.", n_samples=48)',
+    """import nsw
+from nsw.models.gaussians import Gaussians
+toys = nsw.scenes.load("toybox", size=32)
+for n in (30, 3000):
+    cloud = Gaussians.random(toys.aabb, n, torch.Generator().manual_seed(n))
+    nsw.start("demo", preset="smoke", seed=n).keep("cloud", model=cloud, scene=toys)
+widgets.compare_runs(alt="Two runs.")""",
     'widgets.lines({"a": ([0, 1, 2], [0, 1, 4])}, x="t", y="v", alt="A curve.")',
     'widgets.show(scene.pixels([0])[0], alt="The ball.")',
     "widgets.source(volume.composite)",
@@ -172,6 +179,19 @@ def test_comparison_bar_moves_by_mouse_and_keys(fixture_page):
     assert moved < 45
     bar.press("ArrowRight")
     assert int(bar.get_attribute("aria-valuenow")) == moved + 2
+
+
+def test_two_kept_models_are_chosen_for_the_comparison_bar(fixture_page):
+    page = fixture_page.page
+    box = page.locator(".nsw-compare-runs").first
+    box.scroll_into_view_if_needed()
+    right = box.locator("img").first
+    assert "the photograph" in box.locator("select").first.evaluate("e => e.selectedOptions[0].textContent").replace("\xa0", " ")
+    before = pixels(right)
+    box.locator("select").nth(1).select_option(index=2)
+    until_changed(right, before)
+    until(lambda: "demo smoke-seed30: cloud" in box.locator("table").text_content(), 20, "the facts of the other run")
+    assert "Gaussians" in box.locator("table").text_content() and "toybox 32x32" in box.locator("table").text_content()
 
 
 def test_ray_inspector_follows_a_click(fixture_page):

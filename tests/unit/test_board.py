@@ -120,9 +120,8 @@ def test_readme_is_rewritten_between_its_marks(runs):
         "data/pictures/readme.png",
         "README.md",
     ]
-    assert text.startswith(
-        "# X\n<!-- picture -->\n![the 'best' picture](data/pictures/readme.png)\n<!-- /picture -->"
-    ) and text.endswith("end\n")
+    picture = "![What each notebook learned, beside a photograph: DVGO](data/pictures/readme.png)"
+    assert text.startswith(f"# X\n<!-- picture -->\n{picture}\n<!-- /picture -->") and text.endswith("end\n")
     assert "[DVGO](notebooks/02_dvgo.ipynb)" in text and "**3 dB** (holds)" in text and "1 min 1 s" in text
     assert Image.open(runs / "data/pictures/02_dvgo.png").width <= readme.THUMBNAIL_WIDTH
     again = readme.update(board.collect(runs / "runs"), runs)
@@ -148,3 +147,37 @@ def test_no_runs(tmp_path):
     with pytest.raises(InputError, match="There is no run"):
         board.board(tmp_path / "board", root=tmp_path)
     assert not (tmp_path / "board").exists()
+
+
+def test_a_dozen_notebooks_make_one_readable_readme(runs):
+    """Many notebooks with many claims each: a picture in rows, few claims a row, and never a failure left out."""
+    source = runs / "runs" / "dvgo" / "laptop-seed0"
+    for k in range(12):
+        folder = runs / "runs" / f"method{k}" / "laptop-seed0"
+        folder.mkdir(parents=True)
+        claims = json.loads((source / "claims.json").read_text())
+        row = claims["claims"][0]
+        rows = [{**row, "title": f"claim {i}", "verdict": "not reproduced" if i in (4, 6) else "holds"} for i in range(8)]
+        rows[7]["paper_value"] = "9.9 dB"
+        (folder / "claims.json").write_text(json.dumps({**claims, "slug": f"method{k}", "claims": rows}))
+        budget = {**json.loads((source / "budget.json").read_text()), "notebook": f"{k + 10}_method{k}.ipynb"}
+        (folder / "budget.json").write_text(json.dumps(budget))
+        nbformat.write(notebook(), folder / budget["notebook"])
+    (runs / "README.md").write_text(README)
+    readme.update(board.collect(runs / "runs"), runs)
+    text = (runs / "README.md").read_text(encoding="utf-8")
+    (line,) = [line for line in text.splitlines() if "10_method0" in line]
+    assert line.count("(not reproduced)") == 2 and line.count("(holds)") == 1 and "and 5 more that hold" in line
+    picture = Image.open(runs / "data/pictures/readme.png")
+    assert picture.width <= 1200 and picture.height > 0.4 * picture.width
+    assert text.count("| [DVGO](notebooks/") == 13
+
+
+def test_the_readme_takes_the_spread_that_is_recorded_now(runs):
+    for seed, ours in ((0, 28.0), (1, 29.0), (2, 30.0)):
+        rows = [make_claim("sharper than <NeRF>", preset="laptop", ours=ours, baseline=25.0, at_least=0.5).as_dict()]
+        path = runs / "measured.json"
+        measured.record("dvgo", "laptop", seed, seconds=60.0, peak_mb=900.0, claims=rows, hardware="CPU", date="d", path=path)
+    (runs / "README.md").write_text(README)
+    readme.update(board.collect(runs / "runs"), runs)
+    assert "**3 dB (3 to 5, 3 seeds)** (holds)" in (runs / "README.md").read_text(encoding="utf-8")

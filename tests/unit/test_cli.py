@@ -195,3 +195,12 @@ def test_as_a_module_and_into_a_closed_pipe(place):
     done = subprocess.run([sys.executable, "-m", "nsw.cli", "board"], stdout=writer, stderr=subprocess.PIPE, text=True, timeout=120)
     os.close(writer)
     assert done.stderr == "" and done.returncode == 141
+
+
+def test_a_console_without_greek_letters_still_shows_the_table(place):
+    kept_run(place)
+    card = place / "runs" / "gaussian_splatting" / "smoke-seed0" / "models" / "splats" / "card.json"
+    card.write_text(card.read_text(encoding="utf-8").replace('"Gaussians"', '"Gau\u03c3\u03c3ians"'), encoding="utf-8")
+    environment = {**os.environ, "NSW_RUNS": str(place / "runs"), "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-m", "nsw.cli", "board"], capture_output=True, timeout=120, env=environment)
+    assert done.returncode == 0 and b"Gau??ians" in done.stdout, done.stderr

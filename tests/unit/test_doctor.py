@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from nsw.runs import doctor
+from nsw.runs import doctor, warming
 from nsw.runs.doctor import BROKEN, GOOD, MISSING, Finding
 
 
@@ -66,10 +66,19 @@ def test_no_scenes(monkeypatch, tmp_path):
 
 
 def test_kernel_cache(monkeypatch, tmp_path):
-    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    from nsw.kernels import compiling
+
+    monkeypatch.setattr(compiling, "kernel_cache_folder", lambda: tmp_path)
     assert doctor.check_kernel_cache().fix == "nsw doctor --warm"
     (tmp_path / "a.nbc").write_bytes(bytes(2**20))
     assert "1 compiled kernels, 1.0 MB" in doctor.check_kernel_cache().text
+    monkeypatch.setattr(compiling, "kernel_cache_folder", lambda: None)
+    assert "NSW_CACHE" in doctor.check_kernel_cache().fix
+
+
+def test_warming_trains_every_kind_of_model():
+    kinds = [kind for kind, seconds in warming.warm() if seconds > 0]
+    assert kinds == list(warming.KINDS)
 
 
 def test_missing_browser_and_extra(monkeypatch):
