@@ -24,6 +24,7 @@ from nsw.models.dense_grid import DenseGrid
 from nsw.models.field import Field
 from nsw.models.hash_grid import HashGrid
 from nsw.models.trunk_mlp import TrunkMLP
+from nsw.models.vm_grid import VMGrid
 from nsw.renderers.volume import march_cells, packed_backend, sum_on_rays
 from nsw.scenes.scene import Scene
 
@@ -74,6 +75,10 @@ def read(field: Field, points: Float[Tensor, "K 3"], rays: Rays, ray_indices: In
         hidden = field.density_net(field.encode(points))
         rgb = field.colour(hidden[:, 1:], rays.directions, ray_indices) if colour else None
         return Reading(hidden[:, 0] - 1.0, hidden[:, 1:], rgb)
+    if isinstance(field, VMGrid):
+        density, features = field.geometry(points)
+        rgb = field.colour(features, rays.directions, ray_indices) if colour else None
+        return Reading(density.clamp_min(TINY).log(), None, rgb)
     if isinstance(field, DenseGrid):  # without its mask: the cells are shared
         density = field.sigma(points) / field.voxel
         return Reading(density.clamp_min(TINY).log(), None, field.colour(points, rays.directions, ray_indices))

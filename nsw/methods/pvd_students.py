@@ -10,14 +10,16 @@ from torch import Tensor, nn
 
 from nsw.kernels.masked_adam import MaskedAdam
 from nsw.losses import loss_mse
-from nsw.methods import dvgo, pvd
+from nsw.methods import dvgo, pvd, tensorf
 from nsw.methods import instant_ngp as ngp
 from nsw.methods.pvd import Learner
 from nsw.methods.pvd_splats import picture_losses, picture_rays
 from nsw.methods.pvd_teacher import Plan, Teacher
 from nsw.models.dense_grid import DenseGrid, DenseGridSettings
+from nsw.models.factors import VMSizes
 from nsw.models.hash_grid import HashGrid, HashGridSettings
 from nsw.models.trunk_mlp import TrunkMLP, TrunkMLPSettings
+from nsw.models.vm_grid import VMGrid, VMGridSettings
 
 
 def hash_grid(
@@ -61,6 +63,24 @@ def dense(
     model = DenseGrid(settings).to(teacher.aabb.device)
     model.occupied = teacher.cells.binaries[0].clone()
     return learner(model, dvgo.make_optimizer(model, lr), teacher, plan, generator)
+
+
+def vm(
+    teacher: Teacher,
+    plan: Plan,
+    generator: torch.Generator,
+    lr: float = 0.05,
+    lr_network: float = 5e-3,
+    n_voxels: int = 64**3,
+    n_density: int = 8,
+    n_colour: int = 16,
+    **sizes,
+) -> Learner:
+    """Return a vector-matrix grid (TensoRF) that learns from a teacher; its colour network is its own, so it inherits nothing."""
+    factors = VMSizes(n_density, n_colour)
+    model = VMGrid(VMGridSettings(_box(teacher), n_voxels, factors, n_cells=plan.n_cells, **sizes)).to(teacher.aabb.device)
+    model.occupancy.binaries, model.occupancy.occs = teacher.cells.binaries.clone(), teacher.cells.occs.clone()
+    return learner(model, tensorf.make_optimizer(model, lr, lr_network), teacher, plan, generator)
 
 
 def _box(teacher: Teacher) -> tuple[float, ...]:

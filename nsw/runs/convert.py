@@ -13,7 +13,7 @@ from typing import Any
 
 from nsw.errors import InputError
 
-WORDS = ("hash", "dense", "mlp", "gaussians")
+WORDS = ("hash", "vm", "dense", "mlp", "gaussians")
 
 
 def student_of(word: str) -> Callable:
@@ -26,7 +26,7 @@ def student_of(word: str) -> Callable:
         raise InputError(f'Cannot convert to "{word}": expected {", ".join(WORDS[:-1])} or {WORDS[-1]}.')
     from nsw.methods import pvd_splats, pvd_students
 
-    students = (pvd_students.hash_grid, pvd_students.dense, pvd_students.mlp, pvd_splats.gaussians)
+    students = (pvd_students.hash_grid, pvd_students.vm, pvd_students.dense, pvd_students.mlp, pvd_splats.gaussians)
     return dict(zip(WORDS, students, strict=True))[word]
 
 

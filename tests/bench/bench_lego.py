@@ -169,25 +169,25 @@ def main() -> int:
     if not LEGO.is_dir():
         print(f"Skipped: {LEGO} is not there; set NSW_LEGO to a folder with NeRF-Synthetic lego.")
         return 0
-    scene, date = nsw.scenes.load(LEGO, size=100), datetime.date.today().isoformat()
+    scene = nsw.scenes.load(LEGO, size=100)
     methods = {"splats": train_splats, "dvgo": train_dvgo, "plenoxels": train_plenoxels, "nerf": train_nerf}
-    kept = arguments.out / f"lego-{date}.json"
-    rows = json.loads(kept.read_text(encoding="utf-8"))["rows"] if kept.is_file() else {}  # of earlier calls of the same day
+    rows = {}
     for name in arguments.only:
         trace, about = methods[name](scene, arguments.seconds)
-        rows[name] = {"trace": trace, "seconds_to": {str(level): seconds_to(trace, level) for level in LEVELS}, **about}
+        rows[name] = {"trace": trace, "seconds_to": {level: seconds_to(trace, level) for level in LEVELS}, **about}
         print(name, rows[name], flush=True)
+    date = datetime.date.today().isoformat()
     machine = hardware()
     head = f"| method | {' | '.join(f'{level} dB' for level in LEVELS)} | PSNR at {arguments.seconds:g} s |"
     about = f"{machine}; {metrics.describe(scene)}. Seconds of training to reach a level."
     lines = [f"# Lego at 100 px, {date}", "", about, "", head]
     lines.append("|---" * (len(LEVELS) + 2) + "|")
     for name, row in rows.items():
-        reached = " | ".join(str(row["seconds_to"][str(level)] or "-") for level in LEVELS)
+        reached = " | ".join(str(row["seconds_to"][level] or "-") for level in LEVELS)
         lines.append(f"| {name} | {reached} | {row['trace'][-1][1]:.2f} |")
     arguments.out.mkdir(exist_ok=True)
     (arguments.out / f"lego-{date}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    kept.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1), encoding="utf-8")
+    (arguments.out / f"lego-{date}.json").write_text(json.dumps({"machine": machine, "rows": rows}, indent=1), encoding="utf-8")
     print("\n".join(lines))
     return 0
 

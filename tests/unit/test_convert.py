@@ -15,6 +15,7 @@ from nsw.models.dense_grid import DenseGrid, DenseGridSettings
 from nsw.models.gaussians import Gaussians
 from nsw.models.hash_grid import HashGrid
 from nsw.models.trunk_mlp import TrunkMLP
+from nsw.models.vm_grid import VMGrid
 from nsw.runs import convert
 from nsw.runs.kept import load_kept
 
@@ -38,7 +39,7 @@ def place(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (["dvgo", "--to", "nerf", "--out", "new"], 'Cannot convert to "nerf": expected hash, .*dense, mlp or gaussians'),
+        (["dvgo", "--to", "nerf", "--out", "new"], 'Cannot convert to "nerf": expected hash, vm, dense, mlp or gaussians'),
         (["nope", "--to", "hash", "--out", "new"], 'no run "nope"'),
         (["dvgo", "--to", "hash", "--out", "runs"], "exists already"),
         (["dvgo", "--to", "hash", "--out", "file"], "exists already"),
@@ -70,7 +71,9 @@ def test_what_cannot_be_converted_is_named(place, capsys):
     assert "shows nothing" in capsys.readouterr().err and not (place / "new").exists()
 
 
-@pytest.mark.parametrize(("word", "kind"), [("hash", HashGrid), ("mlp", TrunkMLP), ("dense", DenseGrid), ("gaussians", Gaussians)])
+@pytest.mark.parametrize(
+    ("word", "kind"), [("hash", HashGrid), ("vm", VMGrid), ("mlp", TrunkMLP), ("dense", DenseGrid), ("gaussians", Gaussians)]
+)
 def test_the_new_model_is_a_run_like_any_other(place, capsys, word, kind, monkeypatch):
     from nsw.methods import pvd
 

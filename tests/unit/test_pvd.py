@@ -18,10 +18,12 @@ from nsw.methods.pvd_poses import box_of, pose_elevations, random_cameras
 from nsw.methods.pvd_teacher import cells_of_pictures, is_on, pictures_of, shared_cells, teach
 from nsw.models import io
 from nsw.models.dense_grid import DenseGrid, DenseGridSettings
+from nsw.models.factors import VMSizes
 from nsw.models.gaussians import Gaussians
 from nsw.models.hash_grid import HashGrid, HashGridSettings
 from nsw.models.mlp import NerfMLP, NerfSettings
 from nsw.models.trunk_mlp import TrunkMLP, TrunkMLPSettings
+from nsw.models.vm_grid import VMGrid, VMGridSettings
 from nsw.renderers import render_view
 
 PLAN = pvd.Plan(n_steps=20, n_samples=512, steps_across=24, n_cells=12, n_poses=6, size=16)
@@ -58,12 +60,18 @@ def small_mlp(**changes) -> TrunkMLP:
 STUDENTS = {
     "hash": partial(students.hash_grid, lr=0.2, lr_network=0.02, **HASH),
     "mlp": partial(students.mlp, lr=1e-2, **TRUNK),
+    "vm": partial(students.vm, lr=0.2, lr_network=0.02, n_voxels=20**3, n_density=4, n_colour=4, n_features=6, mlp_width=16),
     "dense": partial(students.dense, lr=1.0, n_voxels=20**3, sh_degree=1),
     "gaussians": partial(splats.gaussians, n_splats=200, n_pictures=16),
 }
 
 
-@pytest.mark.parametrize("field", [ball(), hashed(), small_mlp()], ids=["dense", "hash", "mlp"])
+def small_vm() -> VMGrid:
+    torch.manual_seed(2)
+    return VMGrid(VMGridSettings(n_voxels=12**3, factors=VMSizes(2, 3), n_features=4, mlp_width=8, shift=0.0))
+
+
+@pytest.mark.parametrize("field", [ball(), hashed(), small_mlp(), small_vm()], ids=["dense", "hash", "mlp", "vm"])
 def test_reading_is_the_field_s_own_answer(field):
     points = 1.6 * torch.rand(40, 3, generator=seeded()) - 0.8
     directions = torch.nn.functional.normalize(torch.randn(5, 3, generator=seeded(1)), dim=-1)
@@ -72,7 +80,7 @@ def test_reading_is_the_field_s_own_answer(field):
     density, rgb = field.query(points, directions[index])
     torch.testing.assert_close(found.log_density.exp(), density, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(found.rgb, rgb, rtol=1e-4, atol=1e-5)
-    assert (found.feature is None) == isinstance(field, DenseGrid)
+    assert (found.feature is None) == isinstance(field, DenseGrid | VMGrid)
 
 
 def test_a_trunk_answers_like_its_heads():
