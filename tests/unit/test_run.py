@@ -291,7 +291,7 @@ def test_settings_choose_a_column(tmp_path, capsys):
 
 def test_provenance_names_machine_and_versions(tmp_path):
     about = start(tmp_path).provenance
-    assert about["versions"]["torch"] == torch.__version__
+    assert about["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]  # the wheel of a CUDA build hides its suffix
     assert about["device"] == "cpu" and about["backend"] == "cpu kernels" and "cores" in about["hardware"]
     assert about["threads"] == torch.get_num_threads() and about["seed"] == 0
 
