@@ -19,8 +19,10 @@ def _splats(scene, generator: torch.Generator) -> None:
     splats = Gaussians.from_points(gs.starting_points(scene, 100), sh_degree=3)
     training = gs.Training(splats, scene.scale, 2, control=DensityControl())
     gs.fit(training, scene, range(2))
+    view = scene.views("test")[0]
+    render_view(splats, view).rgb.sum().backward()  # with depth, which training leaves out
     with torch.no_grad():
-        render_view(splats, scene.views("test")[0])
+        render_view(splats, view)
 
 
 def _surfels(scene, generator: torch.Generator) -> None:
@@ -54,13 +56,14 @@ def _plenoxels(scene, generator: torch.Generator) -> None:
 
 def _hash_grid(scene, generator: torch.Generator) -> None:
     from nsw.methods import instant_ngp, instant_ngp_fit
+    from nsw.renderers import render_view
 
-    for n_features in (1, 2, 4):  # kernels are compiled for each
-        sizes = dict(n_levels=2, n_features=n_features, log2_entries=8, n_max=24, width=16, n_cells=8)
-        model = instant_ngp_fit.new_model(scene, 16, **sizes)
+    sizes = dict(n_levels=2, log2_entries=8, n_max=24, width=16, n_cells=8)
+    models = [instant_ngp_fit.new_model(scene, 16, n_features=n, **sizes) for n in (1, 2, 4)]  # kernels are compiled for each
+    for model in [*models, instant_ngp_fit.single_level(models[1])]:
         pixels = instant_ngp.training_pixels(scene, model.aabb)
         instant_ngp_fit.fit(model, pixels, instant_ngp_fit.Plan(2, 128, update_every=1), generator, scene.near)
-    instant_ngp.render_view(model, scene.views("test")[0], scene.near)
+    render_view(models[0], scene.views("test")[0])
 
 
 def _networks(scene, generator: torch.Generator) -> None:
