@@ -66,6 +66,14 @@ def _hash_grid(scene, generator: torch.Generator) -> None:
     render_view(models[0], scene.views("test")[0])
 
 
+def _factored_grid(scene, generator: torch.Generator) -> None:
+    from nsw.methods import instant_ngp, tensorf, tensorf_fit
+
+    model = tensorf_fit.new_model(scene)
+    pixels, plan = instant_ngp.training_pixels(scene, model.aabb), tensorf.Plan(2, 128, grow_at=(), mask_at=())
+    tensorf_fit.fit(model, pixels, plan, generator, scene.near)
+
+
 def _networks(scene, generator: torch.Generator) -> None:
     from nsw.methods.plenoxels_fit import fit_nerf
     from nsw.models.mlp import CoarseFineSettings
@@ -81,6 +89,7 @@ KINDS: dict[str, Callable] = {
     "dense grids": _dense_grid,
     "voxel harmonics": _plenoxels,
     "hash grids": _hash_grid,
+    "factored grids": _factored_grid,
     "networks": _networks,
 }
 
