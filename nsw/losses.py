@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+SSIM_CONSTANTS = (0.01**2, 0.03**2)  # c1 and c2 for colours in [0, 1]
+
 
 def loss_l1(predicted: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
     """Return the mean absolute difference."""
@@ -35,10 +37,26 @@ def loss_ssim(predicted: Float[Tensor, "n H W 3"], target: Float[Tensor, "n H W 
     n = x.shape[0]
     mu_x, xx, xy = _gaussian_blur(torch.cat([x, x * x, x * y])).split(n)
     mu_y, yy = _gaussian_blur(torch.cat([y, y * y])).split(n)  # apart from the rest: the target needs no gradient
-    s_x, s_y, s_xy = xx - mu_x * mu_x, yy - mu_y * mu_y, xy - mu_x * mu_y
-    c1, c2 = 0.01**2, 0.03**2
-    ssim = ((2 * mu_x * mu_y + c1) * (2 * s_xy + c2)) / ((mu_x**2 + mu_y**2 + c1) * (s_x + s_y + c2))
-    return 1.0 - ssim.mean()
+    luminance, structure = ssim_terms(mu_x, mu_y, xx - mu_x * mu_x, yy - mu_y * mu_y, xy - mu_x * mu_y)
+    return 1.0 - (luminance * structure).mean()
+
+
+def ssim_terms(
+    mu_x: Float[Tensor, "*n"],
+    mu_y: Float[Tensor, "*n"],
+    var_x: Float[Tensor, "*n"],
+    var_y: Float[Tensor, "*n"],
+    cov: Float[Tensor, "*n"],
+) -> tuple[Float[Tensor, "*n"], Float[Tensor, "*n"]]:
+    r"""Return the two factors of SSIM from means, variances and covariance (Wang et al. 2004, eq. 13).
+
+    $$\frac{2\mu_x\mu_y + c_1}{\mu_x^2 + \mu_y^2 + c_1}, \qquad
+    \frac{2\sigma_{xy} + c_2}{\sigma_x^2 + \sigma_y^2 + c_2}, \qquad c_1 = 0.01^2,\ c_2 = 0.03^2$$
+
+    The first compares brightness, the second contrast and correlation at once.
+    """
+    c1, c2 = SSIM_CONSTANTS
+    return (2 * mu_x * mu_y + c1) / (mu_x**2 + mu_y**2 + c1), (2 * cov + c2) / (var_x + var_y + c2)
 
 
 def loss_photometric(predicted: Float[Tensor, "n H W 3"], target: Float[Tensor, "n H W 3"], ssim: float = 0.2) -> Float[Tensor, ""]:

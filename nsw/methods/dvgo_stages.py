@@ -131,6 +131,7 @@ def fit(
     background: float = 1.0,
     seconds: float | None = None,
     watch: Callable[[int, float, dvgo.GridRender], object] | None = None,
+    extra_loss: Callable[[Tensor, Tensor, torch.Generator], Tensor] | None = None,
 ) -> float:
     """Train one stage and return how many seconds its steps took.
 
@@ -139,6 +140,7 @@ def fit(
         counts: views of each voxel, for the learning rate of the coarse stage.
         seconds: stop there; the schedule then follows the clock instead of the step.
         watch: called after every step with the step, the seconds so far and the batch.
+        extra_loss: one more term, of the batch's colours, their truth and the generator.
     """
     optimizer = dvgo.make_optimizer(model, stage.lr, stage.lr_network, counts)
     spent = 0.0
@@ -148,7 +150,8 @@ def fit(
         dvgo.decay(optimizer, step / stage.n_steps if seconds is None else min(1.0, spent / seconds), stage.last_rate)
         rays, colours = bank.draw(stage.n_rays, generator)
         out = dvgo.render(model, rays, near, background, generator, stage.threshold)
-        sum(losses(out, colours, stage).values()).backward()
+        loss = sum(losses(out, colours, stage).values())
+        (loss if extra_loss is None else loss + extra_loss(out.rgb, colours, generator)).backward()
         optimizer.step()
         spent += time.perf_counter() - start
         if watch is not None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from nsw import metrics
 from nsw.cameras import Cameras
@@ -76,8 +77,19 @@ def single_level(model: HashGrid) -> HashGrid:
     return HashGrid(one).to(model.aabb.device)
 
 
-def hash_steps(model: HashGrid, pixels: ngp.Pixels, plan: Plan, generator: torch.Generator, near: float) -> Step:
-    """Return the function that trains a hash grid by one batch."""
+def hash_steps(
+    model: HashGrid,
+    pixels: ngp.Pixels,
+    plan: Plan,
+    generator: torch.Generator,
+    near: float,
+    extra_loss: Callable[[Tensor, Tensor, torch.Generator], Tensor] | None = None,
+) -> Step:
+    """Return the function that trains a hash grid by one batch.
+
+    Args:
+        extra_loss: one more term, of the batch's colours, their truth and the generator.
+    """
     _compile(model, pixels, near)
     optimizer = ngp.make_optimizer(model, plan.lr, plan.lr_network, plan.eps)
     state = {"step": 0, "n_rays": max(plan.n_samples // 32, 64)}
@@ -89,7 +101,9 @@ def hash_steps(model: HashGrid, pixels: ngp.Pixels, plan: Plan, generator: torch
         batch = pixels.draw(state["n_rays"], generator)
         behind = ngp.random_backgrounds(batch, generator) if plan.random_background else 1.0
         out = ngp.render(model, batch.rays, near, behind, generator, plan.threshold)
-        loss_mse(out.rgb, batch.over(behind)).backward()
+        truth = batch.over(behind)
+        loss = loss_mse(out.rgb, truth)
+        (loss if extra_loss is None else loss + extra_loss(out.rgb, truth, generator)).backward()
         optimizer.step()
         state["step"], state["n_rays"] = state["step"] + 1, ngp.next_batch(state["n_rays"], out.n_marched, plan.n_samples)
         return out
@@ -124,9 +138,16 @@ def field_steps(
     return step
 
 
-def fit(model: HashGrid, pixels: ngp.Pixels, plan: Plan, generator: torch.Generator, near: float) -> ngp.HashRender:
-    """Train a hash grid for all steps of the plan, and return the last batch."""
-    step = hash_steps(model, pixels, plan, generator, near)
+def fit(
+    model: HashGrid,
+    pixels: ngp.Pixels,
+    plan: Plan,
+    generator: torch.Generator,
+    near: float,
+    extra_loss: Callable[[Tensor, Tensor, torch.Generator], Tensor] | None = None,
+) -> ngp.HashRender:
+    """Train a hash grid for all steps of the plan, with one more term if one is given, and return the last batch."""
+    step = hash_steps(model, pixels, plan, generator, near, extra_loss)
     with torch.enable_grad():  # also from inside a slider's callback
         for k in range(plan.n_steps):
             out = step(k / plan.n_steps)

@@ -1,0 +1,242 @@
+"""S3IM: it is SSIM for the order as drawn, forgets a common order on average, has a true gradient, and stays in its bounds."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from torch.nn.functional import conv2d
+
+from nsw import metrics
+from nsw.cameras import camera_rays, orbit
+from nsw.errors import InputError
+from nsw.losses import SSIM_CONSTANTS, loss_mse, ssim_terms
+from nsw.methods import dvgo_stages, s3im, s3im_controls, s3im_regimes
+from nsw.methods import instant_ngp as ngp
+from nsw.methods import instant_ngp_fit as fitting
+from nsw.models.dense_grid import DenseGrid, DenseGridSettings
+from nsw.scenes.scene import Scene
+
+ONCE = partial(s3im.loss_s3im, repeats=1)
+
+
+def _generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _colours(n: int = 256, seed: int = 0, noise: float = 0.2) -> tuple[torch.Tensor, torch.Tensor]:
+    g = _generator(seed)
+    truth = torch.rand(n, 3, generator=g, dtype=torch.double)
+    return (truth + noise * torch.randn(n, 3, generator=g, dtype=torch.double)).clamp(0, 1), truth
+
+
+def _plain(rgb: torch.Tensor, truth: torch.Tensor, height: int, width: int, kernel: int, stride: int) -> torch.Tensor:
+    """Return 1 - SSIM of one patch by convolutions, the textbook's moments."""
+    x, y = (v.view(1, height, width, 3).permute(0, 3, 1, 2) for v in (rgb, truth))
+    window = s3im.window_weights(kernel).to(rgb).view(1, 1, kernel, kernel).expand(3, 1, kernel, kernel)
+    mu_x, mu_y, xx, yy, xy = (conv2d(v, window, stride=stride, groups=3) for v in (x, y, x * x, y * y, x * y))
+    c1, c2 = SSIM_CONSTANTS
+    s_x, s_y, s_xy = xx - mu_x**2, yy - mu_y**2, xy - mu_x * mu_y
+    return 1 - ((2 * mu_x * mu_y + c1) * (2 * s_xy + c2) / ((mu_x**2 + mu_y**2 + c1) * (s_x + s_y + c2))).mean()
+
+
+@pytest.mark.parametrize(("kernel", "stride", "n"), [(4, 4, 256), (4, 2, 768), (3, 1, 300), (2, 2, 16)])
+def test_one_repeat_is_ssim_of_the_patch_in_its_order(kernel, stride, n):
+    rgb, truth = _colours(n)
+    rgb.requires_grad_()
+    height, width = s3im.patch_shape(n, kernel)
+    assert height * width <= n
+    ours = s3im.loss_s3im(rgb, truth, _generator(), kernel, stride, repeats=1)
+    slow = _plain(rgb[: height * width], truth[: height * width], height, width, kernel, stride)
+    torch.testing.assert_close(ours, slow, atol=1e-12, rtol=0)
+    gradients = [torch.autograd.grad(value, rgb)[0] for value in (ours, slow)]
+    torch.testing.assert_close(*gradients, atol=1e-12, rtol=1e-9)
+
+
+def test_more_repeats_are_the_mean_over_their_shuffles():
+    rgb, truth = _colours()
+    whole = s3im.loss_s3im(rgb, truth, _generator(3), repeats=4)
+    g = _generator(3)
+    orders = [torch.arange(256), *(torch.randperm(256, generator=g) for _ in range(3))]
+    parts = torch.stack([_plain(rgb[order], truth[order], 16, 16, 4, 4) for order in orders])
+    torch.testing.assert_close(whole, parts.mean(), atol=1e-12, rtol=0)
+
+
+def test_float32_keeps_value_and_gradient():
+    rgb, truth = _colours(1024, noise=0.02)
+    values, gradients = [], []
+    for dtype in (torch.float, torch.double):
+        x = rgb.to(dtype).requires_grad_()
+        values.append(s3im.loss_s3im(x, truth.to(dtype), _generator()))
+        gradients.append(torch.autograd.grad(values[-1], x)[0].double())
+    assert values[0].item() == pytest.approx(values[1].item(), rel=1e-4)
+    assert float((gradients[0] - gradients[1]).norm() / gradients[1].norm()) < 1e-4
+
+
+def test_gradient_by_differences_flows_through_the_prediction_alone():
+    rgb, truth = _colours(32)
+    rgb.requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: s3im.loss_s3im(x, truth, _generator(), repeats=3), rgb)
+    truth.requires_grad_(False)
+    assert s3im.loss_s3im(rgb, truth, _generator()).requires_grad and not truth.requires_grad
+
+
+def test_identical_is_zero_and_everything_lies_between_zero_and_two():
+    rgb, truth = _colours()
+    assert abs(s3im.loss_s3im(truth, truth, _generator()).item()) < 1e-12
+    assert 0 < s3im.loss_s3im(rgb, truth, _generator()).item() < 1
+    opposite = s3im.loss_s3im(1 - truth, truth, _generator()).item()
+    assert 1 < opposite <= 2
+
+
+def test_a_common_order_changes_nothing_on_average_and_an_order_of_one_side_does():
+    rgb, truth = _colours()
+    order = torch.randperm(256, generator=_generator(9))
+    many = partial(s3im.loss_s3im, repeats=400)
+    first, second = many(rgb, truth, _generator(1)), many(rgb[order], truth[order], _generator(2))
+    assert first.item() == pytest.approx(second.item(), abs=5e-3)
+    assert many(rgb[order], truth, _generator(2)).item() > first.item() + 0.3
+
+
+def test_the_same_generator_gives_the_same_number():
+    rgb, truth = _colours()
+    a, b, c = (s3im.loss_s3im(rgb, truth, _generator(seed)).item() for seed in (1, 1, 2))
+    assert a == b != c
+
+
+def test_every_ray_is_in_one_window_of_every_repeat():
+    groups = s3im.draw_groups(768, _generator(), repeats=3).view(3, -1)
+    assert torch.equal(groups.sort(1).values, torch.arange(768).expand(3, -1))
+
+
+def test_rays_that_do_not_fit_change_from_shuffle_to_shuffle():
+    groups = s3im.draw_groups(30, _generator(), repeats=20).view(20, -1)
+    assert groups.shape[1] == 16 and groups[0].max() == 15
+    assert torch.equal(groups.unique(), torch.arange(30))
+
+
+def test_too_few_rays_are_refused():
+    with pytest.raises(InputError, match="at least 16 rays, not 15"):
+        s3im.loss_s3im(torch.rand(15, 3), torch.rand(15, 3), _generator())
+
+
+def test_flat_groups_pull_hard_and_may_be_left_out():
+    truth = torch.ones(256, 3, dtype=torch.double)
+    truth[:128] = torch.rand(128, 3, generator=_generator(), dtype=torch.double)
+    rgb = (truth + 0.01 * torch.randn(256, 3, generator=_generator(1), dtype=torch.double)).requires_grad_()
+    every, some = ONCE(rgb, truth, _generator()), ONCE(rgb, truth, _generator(), min_contrast=0.05)
+    pull, calmer = (torch.autograd.grad(value, rgb)[0].norm(dim=-1) for value in (every, some))
+    assert float(pull[128:].mean()) > 5 * float(pull[:128].mean())
+    assert float(calmer[128:].max()) == 0.0 and float(calmer[:128].min()) > 0.0
+    assert ONCE(truth, truth, _generator(), min_contrast=2.0).item() == 0.0
+
+
+def test_for_small_errors_it_is_a_normalised_squared_error():
+    """1 - SSIM = (mean e^2 - (mean e)^2) / (2 var + c2) + (mean e)^2 / (2 mu^2 + c1) up to terms of third order."""
+    g = _generator()
+    truth, errors = torch.rand(64, 16, 3, generator=g, dtype=torch.double), torch.randn(64, 16, 3, generator=g, dtype=torch.double)
+    weights = torch.full((16, 1), 1 / 16, dtype=torch.double)
+    wrong = []
+    for size in (1e-2, 1e-3):
+        e = size * errors
+        mu_x, mu_y, *rest = s3im.group_moments(truth + e, truth, weights)
+        luminance, structure = ssim_terms(mu_x, mu_y, *rest)
+        c1, c2 = SSIM_CONSTANTS
+        mean = e.mean(1)
+        expected = (e.square().mean(1) - mean.square()) / (2 * rest[1] + c2) + mean.square() / (2 * mu_y.square() + c1)
+        wrong.append(float((1 - luminance * structure - expected).abs().max() / expected.abs().max()))
+    assert wrong[0] < 0.1 and wrong[1] < 0.15 * wrong[0]
+
+
+def test_matched_mse_has_the_size_of_the_other_gradient_and_the_direction_of_its_own():
+    rgb, truth = _colours()
+    pull = s3im_controls.colour_gradient
+    matched = pull(s3im_controls.matched_mse(ONCE), rgb, truth, _generator())
+    wanted = pull(ONCE, rgb, truth, _generator())
+    own = pull(lambda x, y, _: loss_mse(x, y), rgb, truth, _generator())
+    assert matched.norm().item() == pytest.approx(wanted.norm().item(), rel=1e-9)
+    torch.testing.assert_close(matched / matched.norm(), own / own.norm())
+    assert not torch.allclose(wanted / wanted.norm(), own / own.norm(), atol=1e-3)
+
+
+def test_normalised_mse_by_hand_and_blind_to_correlation():
+    rgb, truth = _colours(16)
+    e, weights = (rgb - truth).square(), s3im.window_weights(4).double()
+    mean = (weights * truth).sum(0)
+    contrast = (weights * (truth - mean).square()).sum(0)
+    expected = ((weights * e).sum(0) / (2 * contrast + SSIM_CONSTANTS[1])).mean()
+    torch.testing.assert_close(s3im_controls.loss_normalised(rgb, truth, _generator(), repeats=1), expected)
+    flipped = 2 * truth - rgb  # the same squared errors
+    torch.testing.assert_close(s3im_controls.loss_normalised(flipped, truth, _generator(), repeats=1), expected)
+
+
+def test_squares_are_neighbours_and_become_windows():
+    cameras = orbit(3, radius=3.0, width=10, height=8)
+    rows, columns = torch.meshgrid(torch.arange(8.0), torch.arange(10.0), indexing="ij")
+    picture = torch.arange(3.0)[:, None, None].expand(3, 8, 10)
+    colours = torch.stack([picture, rows.expand(3, -1, -1), columns.expand(3, -1, -1)], dim=-1).reshape(-1, 3)
+    bank = s3im_controls.PatchBank(camera_rays(cameras), colours, 8, 10)
+    rays, drawn = bank.draw(130, _generator())
+    assert len(drawn) == len(rays) == 8 * 16
+    groups = drawn[s3im.window_index(8, 16)]
+    assert float((groups.amax(1) - groups.amin(1) - torch.tensor([0.0, 3.0, 3.0])).abs().max()) == 0.0
+    steps = torch.cartesian_prod(torch.arange(4.0), torch.arange(4.0))
+    assert torch.equal(groups[:, :, 1:] - groups[:, :1, 1:], steps.expand(len(groups), -1, -1))
+
+
+def _scene(n: int = 10) -> Scene:
+    """Every picture is the same bright sweep from left to right, with some grain."""
+    grain = torch.randint(30, (n, 12, 12, 3), generator=_generator(), dtype=torch.uint8)
+    images = grain + torch.linspace(40, 200, 12).byte()[:, None]
+    splits = {"train": torch.arange(n - 2), "test": torch.arange(n - 2, n)}
+    box = torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]])
+    return Scene("grey", images, orbit(n, radius=3.0, width=12, height=12), splits, box, 1.0, 5.0, background="none")
+
+
+def test_hard_training_sets_leave_the_test_views_alone():
+    scene = _scene(22)
+    noisy, peppered = s3im_regimes.noisy_views(scene, 0.25), s3im_regimes.salt_and_pepper(scene, 0.1)
+    test = scene.frames("test")
+    changed = (noisy.images != scene.images).flatten(1).any(1)
+    assert int(changed.sum()) == 5 and not bool(changed[test].any())
+    hit = ((peppered.images == 0) | (peppered.images == 255)).all(-1)
+    assert float(hit[:20].float().mean()) == pytest.approx(0.1, abs=0.02) and not bool(hit[test].any())
+    assert torch.equal(peppered.images[~hit], scene.images[~hit])
+    few = s3im_regimes.fewer_views(scene, 4)
+    assert few.frames("train").tolist() == [0, 6, 13, 19] and torch.equal(few.frames("test"), test)
+    assert torch.equal(s3im_regimes.noisy_views(scene, seed=1).images, s3im_regimes.noisy_views(scene, seed=1).images)
+
+
+def test_it_plugs_into_both_grids_and_lowers_itself():
+    scene, before_after = _scene(), {}
+    sizes = dict(n_voxels=12**3, alpha_init=1e-2)
+    stage = dvgo_stages.Stage(n_steps=30, n_rays=256, threshold=1e-4, **sizes)
+    bank = dvgo_stages.ray_bank(scene)
+    seen: list[float] = []
+
+    def noted(rgb, truth, generator):
+        value = s3im.loss_s3im(rgb, truth, generator, repeats=2)
+        seen.append(float(value.detach()))
+        return value
+
+    torch.manual_seed(0)
+    grid = DenseGrid(DenseGridSettings(**sizes))
+    dvgo_stages.fit(grid, bank, stage, _generator(), 1.0, extra_loss=noted)
+    before_after["dense"] = (seen[0], seen[-1])
+    seen.clear()
+    model = fitting.new_model(scene, 24, n_levels=3, n_features=2, log2_entries=9, n_max=16, width=16, n_cells=8)
+    plan = fitting.Plan(n_steps=30, n_samples=4096, random_background=False)
+    fitting.fit(model, ngp.training_pixels(scene, model.aabb), plan, _generator(), 1.0, extra_loss=noted)
+    before_after["hash"] = (seen[0], seen[-1])
+    assert len(seen) == 30
+    assert all(after < before for before, after in before_after.values()), before_after
+
+
+def test_the_metric_and_the_loss_share_one_formula():
+    """On a patch large against the border, an 11x11 window's loss is the metric's one up to how the border is filled."""
+    rgb, truth = _colours(64 * 64, noise=0.1)
+    loss = s3im.loss_s3im(rgb, truth, _generator(), kernel=11, stride=1, repeats=1).item()
+    height, width = s3im.patch_shape(64 * 64, 11)
+    pictures = [v[: height * width].view(1, height, width, 3) for v in (rgb, truth)]
+    assert 1 - loss == pytest.approx(metrics.ssim(*pictures), abs=0.02)
