@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+ExtraLoss = Callable[[Tensor, Tensor, torch.Generator], Tensor]  # of colours [R, 3], their truth [R, 3] and random numbers
 SSIM_CONSTANTS = (0.01**2, 0.03**2)  # c1 and c2 for colours in [0, 1]
 
 

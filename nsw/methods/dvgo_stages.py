@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nsw.cameras import Rays, camera_rays
-from nsw.losses import loss_entropy, loss_mse
+from nsw.losses import ExtraLoss, loss_entropy, loss_mse
 from nsw.methods import dvgo
 from nsw.models.dense_grid import DenseGrid, DenseGridSettings, post_activation
 from nsw.renderers.volume import render_rays
@@ -131,7 +131,7 @@ def fit(
     background: float = 1.0,
     seconds: float | None = None,
     watch: Callable[[int, float, dvgo.GridRender], object] | None = None,
-    extra_loss: Callable[[Tensor, Tensor, torch.Generator], Tensor] | None = None,
+    extra_loss: ExtraLoss | None = None,
 ) -> float:
     """Train one stage and return how many seconds its steps took.
 

@@ -8,11 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
 from nsw import metrics
 from nsw.cameras import Cameras
-from nsw.losses import loss_mse
+from nsw.losses import ExtraLoss, loss_mse
 from nsw.methods import instant_ngp as ngp
 from nsw.methods.nerf import loss_terms, ray_batch, useful_pixels
 from nsw.models.field import Field
@@ -83,7 +82,7 @@ def hash_steps(
     plan: Plan,
     generator: torch.Generator,
     near: float,
-    extra_loss: Callable[[Tensor, Tensor, torch.Generator], Tensor] | None = None,
+    extra_loss: ExtraLoss | None = None,
 ) -> Step:
     """Return the function that trains a hash grid by one batch.
 
@@ -144,7 +143,7 @@ def fit(
     plan: Plan,
     generator: torch.Generator,
     near: float,
-    extra_loss: Callable[[Tensor, Tensor, torch.Generator], Tensor] | None = None,
+    extra_loss: ExtraLoss | None = None,
 ) -> ngp.HashRender:
     """Train a hash grid for all steps of the plan, with one more term if one is given, and return the last batch."""
     step = hash_steps(model, pixels, plan, generator, near, extra_loss)

@@ -10,7 +10,6 @@ a border of zeros. The terms that tell re-weighting from structure are in `nsw.m
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -19,8 +18,6 @@ from torch import Tensor
 
 from nsw.errors import InputError
 from nsw.losses import ssim_terms
-
-ExtraLoss = Callable[[Tensor, Tensor, torch.Generator], Tensor]  # of colours [R, 3], their truth [R, 3] and random numbers
 
 
 def patch_shape(n_rays: int, kernel: int = 4) -> tuple[int, int]:

@@ -16,9 +16,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nsw.cameras import Rays
-from nsw.losses import SSIM_CONSTANTS, loss_mse
+from nsw.losses import SSIM_CONSTANTS, ExtraLoss, loss_mse
 from nsw.methods.dvgo_stages import RayBank
-from nsw.methods.s3im import ExtraLoss, draw_groups, group_moments, window_weights
+from nsw.methods.s3im import draw_groups, group_moments, patch_shape, window_index, window_weights
 
 
 def colour_gradient(loss: ExtraLoss, rgb: Float[Tensor, "R 3"], truth: Float[Tensor, "R 3"], generator: torch.Generator) -> Tensor:
@@ -70,8 +70,6 @@ class PatchBank(RayBank):
 
     def draw(self, n_rays: int, generator: torch.Generator) -> tuple[Rays, Float[Tensor, "n_rays 3"]]:
         """Return random squares of random pictures laid out as one patch."""
-        from nsw.methods.s3im import patch_shape, window_index
-
         rows, columns = patch_shape(n_rays, self.size)
         places = window_index(rows, columns, self.size, self.size, self.colours.device)
         pictures = len(self) // (self.height * self.width)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from nsw.losses import loss_mse
+from nsw.losses import ExtraLoss, loss_mse
 from nsw.methods import instant_ngp as ngp
 from nsw.methods import tensorf
 from nsw.methods.instant_ngp_fit import Step
@@ -21,8 +21,14 @@ def new_model(scene: Scene, **sizes) -> VMGrid:
     return VMGrid(VMGridSettings(tuple(scene.aabb.flatten().tolist()), **sizes))
 
 
-def tensorf_steps(model: VMGrid, pixels: ngp.Pixels, plan: Plan, generator: torch.Generator, near: float) -> Step:
-    """Return the function that trains a factored grid by one batch; it takes the share of the budget that is spent."""
+def tensorf_steps(
+    model: VMGrid, pixels: ngp.Pixels, plan: Plan, generator: torch.Generator, near: float, extra_loss: ExtraLoss | None = None
+) -> Step:
+    """Return the function that trains a factored grid by one batch; it takes the share of the budget that is spent.
+
+    Args:
+        extra_loss: one more term, of the batch's colours, their truth and the generator.
+    """
     compile_kernels(model, pixels, near)
     optimizer = tensorf.make_optimizer(model, plan.lr, plan.lr_network)
     state = {"before": 0.0, "pixels": pixels, "n_rays": max(plan.n_samples // 64, 64)}
@@ -33,8 +39,9 @@ def tensorf_steps(model: VMGrid, pixels: ngp.Pixels, plan: Plan, generator: torc
         batch = state["pixels"].draw(state["n_rays"], generator)
         behind = ngp.random_backgrounds(batch, generator) if plan.random_background else 1.0
         out = ngp.render(model, batch.rays, near, behind, generator, plan.threshold)
-        loss = loss_mse(out.rgb, batch.over(behind)) + sum(tensorf.losses(model, plan, progress).values())
-        loss.backward()
+        truth = batch.over(behind)
+        loss = loss_mse(out.rgb, truth) + sum(tensorf.losses(model, plan, progress).values())
+        (loss if extra_loss is None else loss + extra_loss(out.rgb, truth, generator)).backward()
         optimizer.step()
         state["before"], state["n_rays"] = progress, ngp.next_batch(state["n_rays"], out.n_marched, plan.n_samples)
         return out
@@ -56,6 +63,7 @@ def fit(
     generator: torch.Generator,
     near: float,
     watch: Callable[[int, ngp.HashRender], object] | None = None,
+    extra_loss: ExtraLoss | None = None,
 ) -> ngp.HashRender:
     """Train a factored grid for all steps of the plan, and return the last batch.
 
@@ -63,8 +71,9 @@ def fit(
         pixels: of `nsw.methods.instant_ngp.training_pixels(scene, model.aabb)`.
         near: where rays begin.
         watch: called after every step with the step and the batch.
+        extra_loss: as for `tensorf_steps`.
     """
-    step = tensorf_steps(model, pixels, plan, generator, near)
+    step = tensorf_steps(model, pixels, plan, generator, near, extra_loss)
     with torch.enable_grad():  # also from inside a slider's callback
         for k in range(plan.n_steps):
             out = step(k / plan.n_steps)

@@ -12,9 +12,10 @@ from nsw import metrics
 from nsw.cameras import camera_rays, orbit
 from nsw.errors import InputError
 from nsw.losses import SSIM_CONSTANTS, loss_mse, ssim_terms
-from nsw.methods import dvgo_stages, s3im, s3im_controls, s3im_regimes
+from nsw.methods import dvgo_stages, s3im, s3im_controls, s3im_regimes, tensorf_fit
 from nsw.methods import instant_ngp as ngp
 from nsw.methods import instant_ngp_fit as fitting
+from nsw.methods.tensorf import Plan
 from nsw.models.dense_grid import DenseGrid, DenseGridSettings
 from nsw.scenes.scene import Scene
 
@@ -208,7 +209,7 @@ def test_hard_training_sets_leave_the_test_views_alone():
     assert torch.equal(s3im_regimes.noisy_views(scene, seed=1).images, s3im_regimes.noisy_views(scene, seed=1).images)
 
 
-def test_it_plugs_into_both_grids_and_lowers_itself():
+def test_it_plugs_into_three_grids_and_lowers_itself():
     scene, before_after = _scene(), {}
     sizes = dict(n_voxels=12**3, alpha_init=1e-2)
     stage = dvgo_stages.Stage(n_steps=30, n_rays=256, threshold=1e-4, **sizes)
@@ -229,6 +230,11 @@ def test_it_plugs_into_both_grids_and_lowers_itself():
     plan = fitting.Plan(n_steps=30, n_samples=4096, random_background=False)
     fitting.fit(model, ngp.training_pixels(scene, model.aabb), plan, _generator(), 1.0, extra_loss=noted)
     before_after["hash"] = (seen[0], seen[-1])
+    seen.clear()
+    factored = tensorf_fit.new_model(scene, n_voxels=12**3, mlp_width=16)
+    pixels = ngp.training_pixels(scene, factored.aabb)
+    tensorf_fit.fit(factored, pixels, Plan(n_steps=30, n_voxels=12**3, n_samples=4096), _generator(), 1.0, extra_loss=noted)
+    before_after["factored"] = (seen[0], seen[-1])
     assert len(seen) == 30
     assert all(after < before for before, after in before_after.values()), before_after
 
