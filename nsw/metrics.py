@@ -9,7 +9,6 @@ Change any of these and the version goes up.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,18 +84,29 @@ def lpips(predicted: Float[Tensor, "*n H W 3"], target: Float[Tensor, "*n H W 3"
     """Return LPIPS (Zhang et al. 2018, VGG) when its weights are on disk, else None; nothing is ever downloaded.
 
     Args:
-        weights: a folder with torchvision's `vgg16-397923af.pth` in torch-hub layout (`hub/checkpoints/`); default is torch's
-            own hub folder.
+        weights: a folder with torchvision's `vgg16-397923af.pth` in torch-hub layout (`checkpoints/`); default is torch's own
+            hub folder. The weights of the channels come with torchmetrics.
+
+    Raises:
+        InputError: for pictures too small for VGG's four poolings, and damaged weights.
     """
-    root = Path(weights) if weights else Path(torch.hub.get_dir())
-    if not (root / "checkpoints" / "vgg16-397923af.pth").is_file():
+    path = (Path(weights) if weights else Path(torch.hub.get_dir())) / "checkpoints" / "vgg16-397923af.pth"
+    if not path.is_file():
         return None
-    os.environ.setdefault("TORCH_HOME", str(root.parent))
-    from torchmetrics.functional.image.lpips import learned_perceptual_image_patch_similarity
+    from importlib.util import find_spec
+
+    from nsw.models import vgg
 
     predicted, target = _batched(predicted, target)
-    x, y = (t.float().clamp(0, 1).permute(0, 3, 1, 2) for t in (predicted, target))
-    return float(learned_perceptual_image_patch_similarity(x, y, net_type="vgg", normalize=True))
+    if min(predicted.shape[1:3]) < 16:
+        raise InputError(
+            f"LPIPS needs pictures of at least 16x16 pixels, got {predicted.shape[2]}x{predicted.shape[1]}: train at a larger one."
+        )
+    home = Path(find_spec("torchmetrics").origin).parent
+    linear = vgg.load_weights(home / "functional" / "image" / "lpips_models" / "vgg.pth")
+    network = vgg.load_weights(path, vgg.vgg_names())
+    x, y = (t.detach().float().cpu().clamp(0, 1).permute(0, 3, 1, 2) for t in (predicted, target))
+    return float(torch.cat([vgg.distance(network, linear, x[i : i + 1], y[i : i + 1]) for i in range(len(x))]).mean())
 
 
 def depth_error(

@@ -8,6 +8,7 @@ import torch
 
 from nsw import losses, metrics
 from nsw.errors import InputError
+from nsw.models import vgg
 
 
 def pictures(n=2, size=24, seed=0):
@@ -70,9 +71,61 @@ def test_depth_error_counts_only_pixels_with_truth():
         metrics.depth_error(true, torch.zeros(1, 2))
 
 
+@pytest.fixture(scope="module")
+def vgg_folder(tmp_path_factory):
+    """A folder with a VGG-16 of random weights, as torchvision names them."""
+    folder = tmp_path_factory.mktemp("hub")
+    generator, state = torch.Generator().manual_seed(0), {}
+    sizes = {0: (3, 64), 2: (64, 64), 5: (64, 128), 7: (128, 128), 10: (128, 256), 12: (256, 256), 14: (256, 256)}
+    sizes |= {17: (256, 512), 19: (512, 512), 21: (512, 512), 24: (512, 512), 26: (512, 512), 28: (512, 512)}
+    for place, (n_in, n_out) in sizes.items():
+        state[f"features.{place}.weight"] = torch.randn(n_out, n_in, 3, 3, generator=generator) * (2 / (9 * n_in)) ** 0.5
+        state[f"features.{place}.bias"] = 0.1 * torch.randn(n_out, generator=generator)
+    (folder / "checkpoints").mkdir()
+    torch.save(state, folder / "checkpoints" / "vgg16-397923af.pth")
+    return folder
+
+
 def test_lpips_needs_weights_on_disk(tmp_path):
     x, y = pictures(1)
     assert metrics.lpips(x, y, weights=tmp_path) is None
+
+
+def test_lpips_is_a_distance(vgg_folder):
+    x, y = pictures(2)
+    assert metrics.lpips(x, x, weights=vgg_folder) == 0.0
+    far = metrics.lpips(x, y, weights=vgg_folder)
+    assert far > 1e-3 and far == pytest.approx(metrics.lpips(y, x, weights=vgg_folder), rel=1e-5)
+    assert metrics.lpips(x, 0.9 * x + 0.1 * y, weights=vgg_folder) < far
+
+
+def test_lpips_agrees_with_torchmetrics_on_the_same_network(vgg_folder):
+    torchvision = pytest.importorskip("torchvision", reason="torchmetrics' own LPIPS needs torchvision")
+    from torchmetrics.functional.image.lpips import _LPIPS
+
+    state = vgg.load_weights(vgg_folder / "checkpoints" / "vgg16-397923af.pth", vgg.vgg_names())
+    theirs = _LPIPS(pretrained=True, net="vgg", pnet_rand=True)
+    network = torchvision.models.vgg16(weights=None).features
+    network.load_state_dict({name.removeprefix("features."): value for name, value in state.items()})
+    for k, part in enumerate((range(4), range(4, 9), range(9, 16), range(16, 23), range(23, 30)), start=1):
+        for i in part:
+            setattr(getattr(theirs.net, f"slice{k}"), str(i), network[i])
+    x, y = pictures(2)
+    with torch.no_grad():
+        expected = theirs(2 * x.permute(0, 3, 1, 2).float() - 1, 2 * y.permute(0, 3, 1, 2).float() - 1).mean()
+    assert metrics.lpips(x, y, weights=vgg_folder) == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_damaged_lpips_weights_and_small_pictures_are_named(tmp_path, vgg_folder):
+    with pytest.raises(InputError, match="at least 16x16"):
+        metrics.lpips(torch.rand(8, 8, 3), torch.rand(8, 8, 3), weights=vgg_folder)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "vgg16-397923af.pth").write_bytes(b"half")
+    with pytest.raises(InputError, match="download it again"):
+        metrics.lpips(*pictures(1), weights=tmp_path)
+    torch.save({"features.0.weight": torch.ones(1)}, tmp_path / "checkpoints" / "vgg16-397923af.pth")
+    with pytest.raises(InputError, match="lacks features.0.bias"):
+        metrics.lpips(*pictures(1), weights=tmp_path)
 
 
 def test_distortion_equals_the_double_sum():
