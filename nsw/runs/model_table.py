@@ -39,15 +39,20 @@ def row(kept: Kept) -> list[str]:
     return [kept.label, card.get("model", "-"), picture, psnr, parameters, size(card.get("bytes")), trained, rate_text]
 
 
-def rows(models: Sequence[Kept]) -> list[list[str]]:
-    """Return the table's rows: models of one scene and size together, the best picture first."""
+def ordered(models: Sequence[Kept]) -> list[Kept]:
+    """Return models of one preset, scene and size together, the best picture first."""
 
     def place(kept: Kept) -> tuple:
         card = kept.card
         preset = PRESETS.index(card["preset"]) if card.get("preset") in PRESETS else len(PRESETS)
         return preset, card.get("scene", "~"), card.get("width", 0), -card.get("psnr", 0.0), kept.label
 
-    return [row(kept) for kept in sorted(models, key=place)]
+    return sorted(models, key=place)
+
+
+def rows(models: Sequence[Kept]) -> list[list[str]]:
+    """Return the table's rows, ordered."""
+    return [row(kept) for kept in ordered(models)]
 
 
 def best(models: Sequence[Kept]) -> list[Kept]:
@@ -70,7 +75,7 @@ def _rank(kept: Kept) -> tuple[int, int] | None:
 def markdown(models: Sequence[Kept]) -> str:
     """Return the README's table of models, one row a model of `best`."""
     lines = ["| " + " | ".join(["notebook, model", *HEAD[1:]]) + " |", "|" + "---|" * len(HEAD)]
-    chosen = best(models)
+    chosen = best(ordered(models))
     for kept, cells in zip(chosen, map(row, chosen), strict=True):
         cells[0] = f"{kept.slug}: {kept.folder.name} ({kept.card['preset']})"
         lines.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |")
