@@ -57,6 +57,8 @@ def replacing(path: Path, suffix: str = ".part") -> Iterator[Path]:
     """
     temporary = None
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise InputError(f"Cannot write {path}: it is a device or a pipe, not a file: choose another name.")
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=suffix, dir=path.parent)
         os.close(handle)

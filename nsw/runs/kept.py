@@ -64,7 +64,7 @@ def find_run(name: str | Path) -> Path:
     if str(name) and folder.is_dir():
         return folder.absolute()
     root = runs_dir()
-    found = [path.parents[2] for path in root.glob(f"{Path(name).name}/*/models/*/model.safetensors")] if str(name) else []
+    found = [path.parents[2] for path in (root / Path(name).name).glob("*/models/*/model.safetensors")] if str(name) else []
     if found:
         return max(found, key=lambda run: run.stat().st_mtime)
     known = sorted({path.parents[3].name for path in root.glob("*/*/models/*/model.safetensors")})

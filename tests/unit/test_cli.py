@@ -70,6 +70,7 @@ def test_help(args, capsys):
         (["export", "gaussian_splatting", "mp4"], "kept without a scene"),
         (["view", "gaussian_splatting", "--port", "99999"], "0 .any free port. to 65535"),
         (["view", "gaussian_splatting", "--port", "-1"], "65535"),
+        (["view", "a**"], 'no run "a..'),
         (["scene", "info", "nope"], 'No scene "nope"'),
         (["scene", "info", "."], "not a scene"),
         (["scene", "get", "nope"], 'No data set "nope"'),
