@@ -80,6 +80,11 @@ def ssim(predicted: Float[Tensor, "*n H W 3"], target: Float[Tensor, "*n H W 3"]
     return float(structural_similarity_index_measure(x, y, data_range=1.0, kernel_size=11, sigma=1.5))
 
 
+def vgg_file(hub: Path | None = None) -> Path:
+    """Return where the VGG weights of `lpips` belong, in a folder of torch-hub layout; by default torch's own."""
+    return (Path(hub) if hub else Path(torch.hub.get_dir())) / "checkpoints" / "vgg16-397923af.pth"
+
+
 def lpips(predicted: Float[Tensor, "*n H W 3"], target: Float[Tensor, "*n H W 3"], weights: Path | None = None) -> float | None:
     """Return LPIPS (Zhang et al. 2018, VGG) when its weights are on disk, else None; nothing is ever downloaded.
 
@@ -90,7 +95,7 @@ def lpips(predicted: Float[Tensor, "*n H W 3"], target: Float[Tensor, "*n H W 3"
     Raises:
         InputError: for pictures too small for VGG's four poolings, and damaged weights.
     """
-    path = (Path(weights) if weights else Path(torch.hub.get_dir())) / "checkpoints" / "vgg16-397923af.pth"
+    path = vgg_file(weights)
     if not path.is_file():
         return None
     from importlib.util import find_spec

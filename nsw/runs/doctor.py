@@ -235,6 +235,17 @@ def check_extras() -> list[Finding]:
     return found
 
 
+def check_lpips() -> Finding:
+    """Whether the perceptual distance can be measured."""
+    from nsw import metrics
+
+    path = metrics.vgg_file()
+    if path.is_file():
+        return Finding("LPIPS", GOOD, f"VGG weights in {path}")
+    fix = f'curl -L --create-dirs -o "{path}" https://download.pytorch.org/models/{path.name}'
+    return Finding("LPIPS", MISSING, "VGG weights are not on disk: metrics.lpips gives None", fix)
+
+
 def _guarded(check: Callable[[], Finding | list[Finding]]) -> list[Finding]:
     """Run one check; a check that breaks is itself a finding."""
     try:
@@ -250,7 +261,7 @@ def _guarded(check: Callable[[], Finding | list[Finding]]) -> list[Finding]:
 def examine() -> list[Finding]:
     """Return every finding, in the order of the report."""
     checks = (check_python, check_packages, check_versions, check_device, check_backends, check_kernel_cache, check_memory)
-    checks += (check_disk, check_scenes, check_jupyter, check_ffmpeg, check_browser, check_extras)
+    checks += (check_disk, check_scenes, check_jupyter, check_ffmpeg, check_browser, check_extras, check_lpips)
     return [finding for check in checks for finding in _guarded(check)]
 
 

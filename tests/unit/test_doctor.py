@@ -15,7 +15,7 @@ from nsw.runs.doctor import BROKEN, GOOD, MISSING, Finding
 def test_the_report_covers_what_was_promised():
     topics = {finding.topic for finding in doctor.examine()}
     wanted = ["Python", "packages", "versions", "device", "splats", "volumes", "memory", "disk", "scenes", "Jupyter"]
-    wanted += ["ffmpeg", "Chromium", "sfm", "synth"]
+    wanted += ["ffmpeg", "Chromium", "sfm", "synth", "LPIPS"]
     assert topics >= {*wanted, "kernel cache"}
 
 
