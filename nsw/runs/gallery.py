@@ -14,8 +14,9 @@ from typing import Any
 
 from nsw.models.state import write_bytes
 from nsw.runs import model_table
-from nsw.runs.board import CLAIM_HEAD, Entry, claim_rows, number
+from nsw.runs.board import CLAIM_HEAD, Entry, claim_rows
 from nsw.runs.kept import Kept
+from nsw.runs.progress import duration
 
 PLOTLY = "application/vnd.plotly.v1+json"
 COVER_WIDTH = 480
@@ -164,7 +165,7 @@ h1 { font-size: 1.6rem; margin: 0 0 .3rem; } h2 { font-size: 1.2rem; margin: 2re
 .cards li { border: 1px solid var(--line); border-radius: 8px; overflow: hidden; }
 .cards a { color: inherit; text-decoration: none; display: block; }
 .cards a:focus-visible, .cards a:hover { outline: 3px solid #0072b2; outline-offset: -3px; }
-.cards img { width: 100%; height: 180px; object-fit: cover; display: block; background: #8882; }
+.cards img { width: 100%; height: 150px; object-fit: contain; display: block; background: #8882; }
 .cards div { padding: .6rem .8rem; } .cards b { display: block; } .quiet { opacity: .75; font-size: .9rem; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: .92rem; }
 th, td { text-align: left; padding: .4rem .7rem .4rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
@@ -176,7 +177,7 @@ def _card(entry: Entry, page: str, picture: tuple[str, str] | None) -> str:
     budget = entry.budget or {}
     held = sum(row["verdict"] == "holds" for row in entry.rows)
     asserted = sum(row["verdict"] != "not asserted" for row in entry.rows)
-    facts = [entry.preset, f"seed {entry.seed}", number(budget.get("seconds"), "s"), f"{held} of {asserted} claims hold"]
+    facts = [entry.preset, f"seed {entry.seed}", duration(budget.get("seconds")), f"{held} of {asserted} claims hold"]
     image = f'<img src="{picture[0]}" alt="{html.escape(picture[1], quote=True)}" loading="lazy">' if picture else ""
     title = html.escape(entry.name.replace("_", " "))
     about = f'<div><b>{title}</b><span class="quiet">{html.escape(", ".join(facts))}</span></div>'
