@@ -12,12 +12,16 @@ __all__ = ["render_view"]
 
 
 def render_view(model, cameras: Cameras, *, background=1.0, **options) -> Render:
-    """Render pictures of any model: by its own `render_view` where it has one, fields by volume rendering, Gaussians by splatting.
+    """Render pictures of any model.
+
+    By its own `render_view` where it has one; fields by volume rendering; networks that are asked once a ray answer for
+    themselves; Gaussians are splatted.
 
     Args:
-        model: something that draws itself, a field, which answers `.query`, or `nsw.models.gaussians.Gaussians`.
+        model: something that draws itself, a field, which answers `.query`, a `RayDistribution` or `LightField`, or
+            `nsw.models.gaussians.Gaussians`.
         background: grey level or colour [3].
-        options: passed on to `nsw.renderers.volume.render_view` or `nsw.renderers.splats.render_view`.
+        options: passed on to `render_view` of `nsw.renderers.volume`, `whole_rays` or `splats`.
     """
     if hasattr(model, "render_view"):
         return model.render_view(cameras, background=background, **options)
@@ -25,6 +29,10 @@ def render_view(model, cameras: Cameras, *, background=1.0, **options) -> Render
         from nsw.renderers import volume
 
         return volume.render_view(model, cameras, background=background, **options)
+    if hasattr(model, "network"):
+        from nsw.renderers import whole_rays
+
+        return whole_rays.render_view(model, cameras, background=background, **options)
     from nsw.renderers import splats
 
     return splats.render_view(model, cameras, background=background, **options)

@@ -370,13 +370,15 @@ def render_view(
     chunk: int = 4096,
     near: float | None = None,
     far: float | None = None,
+    render: Callable[..., RayRender] = render_rays,
     **options,
 ) -> Render:
     """Render whole pictures, without gradients.
 
     Args:
         chunk: rays rendered at once; bounds the memory.
-        options: as for `render_rays`; a field's own `render_defaults` (a dict) stand for what is not given.
+        render: what renders those of them that meet the box.
+        options: as for `render`; a field's own `render_defaults` (a dict) stand for what is not given.
     """
     options = {**getattr(field, "render_defaults", {}), **options}
     rays = camera_rays(cameras)
@@ -384,7 +386,7 @@ def render_view(
     alpha, depth = torch.zeros_like(rays.z_per_t), torch.zeros_like(rays.z_per_t)
     hits = ray_bounds(field, rays, near, far)[2].nonzero()[:, 0]
     for some in hits.split(chunk):
-        out = render_rays(field, rays[some], near=near, far=far, background=background, **options)
+        out = render(field, rays[some], near=near, far=far, background=background, **options)
         rgb[some], alpha[some], depth[some] = out.rgb, out.alpha, out.depth * rays.z_per_t[some]
     shape = (len(cameras), cameras.height, cameras.width)
     return Render(rgb.view(*shape, 3), alpha.view(shape), depth.view(shape))

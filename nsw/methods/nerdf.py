@@ -1,0 +1,159 @@
+"""NeRDF (Wu et al., ICCV 2023): what the paper adds to volume rendering, besides its basis and its network.
+
+A network that is asked once a ray learns from a trained field, on cameras that never took a picture. The basis is in
+`nsw.models.ray_basis`, the network in `nsw.models.ray_distribution`, the pixel is added up in `nsw.renderers.whole_rays`.
+Written from the paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from nsw.cameras import Cameras, Rays, pixel_rays
+from nsw.kernels.occupancy import ray_aabb_intersect
+from nsw.kernels.volume import render_weight_from_density
+from nsw.losses import loss_mse
+from nsw.models.field import Field
+from nsw.renderers.volume import RayRender
+
+
+class Answer(Protocol):
+    """What a teacher's renderer returns: colours [R, 3] over black, and the transmittance [R] behind the last sample."""
+
+    rgb: Float[Tensor, "R 3"]
+    left: Float[Tensor, "R"]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a teacher says about R rays.
+
+    Attributes:
+        rgb: [R, 3] colour times opacity.
+        alpha: [R] opacity in [0, 1].
+        densities: [R, S] its density at the positions that were asked for, 1 / world unit.
+    """
+
+    rgb: Float[Tensor, "R 3"]
+    alpha: Float[Tensor, "R"]
+    densities: Float[Tensor, "R S"]
+
+    def over(self, background: float | Float[Tensor, "R 3"]) -> Float[Tensor, "R 3"]:
+        """Return the colours in front of a background."""
+        return self.rgb + (1 - self.alpha)[:, None] * background
+
+
+def random_cameras(cameras: Cameras, n: int, generator: torch.Generator) -> Cameras:
+    """Return n cameras that nobody took a picture from: each somewhere between the given ones.
+
+    Centres are uniform in the bounding box of the given centres, viewing axes uniform in the bounding box of theirs, then of
+    unit length (NeRDF's online view sampling). Pictures stand as upright as the given ones do on average.
+
+    Args:
+        generator: on the cameras' device.
+    """
+    poses, device = cameras.world_from_cam, cameras.Ks.device
+
+    def between(values: Tensor) -> Tensor:
+        low, high = values.amin(0), values.amax(0)
+        return low + (high - low) * torch.rand(n, 3, generator=generator, device=device)
+
+    down = poses[:, :3, 1].mean(0).expand(n, 3)
+    return _upright(cameras, between(poses[:, :3, 3]), between(poses[:, :3, 2]), down)
+
+
+def blended_cameras(cameras: Cameras, n: int, generator: torch.Generator) -> Cameras:
+    """Return n cameras, each a random mixture of three of the given ones: centre and axis are mixed with the same shares.
+
+    On a dome, where the axes turn as the centres move, a camera of `random_cameras` looks past the scene more often than not.
+    """
+    poses, device = cameras.world_from_cam, cameras.Ks.device
+    three = torch.randint(len(cameras), (n, 3), generator=generator, device=device)
+    shares = -torch.rand(n, 3, generator=generator, device=device).clamp_min(1e-12).log()
+    shares = (shares / shares.sum(-1, keepdim=True))[..., None]
+    return _upright(cameras, *((shares * poses[three][..., :3, column]).sum(1) for column in (3, 2, 1)))
+
+
+def _upright(cameras: Cameras, centres: Tensor, forward: Tensor, down: Tensor) -> Cameras:
+    """Return cameras at `centres` that look `forward`, with `down` downwards, and the first given one's intrinsics."""
+    forward = normalize(forward, dim=-1)
+    right = normalize(torch.linalg.cross(down, forward), dim=-1)
+    rotation = torch.stack([right, torch.linalg.cross(forward, right), forward], dim=-2)
+    cam_from_world = torch.eye(4, device=centres.device).repeat(len(centres), 1, 1)
+    cam_from_world[:, :3, :3] = rotation
+    cam_from_world[:, :3, 3] = -(rotation @ centres[..., None])[..., 0]
+    return Cameras(cam_from_world, cameras.Ks[:1].expand(len(centres), -1, -1), cameras.width, cameras.height)
+
+
+def random_rays(cameras: Cameras, n_rays: int, generator: torch.Generator, aabb: Float[Tensor, "2 3"] | None = None) -> Rays:
+    """Return rays through random pixels of random ones of these cameras.
+
+    Args:
+        aabb: rays that miss this box are left out; there are then fewer than `n_rays`.
+    """
+    sizes = (len(cameras), cameras.height, cameras.width)
+    picks = [torch.randint(size, (n_rays,), generator=generator, device=cameras.Ks.device) for size in sizes]
+    rays = pixel_rays(cameras, *picks)
+    return rays if aabb is None else rays[ray_aabb_intersect(rays.origins, rays.directions, aabb.reshape(1, 6))[2][:, 0]]
+
+
+@torch.no_grad()
+def ask(teacher: Field, render: Callable[[Rays], Answer], rays: Rays, t: Float[Tensor, "R S"]) -> Lesson:
+    """Return what a teacher says about rays; no gradient flows into it.
+
+    Args:
+        render: the teacher's renderer.
+        t: distances at which its density is asked: those at which the student adds up its own.
+    """
+    points = rays.origins[:, None] + t[..., None] * rays.directions[:, None]
+    shown = render(rays)
+    return Lesson(shown.rgb, 1 - shown.left, teacher.density(points.view(-1, 3)).view(t.shape))
+
+
+def profile(values: Float[Tensor, "R S"]) -> Float[Tensor, "R S"]:
+    r"""Return each ray's values scaled to length one, $v / \lVert v\rVert_2$, and zero where there is nothing."""
+    return values / values.norm(dim=-1, keepdim=True).clamp_min(1e-3)
+
+
+def loss_profile(ours: Float[Tensor, "R S"], theirs: Float[Tensor, "R S"], alpha: Float[Tensor, "R"]) -> Float[Tensor, ""]:
+    r"""Return how far the shapes of two functions along each ray are apart, whatever their sizes.
+
+    $$L = \overline{\alpha_t \Big(\frac{v_s}{\lVert v_s\rVert_2} - \frac{v_t}{\lVert v_t\rVert_2}\Big)^2}$$
+    (NeRDF's volume density constraint, without the opacity.)
+
+    Args:
+        alpha: opacity of the teacher's rays: an empty ray has no shape, and its noise should teach nothing.
+    """
+    return (alpha[:, None] * (profile(ours) - profile(theirs)).square()).mean()
+
+
+def loss_visible(out: RayRender, lesson: Lesson) -> Float[Tensor, ""]:
+    r"""Return how far the shapes of student's and teacher's compositing weights are apart.
+
+    The paper compares densities. A teacher's density inside of things changes no pixel and may be anything, also larger than
+    all of what is seen; its weights $w_i = T_i (1 - e^{-\sigma_i \delta_i})$ are zero there.
+    """
+    theirs = render_weight_from_density(out.t_starts, out.t_ends, lesson.densities)[0]
+    return loss_profile(out.weights, theirs, lesson.alpha)
+
+
+def loss_terms(
+    out: RayRender, lesson: Lesson, background: float | Float[Tensor, "R 3"], weight: float = 0.5
+) -> dict[str, Float[Tensor, ""]]:
+    """Return the colour error against the teacher, and where the student has densities, the weighted volume constraint.
+
+    Args:
+        out: the student's rays, at the positions of the lesson and over `background`.
+        weight: of the constraint; 0 leaves it out.
+    """
+    terms = {"colour": loss_mse(out.rgb, lesson.over(background))}
+    if weight and out.densities.numel():
+        terms["density"] = weight * loss_visible(out, lesson)
+    return terms

@@ -1,0 +1,153 @@
+"""Teachers and students of NeRDF as functions: training several students on the same rays, and timing renderers in turns."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from nsw.cameras import Cameras
+from nsw.methods import instant_ngp as ngp
+from nsw.methods import nerdf
+from nsw.methods.instant_ngp_fit import Plan, fit
+from nsw.methods.nerf import learning_rate, set_learning_rate
+from nsw.models.hash_grid import HashGrid, HashGridSettings
+from nsw.models.ray_distribution import LightField, RayDistribution
+from nsw.renderers import whole_rays
+from nsw.renderers.render import Render
+from nsw.renderers.volume import RayRender
+from nsw.scenes.scene import Scene
+
+Student = RayDistribution | LightField
+Loss = Callable[[RayRender, nerdf.Lesson, float | Tensor], Float[Tensor, ""]]
+
+
+@dataclass(frozen=True)
+class Course:
+    """How students are trained.
+
+    Attributes:
+        n_steps: optimiser steps.
+        n_rays: rays of a step.
+        n_cameras: random cameras that share them; 1 in the paper.
+        lr: learning rate at the start; it falls tenfold.
+    """
+
+    n_steps: int = 600
+    n_rays: int = 1024
+    n_cameras: int = 64
+    lr: float = 3e-3
+
+
+def teacher_of(
+    scene: Scene, plan: Plan, seed: int = 0, steps_across: int = 96, device: torch.device | str = "cpu", **sizes: int
+) -> HashGrid:
+    """Return a hash grid over a scene's box, trained on all of its photographs.
+
+    Args:
+        steps_across: samples along the box's longest edge.
+        sizes: fields of `HashGridSettings`.
+    """
+    step = float((scene.aabb[1] - scene.aabb[0]).amax()) / steps_across
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        teacher = HashGrid(HashGridSettings(tuple(scene.aabb.flatten().tolist()), step=step, **sizes)).to(device)
+        pixels = ngp.training_pixels(scene, teacher.aabb, device=device)
+        fit(teacher, pixels, plan, torch.Generator(device).manual_seed(seed), scene.near)
+    return teacher
+
+
+def frames_around(
+    scene: Scene, splits: Sequence[str], azimuth_degrees: float, elevation_degrees: float, within_degrees: float
+) -> Int[Tensor, "n"]:
+    """Return the frames whose cameras stand within an angle of a direction, seen from the middle of the scene's box."""
+    frames = torch.cat([scene.frames(split) for split in splits])
+    azimuth, elevation = math.radians(azimuth_degrees), math.radians(elevation_degrees)
+    towards = [math.cos(elevation) * math.cos(azimuth), math.cos(elevation) * math.sin(azimuth), math.sin(elevation)]
+    directions = torch.nn.functional.normalize(scene.cameras[frames].origins - scene.aabb.mean(0), dim=-1)
+    return frames[directions @ directions.new_tensor(towards) >= math.cos(math.radians(within_degrees))]
+
+
+def loss_of(weight: float = 0.5) -> Loss:
+    """Return the loss with a weight for the volume constraint."""
+    return lambda out, lesson, background: sum(nerdf.loss_terms(out, lesson, background, weight).values())
+
+
+def distil(
+    students: Mapping[str, tuple[Student, Loss]],
+    teacher: HashGrid,
+    poses: Callable[[int, torch.Generator], Cameras],
+    course: Course,
+    generator: torch.Generator,
+    near: float,
+) -> dict[str, float]:
+    """Train students on the same rays, step by step together, and return the seconds that each of them took.
+
+    All must have one box and one number of samples. A light field has no background and learns what stands before white.
+
+    Args:
+        students: name -> (model, loss of its rays, of the lesson, of the backgrounds).
+        poses: from a number and a generator to so many cameras.
+    """
+    first = next(iter(students.values()))[0]
+    optimizers = {name: torch.optim.Adam(student.parameters(), lr=course.lr) for name, (student, _) in students.items()}
+    spent = dict.fromkeys([*students, "teacher"], 0.0)
+    with torch.enable_grad():  # also from inside a slider's callback
+        for step in range(course.n_steps):
+            began = time.perf_counter()
+            rays = nerdf.random_rays(poses(course.n_cameras, generator), course.n_rays, generator, first.aabb)
+            tau = whole_rays.positions(first.settings.n_samples, generator.device, generator)
+            behind = torch.rand(len(rays), 3, generator=generator, device=generator.device)
+            t = whole_rays.distances(first, rays, tau, near)
+            lesson = nerdf.ask(teacher, lambda rays: ngp.render(teacher, rays, near, 0.0), rays, t)
+            spent["teacher"] += time.perf_counter() - began
+            for name, (student, loss_of_rays) in students.items():
+                began = time.perf_counter()
+                set_learning_rate(optimizers[name], learning_rate(step, course.n_steps, course.lr))
+                background = 1.0 if isinstance(student, LightField) else behind
+                out = whole_rays.render_rays(student, rays, near=near, background=background, tau=tau)
+                optimizers[name].zero_grad()
+                loss_of_rays(out, lesson, background).backward()
+                optimizers[name].step()
+                spent[name] += time.perf_counter() - began
+    return spent
+
+
+def seconds_in_turns(renderers: Mapping[str, Callable[[Cameras], Render]], cameras: Cameras, rounds: int = 3) -> dict[str, float]:
+    """Return the seconds that each renderer takes for a picture: the median over pictures and rounds, taken in turns.
+
+    Whatever else the machine does then slows all of them. One picture before the clock runs warms them up.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in renderers}
+    for turn in range(-1, rounds * len(cameras)):
+        for name, render in renderers.items():
+            if cameras.Ks.is_cuda:
+                torch.cuda.synchronize()
+            began = time.perf_counter()
+            render(cameras[max(turn, 0) % len(cameras)])
+            if cameras.Ks.is_cuda:
+                torch.cuda.synchronize()
+            if turn >= 0:
+                seconds[name].append(time.perf_counter() - began)
+    return {name: float(torch.tensor(values).median()) for name, values in seconds.items()}
+
+
+def depth_error(depth: Float[Tensor, "n H W"], truth: Float[Tensor, "n H W"]) -> float:
+    """Return the mean error of depth in world units where the scene's true depth is known."""
+    known = truth > 0
+    return float((depth.cpu() - truth)[known].abs().mean())
+
+
+def constant_depth_error(truth: Float[Tensor, "n H W"]) -> float:
+    """Return the depth error of the best single guess for all pixels, the median."""
+    return depth_error(truth[truth > 0].median().expand_as(truth), truth)
+
+
+def n_parameters(*models: nn.Module) -> int:
+    """Return how many numbers models learn."""
+    return sum(p.numel() for model in models for p in model.parameters())
