@@ -8,7 +8,14 @@ if TYPE_CHECKING:
     from nsw.cameras import Cameras
     from nsw.renderers.render import Render
 
-__all__ = ["render_view"]
+__all__ = ["can_draw", "render_view"]
+
+
+def can_draw(model) -> bool:
+    """Return whether `render_view` takes the model."""
+    from nsw.models.gaussians import Gaussians
+
+    return isinstance(model, Gaussians) or any(hasattr(model, name) for name in ("render_view", "query", "network"))
 
 
 def render_view(model, cameras: Cameras, *, background=1.0, **options) -> Render:

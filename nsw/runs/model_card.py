@@ -45,13 +45,6 @@ class TrainedSeconds:
         return sum(mine) if mine else None
 
 
-def can_draw(model: Any) -> bool:
-    """Return whether `nsw.renderers.render_view` takes the model."""
-    from nsw.models.gaussians import Gaussians
-
-    return isinstance(model, Gaussians) or hasattr(model, "query") or hasattr(model, "render_view")
-
-
 def grey(background: str) -> float:
     """Return the grey level of a scene's background."""
     return 0.0 if background == "black" else 1.0
@@ -94,6 +87,7 @@ def measure(model: nn.Module, scene: Any, preset: str) -> dict[str, Any]:
 def write(folder: Path, run: Any, model: nn.Module, scene: Any, seconds: float | None) -> dict[str, Any]:
     """Write the card of a model that was saved to `folder`, and return it."""
     from nsw.models.state import write_json
+    from nsw.renderers import can_draw
 
     trained = seconds if seconds is not None else run.trained.of(model)
     card = {

@@ -14,8 +14,8 @@ import nsw
 from nsw import InputError, metrics
 from nsw.models.gaussians import Gaussians
 from nsw.models.mlp import NerfMLP, NerfSettings
-from nsw.renderers import render_view
-from nsw.runs import board, kept, model_card, model_table
+from nsw.renderers import can_draw, render_view
+from nsw.runs import board, kept, model_table
 from nsw.widgets import run_comparison
 
 BOX = torch.tensor([[-1.0, -1, -1], [1, 1, 1]])
@@ -122,7 +122,7 @@ def test_a_model_that_draws_itself_is_asked_to():
             return ("drawn", cameras, background, options)
 
     assert render_view(Own(), "cameras", background=0.5, chunk=3) == ("drawn", "cameras", 0.5, {"chunk": 3})
-    assert model_card.can_draw(Own()) and not model_card.can_draw(nn.Linear(1, 1))
+    assert can_draw(Own()) and not can_draw(nn.Linear(1, 1))
 
 
 def test_the_table_orders_models_and_the_readme_takes_one_run_a_notebook(runs):
