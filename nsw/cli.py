@@ -177,13 +177,13 @@ def export(run: Positional[str], what: Positional[str], /, out: OptionalPath = N
     return 0
 
 
-def convert(run: Positional[str], /, to: str, out: Path, steps: int = 1500, seed: int = 0) -> int:
+def convert(run: Positional[str], /, to: str, out: OptionalPath = None, steps: int = 1500, seed: int = 0) -> int:
     """Turn what a run has learned into another kind of model; nsw view and nsw export open the folder it writes.
 
     Args:
         run: folder or slug of a run.
         to: hash, vm, dense, mlp or gaussians.
-        out: folder of the new model.
+        out: folder of the new model; by default beside the run's own, where 00_start finds it.
         steps: of training; more of them come closer to the original.
         seed: of the random numbers.
     """

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,8 +31,11 @@ def student_of(word: str) -> Callable:
     return dict(zip(WORDS, students, strict=True))[word]
 
 
-def convert_run(name: str, to: str, out: Path, steps: int = 1500, seed: int = 0) -> Path:
+def convert_run(name: str, to: str, out: Path | None = None, steps: int = 1500, seed: int = 0) -> Path:
     """Distil what a run has learned into another architecture, and write it to a folder that appears whole or not at all.
+
+    Args:
+        out: the folder; by default it stands beside the run's own model, where `widgets.compare_runs` finds it.
 
     Raises:
         InputError: for a word, run, model, number or folder that does not serve.
@@ -42,25 +46,29 @@ def convert_run(name: str, to: str, out: Path, steps: int = 1500, seed: int = 0)
     from nsw.methods.pvd import Plan, convert
     from nsw.models.io import load
     from nsw.runs.kept import find_run, kept_folder, load_scene
+    from nsw.runs.model_card import measure
     from nsw.runs.settings import check_seed
 
-    student, out = student_of(to), Path(out).expanduser().absolute()
+    student = student_of(to)
     if steps < 10:
         raise InputError(f"--steps is {steps}: a student needs at least 10, and some hundred to look like its teacher.")
+    folder = kept_folder(find_run(name))
+    out = folder.with_name(f"{folder.name}-as-{to}") if out is None else Path(out).expanduser().absolute()
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise InputError(f"{out} exists already: give --out a folder that is new or empty.")
-    folder = kept_folder(find_run(name))
     device = nsw.device("auto")
     model, scene = load(folder, device).eval(), load_scene(folder)
     generator = torch.Generator(device).manual_seed(check_seed(seed))
     torch.manual_seed(seed)
     plan = Plan(n_steps=steps) if scene is None else Plan(n_steps=steps, size=min(scene.cameras.width, 256))
     print(f"{folder}: a {type(model).__name__} becomes {to}, {steps} steps on {device}")
+    began = time.monotonic()
     learned = convert(model, student, scene, plan, generator, watch=_watched)
     with _new_folder(out) as part:
-        _write(part, learned, folder)
-    if scene is not None:
-        _compare(model, learned, scene)
+        card = _write(part, learned, folder, scene, {"name": out.name, "seconds": time.monotonic() - began})
+    if "psnr" in card:
+        before = measure(model, scene, "smoke")
+        print(f"PSNR on {card['views']} test views: {before['psnr']:.2f} dB before, {card['psnr']:.2f} dB after")
     return out
 
 
@@ -98,19 +106,14 @@ def _new_folder(out: Path) -> Iterator[Path]:
             shutil.rmtree(part, ignore_errors=True)
 
 
-def _write(part: Path, model: Any, source: Path) -> None:
-    """Write the model and the record of the scene that its teacher was kept with."""
+def _write(part: Path, model: Any, source: Path, scene: Any, about: dict[str, Any]) -> dict[str, Any]:
+    """Write the model, its card and the record of the scene that its teacher was kept with; return the card."""
     from nsw.models.io import save
     from nsw.models.state import write_bytes
+    from nsw.runs import model_card, provenance
 
     save(model, part)
     if (source / "scene.json").is_file():
         write_bytes(part / "scene.json", (source / "scene.json").read_bytes())
-
-
-def _compare(before: Any, after: Any, scene: Any) -> None:
-    """Print how well both show the scene's test views."""
-    from nsw.runs.model_card import measure
-
-    scores = [measure(model, scene, "smoke") for model in (before, after)]
-    print(f"PSNR on {scores[0]['views']} test views: {scores[0]['psnr']:.2f} dB before, {scores[1]['psnr']:.2f} dB after")
+    told = {"name": about["name"], "converted_from": source.name, "date": time.strftime("%Y-%m-%d")}
+    return model_card.write(part, model, scene, about["seconds"], {**told, "hardware": provenance.hardware()})

@@ -74,7 +74,9 @@ def find_run(name: str | Path) -> Path:
 
 
 def kept_folder(run: Path | str) -> Path:
-    """Return the folder of the model that a run kept last, or `run` itself when it is one.
+    """Return the folder of the model that a run trained and kept last, or `run` itself when it is a model.
+
+    What `nsw convert` made of that model stands beside it, and is taken by its own folder only.
 
     Raises:
         InputError: when there is no run, or it has kept no model.
@@ -86,7 +88,7 @@ def kept_folder(run: Path | str) -> Path:
     kept = own or [path.parent for path in run.glob("models/*/model.safetensors")]
     if not kept:
         raise InputError(f"The run in {run} has kept no model: run its notebook to the end first.")
-    return max(kept, key=lambda place: (place / "model.safetensors").stat().st_mtime)
+    return max(kept, key=lambda place: ("converted_from" not in _card(place), (place / "model.safetensors").stat().st_mtime))
 
 
 def load_scene(folder: Path) -> Any:

@@ -84,27 +84,29 @@ def measure(model: nn.Module, scene: Any, preset: str) -> dict[str, Any]:
     }
 
 
-def write(folder: Path, run: Any, model: nn.Module, scene: Any, seconds: float | None) -> dict[str, Any]:
-    """Write the card of a model that was saved to `folder`, and return it."""
+def write(
+    folder: Path, model: nn.Module, scene: Any, seconds: float | None, about: Mapping[str, Any], preset: str = "smoke"
+) -> dict[str, Any]:
+    """Write the card of a model that was saved to `folder`, and return it.
+
+    Args:
+        seconds: of training; None when nobody knows.
+        about: further entries, for example slug, seed, hardware and date.
+        preset: how many test views are drawn.
+    """
     from nsw.models.state import write_json
     from nsw.renderers import can_draw
 
-    trained = seconds if seconds is not None else run.trained.of(model)
     card = {
         "format": FORMAT,
         "name": folder.name,
-        "slug": run.slug,
-        "preset": run.preset,
-        "seed": run.seed,
+        **about,
         "model": type(model).__name__,
         "parameters": sum(p.numel() for p in model.parameters()),
         "bytes": (folder / "model.safetensors").stat().st_size,
-        "seconds_to_train": None if trained is None else round(trained, 2),
-        "hardware": run.provenance["hardware"],
-        "device": str(run.device),
-        "date": run.provenance["date"][:10],
+        "seconds_to_train": None if seconds is None else round(seconds, 2),
     }
     if scene is not None and can_draw(model):
-        card |= measure(model, scene, run.preset)
+        card |= measure(model, scene, preset)
     write_json(folder / "card.json", card)
     return card

@@ -77,6 +77,6 @@ def markdown(models: Sequence[Kept]) -> str:
     lines = ["| " + " | ".join(["notebook, model", *HEAD[1:]]) + " |", "|" + "---|" * len(HEAD)]
     chosen = best(ordered(models))
     for kept, cells in zip(chosen, map(row, chosen), strict=True):
-        cells[0] = f"{kept.slug}: {kept.folder.name} ({kept.card['preset']})"
+        cells[0] = f"{kept.slug}: {kept.folder.name} ({kept.run.name.partition('-')[0]})"
         lines.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |")
     return "\n".join(lines)

@@ -274,7 +274,10 @@ class Run:
             about = {"scene": scene.name, "source": str(scene.source or ""), "aabb": scene.aabb.tolist()}
             about |= {"background": scene.background, "width": scene.cameras.width, "height": scene.cameras.height}
             write_json(folder / "scene.json", about)
-        model_card.write(folder, self, model, scene, seconds)
+        about = {"slug": self.slug, "preset": self.preset, "seed": self.seed, "device": str(self.device)}
+        about |= {"hardware": self.provenance["hardware"], "date": self.provenance["date"][:10]}
+        spent = self.trained.of(model) if seconds is None else seconds
+        model_card.write(folder, model, scene, spent, about, self.preset)
         return folder
 
     def save_image(self, name: str, image: Any) -> Path:

@@ -46,7 +46,7 @@ def _loaded(folder: Any, changed: float) -> tuple[Any, Any]:
 def drawable_models() -> dict[str, Kept]:
     """Return the kept models that can be drawn and have a scene, by label, newest first."""
 
-    found = [kept for kept in kept_models() if (kept.folder / "scene.json").is_file() and "psnr" in kept.card]
+    found = [kept for kept in kept_models() if "psnr" in kept.card and (kept.folder / "scene.json").is_file()]
     return {kept.label: kept for kept in found}
 
 

@@ -115,3 +115,16 @@ def test_with_its_scene_it_is_scored_and_filmed(tmp_path, capsys, monkeypatch):
     out = capsys.readouterr().out
     assert "dB before" in out and load_kept(tmp_path / "new")[1].name == "toybox"
     assert cli.main(["export", str(tmp_path / "new"), "gif", "--frames", "2"]) == 0
+
+
+def test_without_a_folder_it_stands_beside_its_teacher(place, capsys, monkeypatch):
+    from nsw.runs.kept import kept_models
+
+    monkeypatch.setattr("nsw.methods.pvd.convert", lambda *args, **options: ball())
+    assert cli.main(["convert", "dvgo", "--to", "hash"]) == 0
+    (made,) = (kept for kept in kept_models() if kept.folder.name == "ball-as-hash")
+    assert made.slug == "dvgo" and made.card["name"] == "ball-as-hash" and made.card["converted_from"] == "ball"
+    assert made.card["seconds_to_train"] is not None and made.card["parameters"] > 0
+    capsys.readouterr()
+    assert cli.main(["convert", "dvgo", "--to", "hash"]) == 2  # the trained model again, not what was made of it
+    assert "exists already" in capsys.readouterr().err
