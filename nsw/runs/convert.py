@@ -98,6 +98,8 @@ def _new_folder(out: Path) -> Iterator[Path]:
         part = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
         yield part
         part.chmod(0o755)
+        if out.is_dir():
+            out.rmdir()  # empty, as was seen before; Windows replaces no folder at all
         os.replace(part, out)
     except OSError as error:
         raise cannot_write(out, error) from error
