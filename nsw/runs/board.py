@@ -13,7 +13,7 @@ from nsw.runs import folders, model_table
 from nsw.runs.claims import FAILS, HOLDS
 from nsw.runs.kept import kept_models
 from nsw.runs.settings import PRESETS
-from nsw.runs.table import coloured, text_table
+from nsw.runs.table import coloured, short, text_table
 
 COLOURS = {HOLDS: "green", FAILS: "red"}
 
@@ -94,7 +94,7 @@ def number(value: float | None, unit: str = "") -> str:
     >>> number(27.12345, "dB"), number(None)
     ('27.12 dB', '-')
     """
-    return "-" if value is None else f"{value:.4g} {unit}".rstrip()
+    return "-" if value is None else f"{short(value)} {unit}".rstrip()
 
 
 def measured(row: dict[str, Any]) -> str:

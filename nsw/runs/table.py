@@ -18,6 +18,15 @@ def coloured(text: str, colour: str, stream: TextIO | None = None) -> str:
     return f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m" if stream.isatty() and not os.environ.get("NO_COLOR") else text
 
 
+def short(value: float) -> str:
+    """Return a number in four digits, and thousands as whole numbers.
+
+    >>> short(27.12345), short(19867.858), short(0.00021)
+    ('27.12', '19,868', '0.00021')
+    """
+    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:.4g}"
+
+
 def text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table in aligned columns; cells may hold colours.
 

@@ -30,6 +30,9 @@ class Viewer:
         self.on_change: list[Callable[[Cameras], None]] = []
         self.seconds = float("inf")  # what a full picture takes
 
+    def _ipython_display_(self) -> None:
+        """Show nothing: the picture was shown when the viewer was made, and a cell often ends with that call."""
+
     @property
     def camera(self) -> Cameras:
         """The present camera, a `Cameras` of one, at the full size."""

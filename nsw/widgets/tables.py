@@ -6,6 +6,7 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from nsw.runs.table import short
 from nsw.widgets.frontend import emit
 
 _MARK = {"holds": ("\u2713", "#00734d"), "not reproduced": ("\u2717", "#b00020"), "not asserted": ("\u2013", "#555")}
@@ -26,7 +27,7 @@ def table(rows: Sequence[Mapping[str, Any]], caption: str = "") -> None:
 def _text(value: Any) -> str:
     if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
         value = value.item()
-    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
+    return short(value) if isinstance(value, float) else "" if value is None else str(value)
 
 
 def html_table(columns: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "", note: str = "") -> str:
@@ -94,8 +95,8 @@ def _cells(row: Any) -> list[str]:
 def _mean(mean: float | None, values: Sequence[float], unit: str) -> str:
     if mean is None:
         return "\u2013"
-    spread = f" ({min(values):.4g} to {max(values):.4g}, {len(values)} seeds)" if len(values) > 1 else ""
-    return f"{mean:.4g} {unit}".rstrip() + spread
+    spread = f" ({short(min(values))} to {short(max(values))}, {len(values)} seeds)" if len(values) > 1 else ""
+    return f"{short(mean)} {unit}".rstrip() + spread
 
 
 def _spread(row: Any) -> str:
