@@ -21,8 +21,8 @@ def can_draw(model) -> bool:
 def render_view(model, cameras: Cameras, *, background=1.0, **options) -> Render:
     """Render pictures of any model.
 
-    By its own `render_view` where it has one; fields by volume rendering; networks that are asked once a ray answer for
-    themselves; Gaussians are splatted.
+    By its own `render_view` where it has one; voxel grids by the march made for them; other fields by volume rendering;
+    networks that are asked once a ray answer for themselves; Gaussians are splatted.
 
     Args:
         model: something that draws itself, a field, which answers `.query`, a `RayDistribution` or `LightField`, or
@@ -32,6 +32,9 @@ def render_view(model, cameras: Cameras, *, background=1.0, **options) -> Render
     """
     if hasattr(model, "render_view"):
         return model.render_view(cameras, background=background, **options)
+    own = _made_for(model)
+    if own is not None and not options:
+        return own(model, cameras, background=background)
     if hasattr(model, "query"):
         from nsw.renderers import volume
 
@@ -43,3 +46,19 @@ def render_view(model, cameras: Cameras, *, background=1.0, **options) -> Render
     from nsw.renderers import splats
 
     return splats.render_view(model, cameras, background=background, **options)
+
+
+def _made_for(model):
+    """Return the renderer that is made for one kind of field: the same picture as by its `query`, several times as fast."""
+    from nsw.models.dense_grid import DenseGrid
+    from nsw.models.plenoxel_grid import PlenoxelGrid
+
+    if isinstance(model, PlenoxelGrid):
+        from nsw.renderers import voxels
+
+        return voxels.render_view
+    if isinstance(model, DenseGrid):
+        from nsw.renderers import grids
+
+        return grids.render_view
+    return None
