@@ -124,7 +124,7 @@ class Fit:
 
 
 def fit_volume(
-    volume: Float[Tensor, "X Y Z"], rank: int, modes: int = 1, n_steps: int = 300, lr: float = 0.05, seed: int = 0
+    volume: Float[Tensor, "X Y Z"], rank: int, modes: int = 1, n_steps: int = 300, lr: float = 0.1, seed: int = 0
 ) -> Fit:
     """Learn planes and lines of a known volume with Adam, from TensoRF's start of 0.1 times normal noise.
 

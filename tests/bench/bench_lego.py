@@ -1,6 +1,6 @@
 """PSNR against seconds of training on NeRF-Synthetic lego at 100 px: `python tests/bench/bench_lego.py [--seconds 60]`.
 
-The three methods train one after the other with the same clock, which stops while views are scored, on the 87 training views over
+The methods train one after the other with the same clock, which stops while views are scored, on the 87 training views over
 white; the 13 test views score. Kernels are compiled before the clock starts. The pictures are not part of the project (CC-BY-NC):
 their folder is `shared/data/lego` beside the checkout or `$NSW_LEGO`.
 """
@@ -21,8 +21,10 @@ import torch
 
 import nsw.scenes
 from nsw import metrics
-from nsw.methods import dvgo, dvgo_stages, gaussian_splatting, nerf, plenoxels, plenoxels_fit
+from nsw.methods import dvgo, dvgo_stages, gaussian_splatting, nerf, plenoxels, plenoxels_fit, tensorf, tensorf_fit
+from nsw.methods import instant_ngp as ngp
 from nsw.methods.density_control import DensityControl
+from nsw.models.factors import VMSizes
 from nsw.models.gaussians import Gaussians
 from nsw.models.mlp import NerfMLP, NerfSettings
 from nsw.renderers import render_view, splats
@@ -128,6 +130,23 @@ def train_plenoxels(scene, seconds: float):
     return clock.finish(), {"voxels": list(model.shape), "kept": int(model.kept.sum())}
 
 
+def train_vm(scene, seconds: float):
+    """Planes and lines, 32^3 to 128^3, masked and grown as the clock goes."""
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    model = tensorf_fit.new_model(
+        scene, n_voxels=32**3, factors=VMSizes(16, 32), n_features=24, mlp_width=64, n_frequencies=(0, 2), n_cells=64
+    )
+    plan = tensorf.Plan(n_samples=1 << 15, n_voxels=128**3, grow_at=(0.1, 0.2, 0.3), mask_at=(0.05, 0.1, 0.2, 0.3, 0.5))
+    step = tensorf_fit.tensorf_steps(model, ngp.training_pixels(scene, model.aabb), plan, generator, scene.near)
+    clock = Clock(seconds, lambda: psnr_of(lambda c: ngp.render_view(model, c, scene.near), scene))
+    steps, going = 0, True
+    while going:
+        step(min(1.0, clock.spent / seconds))
+        steps, going = steps + 1, clock.tick()
+    return clock.finish(), {"steps": steps, "vertices": list(model.shape), "megabytes": round(model.n_bytes / 1e6, 2)}
+
+
 def train_nerf(scene, seconds: float):
     """One network of 4 layers of 128, 64 stratified samples a ray."""
     generator = torch.Generator().manual_seed(0)
@@ -163,14 +182,14 @@ def seconds_to(trace, level: float) -> float | None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--only", nargs="*", default=["splats", "dvgo", "plenoxels", "nerf"])
+    parser.add_argument("--only", nargs="*", default=["splats", "dvgo", "plenoxels", "vm", "nerf"])
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
     if not LEGO.is_dir():
         print(f"Skipped: {LEGO} is not there; set NSW_LEGO to a folder with NeRF-Synthetic lego.")
         return 0
     scene = nsw.scenes.load(LEGO, size=100)
-    methods = {"splats": train_splats, "dvgo": train_dvgo, "plenoxels": train_plenoxels, "nerf": train_nerf}
+    methods = {"splats": train_splats, "dvgo": train_dvgo, "plenoxels": train_plenoxels, "vm": train_vm, "nerf": train_nerf}
     rows = {}
     for name in arguments.only:
         trace, about = methods[name](scene, arguments.seconds)
