@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import softplus
 
 from nsw.models.dense_grid import lattice
 from nsw.models.vm_grid import VMGrid
@@ -47,32 +46,22 @@ def gallery(model: VMGrid, n: int = 3) -> dict[str, Tensor]:
     return {f"{MODES[m]}, {k + 1}": upright(unit_range(component(model, m, k)[0])) for k in range(n) for m in range(3)}
 
 
-def outer_product(model: VMGrid, mode: int, rank: int = 0, n_points: int = 4000):
+def outer_product(model: VMGrid, mode: int, rank: int = 0, n_points: int = 2500):
     """Return a 3D chart of one component: plane times line where its product is largest, positive and negative."""
     import plotly.graph_objects as go
 
-    from nsw.widgets.charts import figure
+    from nsw.widgets.charts import COLOURS, figure
 
     plane, line = component(model, mode, rank)
     axes = ("xyz", "xzy", "yzx")[mode]
     product = torch.einsum("ab,c->abc", plane, line).permute(*(axes.index(a) for a in "xyz"))
     strongest = product.abs().flatten().argsort(descending=True)[:n_points]
     points, values = lattice(model.aabb, model.shape).reshape(-1, 3)[strongest].cpu(), product.flatten()[strongest].cpu()
-    marker = dict(
-        size=3, color=values.tolist(), colorscale="Cividis", cmid=0.0, showscale=True, opacity=0.6, colorbar=dict(title="value")
-    )
-    x, y, z = points.T.tolist()
-    return figure([go.Scatter3d(x=x, y=y, z=z, mode="markers", marker=marker)], height=460, scene=dict(aspectmode="data"))
-
-
-@torch.no_grad()
-def silhouette(model: VMGrid, n_components: int, n: int = 64) -> Float[Tensor, "n n"]:
-    r"""Return the opacity of the box seen from the front without perspective, from the strongest density components alone."""
-    small = model.truncated(n_components, 1)
-    points = lattice(model.aabb, (n, n, n), centres=True).reshape(-1, 3)
-    sigma = model.per_unit * softplus(small.encode(points)[:, 0] + model.settings.shift).view(n, n, n)
-    depth = sigma.sum(1) * float(model.aabb[1, 1] - model.aabb[0, 1]) / n
-    return upright(-torch.expm1(-depth))
+    data = []
+    for name, chosen, colour in (("positive", values > 0, COLOURS[4]), ("negative", values < 0, COLOURS[0])):
+        x, y, z = points[chosen].T.tolist()
+        data.append(go.Scatter3d(x=x, y=y, z=z, mode="markers", name=name, marker=dict(size=2.5, color=colour, opacity=0.7)))
+    return figure(data, height=460, scene=dict(aspectmode="data"))
 
 
 def blocks(n: int, degrees: float = 0.0) -> Float[Tensor, "n n n"]:

@@ -157,5 +157,5 @@ def test_the_strongest_component_is_the_block():
     assert float(plane.max()) == 30.0 and float(line.max()) == 1.0
     pictures = look.gallery(model, 2)
     assert len(pictures) == 6 and all(float(p.min()) >= 0 and float(p.max()) <= 1 for p in pictures.values())
-    seen = look.silhouette(model, 1, n=16)
-    assert float(seen[:, :2].max()) < 0.1 and float(seen.max()) > 0.9
+    found = look.outer_product(model, 0, n_points=27)
+    assert sorted(set(found.data[0].z)) == pytest.approx([0.0, 0.25, 0.5]) and len(found.data[0].x) == 27 and not found.data[1].x
