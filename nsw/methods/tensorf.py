@@ -47,7 +47,7 @@ class Plan:
     n_samples: int = 1 << 14
     n_voxels: int = 64**3
     grow_at: tuple[float, ...] = (0.2, 0.35, 0.5)
-    mask_at: tuple[float, ...] = (0.1, 0.2, 0.35, 0.5)
+    mask_at: tuple[float, ...] = (0.1, 0.15, 0.2, 0.28, 0.35, 0.42, 0.5, 0.6, 0.7, 0.8)
     lr: float = 0.05
     lr_network: float = 5e-3
     last_rate: float = 0.1
