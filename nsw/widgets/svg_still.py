@@ -326,9 +326,9 @@ def _annotations(layout: dict, data: list[dict], width: float, height: float, ma
         if note.get("xref") == "paper" and note.get("yref") == "paper":
             x = margin["l"] + note["x"] * (width - margin["l"] - margin["r"])
             y = margin["t"] + (1 - note["y"]) * (height - margin["t"] - margin["b"])
-            parts.append(
-                f'<text x="{x:.1f}" y="{y - 6:.1f}" text-anchor="middle" font-size="15">{_plain(note.get("text", ""))}</text>'
-            )
+            colour = note.get("font", {}).get("color", "#222")
+            place = f'x="{x:.1f}" y="{y - 6:.1f}" text-anchor="middle" font-size="15" fill="{colour}"'
+            parts.append(f"<text {place}>{_plain(note.get('text', ''))}</text>")
     named = [(i, t) for i, t in enumerate(data) if t.get("name") and t.get("showlegend", True)]
     if layout.get("showlegend", len(named) > 1):
         widths = [52 + 7.2 * len(trace["name"]) for _, trace in named]
