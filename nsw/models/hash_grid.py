@@ -33,6 +33,7 @@ class HashGridSettings:
         n_geometry: numbers that the density network hands to the colour network, besides the density.
         n_cells: cells of the occupancy grid along an axis.
         step: length of a sample in world units; 0 is a 1024th of the box's diagonal.
+        shift: b in sigma = exp(h0 - b); a field that says zero has density exp(-b).
     """
 
     box: tuple[float, ...] = (-1.0, -1.0, -1.0, 1.0, 1.0, 1.0)
@@ -45,6 +46,7 @@ class HashGridSettings:
     n_geometry: int = 15
     n_cells: int = 64
     step: float = 0.0
+    shift: float = 1.0
 
 
 class HashGrid(nn.Module):
@@ -82,14 +84,21 @@ class HashGrid(nn.Module):
     def geometry(
         self, points_world: Float[Tensor, "N 3"], known: Float[Tensor, "N LF"] | None = None
     ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N G"]]:
-        r"""Return density in 1 / world unit and what the colour network needs to know: $\sigma = e^{h_0 - 1}$."""
+        r"""Return density in 1 / world unit and what the colour network needs to know: $\sigma = e^{h_0 - b}$."""
         hidden = self.density_net(self.encode(points_world, known))
-        return truncated_exp(hidden[:, 0] - 1.0) * self._inside(points_world), hidden[:, 1:]
+        return self._activated(hidden[:, 0], points_world), hidden[:, 1:]
 
     def density(self, points_world: Float[Tensor, "N 3"], known: Float[Tensor, "N LF"] | None = None) -> Float[Tensor, "N"]:
         """Return density in 1 / world unit."""
-        hidden = self.density_net[:-1](self.encode(points_world) if known is None else known)
-        return truncated_exp(linear(hidden, self.density_net[-1].weight[:1])[:, 0] - 1.0) * self._inside(points_world)
+        return self._activated(self._first_output(self.encode(points_world) if known is None else known), points_world)
+
+    def _first_output(self, features: Float[Tensor, "N LF"]) -> Float[Tensor, "N"]:
+        """Return what the density network says first, without working out the rest."""
+        return linear(self.density_net[:-1](features), self.density_net[-1].weight[:1])[:, 0]
+
+    def _activated(self, raw: Float[Tensor, "N"], points_world: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
+        """Return density from the network's first output; none outside of the box."""
+        return truncated_exp(raw - self.settings.shift) * self._inside(points_world)
 
     def colour(
         self,
