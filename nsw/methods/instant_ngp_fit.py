@@ -11,6 +11,7 @@ import torch
 
 from nsw import metrics
 from nsw.cameras import Cameras
+from nsw.kernels.masked_adam import MaskedAdam
 from nsw.losses import ExtraLoss, loss_mse
 from nsw.methods import instant_ngp as ngp
 from nsw.methods.nerf import loss_terms, ray_batch, useful_pixels
@@ -83,14 +84,16 @@ def hash_steps(
     generator: torch.Generator,
     near: float,
     extra_loss: ExtraLoss | None = None,
+    optimizer: MaskedAdam | None = None,
 ) -> Step:
     """Return the function that trains a hash grid by one batch.
 
     Args:
         extra_loss: one more term, of the batch's colours, their truth and the generator.
+        optimizer: in place of the plan's, for a model with further parameters.
     """
     _compile(model, pixels, near)
-    optimizer = ngp.make_optimizer(model, plan.lr, plan.lr_network, plan.eps)
+    optimizer = optimizer or ngp.make_optimizer(model, plan.lr, plan.lr_network, plan.eps)
     state = {"step": 0, "n_rays": max(plan.n_samples // 32, 64)}
 
     def step(progress: float) -> ngp.HashRender:

@@ -99,20 +99,21 @@ def pull_on(model: HashGrid, pixels: ngp.Pixels, level: int, near: float, n_rays
     """Return how strongly the vertices of a level are pulled by random training pixels in front of random backgrounds."""
     generator = torch.Generator(model.aabb.device).manual_seed(seed)
     field = up_to_level(model, len(model.levels))
-    seen: list[Tensor] = []
+    encode, seen = field.encode, []
 
-    def keep(module, inputs) -> None:
-        if torch.is_grad_enabled():
-            inputs[0].retain_grad()
-            seen.append(inputs[0])
+    def keep(points: Tensor, known: Tensor | None = None) -> Tensor:
+        features = encode(points, known)
+        if features.requires_grad:
+            features.retain_grad()
+            seen.append(features)
+        return features
 
-    handle = field.density_net.register_forward_pre_hook(keep)
+    field.encode = keep
     with torch.enable_grad():
         batch = pixels.draw(n_rays, generator)
         behind = ngp.random_backgrounds(batch, generator)
         out = ngp.render(field, batch.rays, near, behind)
         loss_mse(out.rgb, batch.over(behind)).backward()
-    handle.remove()
     n_features = model.settings.n_features
     length = seen[-1].grad[:, level * n_features : (level + 1) * n_features].norm(dim=-1)
     rays = batch.rays[out.ray_indices]

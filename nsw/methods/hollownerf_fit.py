@@ -1,0 +1,58 @@
+"""Training HollowNeRF as one function, for baselines, ablations and scripts."""
+
+from __future__ import annotations
+
+import torch
+
+from nsw.methods import hollownerf as hollow
+from nsw.methods import instant_ngp as ngp
+from nsw.methods.instant_ngp_fit import Plan, hash_steps
+from nsw.models.hollow_grid import HollowGrid, HollowGridSettings
+from nsw.scenes.scene import Scene
+
+
+def new_model(scene: Scene, steps_across: int = 128, **sizes: float) -> HollowGrid:
+    """Return an untrained hollow grid over the smallest cube around a scene.
+
+    Args:
+        steps_across: samples along an edge of the cube.
+        sizes: fields of `HollowGridSettings`.
+    """
+    cube = ngp.cube_around(scene.aabb)
+    step = float(cube[1, 0] - cube[0, 0]) / steps_across
+    return HollowGrid(HollowGridSettings(tuple(cube.flatten().tolist()), step=step, **sizes))
+
+
+def fit(
+    model: HollowGrid, pixels: ngp.Pixels, plan: Plan, pruning: hollow.Pruning, generator: torch.Generator, near: float
+) -> None:
+    """Train a hollow grid for all steps of the plan, as `nsw.methods.instant_ngp_fit.fit` trains a hash grid."""
+    optimizer = hollow.make_optimizer(model, plan.lr, plan.lr_network, pruning.lr, plan.eps)
+    progress = 0.0
+    term = lambda rgb, truth, _: hollow.constraint(model, pruning, progress)  # noqa: E731
+    step = hash_steps(model, pixels, plan, generator, near, term, optimizer)
+    with torch.enable_grad():  # also from inside a slider's callback
+        for k in range(plan.n_steps):
+            progress = k / plan.n_steps
+            model.measure_length()
+            if not plan.skip:  # an occupancy grid that is asked for skips by itself
+                hollow.skip_empty(model, pruning, k, progress)
+            step(progress)
+
+
+def retrained(
+    scene: Scene,
+    pixels: ngp.Pixels,
+    plan: Plan,
+    pruning: hollow.Pruning,
+    seed: int = 0,
+    steps_across: int = 128,
+    **sizes: float,
+) -> HollowGrid:
+    """Return a hollow grid of these sizes, trained from the start."""
+    device = pixels.alpha.device
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = new_model(scene, steps_across, **sizes).to(device)
+        fit(model, pixels, plan, pruning, torch.Generator(device).manual_seed(seed), scene.near)
+    return model
