@@ -1,86 +1,28 @@
 """Plenoxels (Fridovich-Keil, Yu et al., CVPR 2022): what the paper adds to a sparse voxel grid and volume rendering.
 
-The grid is `nsw.models.plenoxel_grid`, the march with look-up and compositing `nsw.kernels.voxel_march`, the optimiser
-`nsw.kernels.row_rmsprop`; whole trainings as functions are in `nsw.methods.plenoxels_fit`. Written from the paper, with the
-official code's constants.
+The grid is `nsw.models.plenoxel_grid`, its renderer `nsw.renderers.voxels` around the march of `nsw.kernels.voxel_march`,
+the optimiser `nsw.kernels.row_rmsprop`; whole trainings as functions are in `nsw.methods.plenoxels_fit`. Written from the
+paper, with the official code's constants.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nsw.cameras import Cameras, Rays
+from nsw.cameras import Rays
 from nsw.errors import InputError
 from nsw.kernels.row_rmsprop import RowRMSProp
-from nsw.kernels.voxel_march import march_voxels, max_weights
+from nsw.kernels.voxel_march import max_weights
 from nsw.kernels.voxel_tv import total_variation
 from nsw.models.plenoxel_grid import PlenoxelGrid
-from nsw.renderers.render import Render
-from nsw.renderers.volume import assemble, ray_bounds
-
-
-@dataclass(frozen=True)
-class VoxelRender:
-    """R rendered rays.
-
-    Attributes:
-        rgb: [R, 3] colour over the background, not clamped.
-        left: [R] transmittance behind the last sample, in [0, 1].
-        depth: [R] expected distance t, 0 where nothing was hit.
-    """
-
-    rgb: Float[Tensor, "R 3"]
-    left: Float[Tensor, "R"]
-    depth: Float[Tensor, "R"]
-
-
-def march_arguments(model: PlenoxelGrid, rays: Rays, near: float = 0.0, jitter: torch.Generator | None = None) -> dict:
-    """Return what the march needs to know about rays: where they are in the box, half-voxel steps, an optional random start."""
-    first, last, _ = ray_bounds(model, rays, near)
-    offset = torch.full_like(first, 0.5) if jitter is None else torch.rand(first.shape, generator=jitter, device=first.device)
-    where = dict(origins=rays.origins, directions=rays.directions, near=first, far=last, offset=offset, aabb=model.aabb)
-    return where | dict(step=model.sample_length, delta=model.sample_length / model.unit)
-
-
-def render(
-    model: PlenoxelGrid,
-    rays: Rays,
-    near: float = 0.0,
-    background: float = 1.0,
-    jitter: torch.Generator | None = None,
-    stop: float = 1e-4,
-    skip: Tensor | None = None,
-) -> VoxelRender:
-    """Render rays through the grid; a gradient goes straight to `model.row_gradient()`.
-
-    Args:
-        near: distance at which rays begin, where the box lies before.
-        jitter: moves each ray's samples by a random part of a step; without it they sit in the middle.
-        stop: transmittance below which a ray ends (1e-7 in the official code; nobody sees the difference to 1e-4).
-        skip: `model.empty_space()`, where one table serves several calls.
-    """
-    training = torch.is_grad_enabled() and model.values.requires_grad
-    where = march_arguments(model, rays, near, jitter)
-    options = dict(sh_degree=model.settings.sh_degree, stop=stop, nearest=model.settings.nearest)
-    if skip is None:
-        skip = model.training_space() if training else model.empty_space()
-    options |= dict(skip=skip, into=model.row_gradient() if training else None)
-    rgb, left, depth = march_voxels(model.values, model.links, **where, **options)
-    return VoxelRender(rgb + left[:, None] * background, left, depth)
-
-
-@torch.no_grad()
-def render_view(
-    model: PlenoxelGrid, cameras: Cameras, near: float = 0.0, background: float = 1.0, chunk: int = 1 << 17, stop: float = 1e-4
-) -> Render:
-    """Render whole pictures without gradients."""
-    skip = model.empty_space()
-    return assemble(lambda rays: render(model, rays, near, background, stop=stop, skip=skip), cameras, chunk)
+from nsw.renderers.voxels import VoxelRender as VoxelRender
+from nsw.renderers.voxels import march_arguments
+from nsw.renderers.voxels import render as render
+from nsw.renderers.voxels import render_view as render_view
 
 
 def lr_density(progress: float, start: float = 30.0, end: float = 0.05, warm_up: float = 0.06) -> float:

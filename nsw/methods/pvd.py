@@ -109,7 +109,7 @@ def loss_rms(a: Float[Tensor, "*n"], b: Float[Tensor, "*n"]) -> Float[Tensor, ""
 def stage_of(step: int, plan: Plan, feature: bool = True) -> int:
     """Return the stage of a step: 1 features, 2 density and colour, 3 pictures too; without features there is no stage 1.
 
-    >>> [stage_of(k, Plan(n_steps=100)) for k in (0, 4, 5, 14, 15)]
+    >>> [stage_of(k, Plan(n_steps=100)) for k in (0, 1, 2, 6, 7)]
     [1, 1, 2, 2, 3]
     """
     first, second = round(plan.stage1 * plan.n_steps), round((plan.stage1 + plan.stage2) * plan.n_steps)

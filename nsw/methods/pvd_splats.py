@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nsw.cameras import Rays, camera_rays
+from nsw.errors import InputError
 from nsw.kernels.packed_rays import packed_weights
 from nsw.losses import loss_l1, loss_mse
 from nsw.methods import gaussian_splatting as gs
@@ -25,10 +26,18 @@ from nsw.renderers.volume import march_cells
 def gaussians(
     teacher: Teacher, plan: Plan, generator: torch.Generator, n_splats: int = 4000, sh_degree: int = 1, n_pictures: int = 48
 ) -> pvd.Learner:
-    """Return splats that start on the surface that a teacher renders, and train on its pictures."""
+    """Return splats that start on the surface that a teacher renders, and train on its pictures.
+
+    Raises:
+        InputError: for a teacher that is nowhere opaque.
+    """
     pictures = teacher.pictures
     if pictures is None:
         pictures = pictures_of(teacher.model, teacher.cameras[slice(0, n_pictures)], teacher.aabb, teacher.near)
+    if not bool((pictures.depth > 0).any()):
+        raise InputError(
+            f"The {type(teacher.model).__name__} is nowhere opaque, so splats find no surface to start on: train it first."
+        )
     seed = int(torch.randint(1 << 30, (1,), generator=generator, device=generator.device))
     points = gs.starting_points(pictures, n_splats, seed)
     splats = Gaussians.from_points(points, sh_degree=sh_degree, opacity=0.5).to(teacher.aabb.device)

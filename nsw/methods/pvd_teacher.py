@@ -18,6 +18,8 @@ from nsw.renderers import render_view
 from nsw.renderers.volume import occupancy_grid
 from nsw.scenes.scene import Scene
 
+NOTHING = 1e-4  # optical depth of a sample below which a cell is empty, whatever the others are
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -39,8 +41,8 @@ class Plan:
     """
 
     n_steps: int = 600
-    stage1: float = 0.05
-    stage2: float = 0.1
+    stage1: float = 0.02
+    stage2: float = 0.05
     n_samples: int = 8192
     clip: tuple[float, float] = (-7.7, 1.3)
     density: float = 0.02
@@ -58,6 +60,7 @@ class Plan:
 PAPER = Plan(
     n_steps=30_000,
     stage1=2 / 30,
+    stage2=3 / 30,
     n_samples=1 << 17,
     density=0.006,
     colour=0.01,
@@ -106,7 +109,8 @@ def shared_cells(
 ) -> nn.Module:
     """Return the occupancy grid of a field: cells where one of a few random points has an optical depth above the threshold.
 
-    Cells that the field's own grid calls free stay free: no training has cared about what a network says there.
+    The threshold falls to the mean of all cells where that is lower, for fields that have only begun to show something. Cells
+    that the field's own grid calls free stay free: no training has cared about what a network says there.
     """
     aabb = field.aabb
     grid = occupancy_grid(aabb, n_cells)
@@ -120,7 +124,7 @@ def shared_cells(
         for some in asked.split(1 << 16):
             found[some] = torch.maximum(found[some], field.density(points[some]) * step)
     grid.occs.copy_(found)
-    grid.binaries = (found > threshold).view(grid.binaries.shape)
+    grid.binaries = (found > found.mean().clamp(NOTHING, threshold)).view(grid.binaries.shape)
     return grid
 
 

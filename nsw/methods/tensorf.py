@@ -7,6 +7,7 @@ paper and the card of its official settings.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,10 +16,10 @@ from torch import Tensor
 from torch.nn.functional import max_pool3d
 
 from nsw.kernels.masked_adam import MaskedAdam
+from nsw.kernels.occupancy import ray_aabb_intersect
 from nsw.methods.instant_ngp import Pixels
 from nsw.models.dense_grid import lattice
 from nsw.models.vm_grid import VMGrid
-from nsw.renderers.volume import hits_cells
 
 EPSILON = 1e-15  # of Adam: a field that starts nearly empty has gradients which the usual 1e-8 would drown
 
@@ -46,7 +47,7 @@ class Plan:
     n_samples: int = 1 << 14
     n_voxels: int = 64**3
     grow_at: tuple[float, ...] = (0.2, 0.35, 0.5)
-    mask_at: tuple[float, ...] = (0.1, 0.2, 0.35, 0.5)
+    mask_at: tuple[float, ...] = (0.1, 0.15, 0.2, 0.28, 0.35, 0.42, 0.5, 0.6, 0.7, 0.8)
     lr: float = 0.05
     lr_network: float = 5e-3
     last_rate: float = 0.1
@@ -171,22 +172,37 @@ def grow(model: VMGrid, optimizer: MaskedAdam, n_voxels: int) -> None:
 
 
 def maintain(
-    model: VMGrid, optimizer: MaskedAdam, plan: Plan, pixels: Pixels, near: float, before: float, now: float
-) -> tuple[Pixels, bool]:
-    """Do what has become due between two shares of the training: shrink the box, renew the mask, grow.
+    model: VMGrid, optimizer: MaskedAdam, plan: Plan, before: float, now: float, watch: Callable[[str], object] | None = None
+) -> bool:
+    """Do what has become due between two shares of the training, shrink, mask, grow, and set the learning rates.
+
+    Args:
+        watch: called with a few words just before and just after the grid grows.
 
     Returns:
-        The pixels that are still worth training on, and whether anything was done.
+        Whether anything was done.
     """
     masks, growths = ([share for share in shares if before < share <= now] for shares in (plan.mask_at, plan.grow_at))
     if plan.mask_at and plan.mask_at[0] in masks:
         shrink(model, optimizer, plan.opaque)
     elif masks:
         refresh_mask(model, plan.opaque)
-    if masks:
-        kept = hits_cells(model, pixels.rays, model.sampler(), model.sample_length, near)
-        pixels = pixels.at(kept) if bool(kept.any()) else pixels
     if growths:
+        if watch is not None:
+            watch(f"{grid_name(model)} before")
         grow(model, optimizer, voxels_at(plan, model.settings.n_voxels, plan.grow_at.index(growths[-1]) + 1))
+        if watch is not None:
+            watch(f"{grid_name(model)} after")
     set_rate(optimizer, plan, now)
-    return pixels, bool(masks or growths)
+    return bool(masks or growths)
+
+
+def grid_name(model: VMGrid) -> str:
+    """Return the number of vertices along each axis in words."""
+    return " x ".join(str(n) for n in model.shape)
+
+
+def in_box(pixels: Pixels, model: VMGrid) -> Pixels:
+    """Return the pixels whose rays meet the present box: a shrunken one is missed by rays that the first one met."""
+    hits = ray_aabb_intersect(pixels.rays.origins, pixels.rays.directions, model.aabb.reshape(1, 6))[2][:, 0]
+    return pixels.at(hits)

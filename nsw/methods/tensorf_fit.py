@@ -34,8 +34,8 @@ def tensorf_steps(
     state = {"before": 0.0, "pixels": pixels, "n_rays": max(plan.n_samples // 64, 64)}
 
     def step(progress: float) -> ngp.HashRender:
-        due = optimizer, plan, state["pixels"], near, state["before"], progress
-        state["pixels"], _ = tensorf.maintain(model, *due)
+        if tensorf.maintain(model, optimizer, plan, state["before"], progress):
+            state["pixels"] = tensorf.in_box(pixels, model)
         batch = state["pixels"].draw(state["n_rays"], generator)
         behind = ngp.random_backgrounds(batch, generator) if plan.random_background else 1.0
         out = ngp.render(model, batch.rays, near, behind, generator, plan.threshold)
@@ -80,3 +80,17 @@ def fit(
             if watch is not None:
                 watch(k, out)
     return out
+
+
+def trained(scene: Scene, pixels: ngp.Pixels, plan: Plan, seed: int, **sizes) -> VMGrid:
+    """Return a factored grid trained from the start, the same every time for a seed."""
+    torch.manual_seed(seed)
+    device = pixels.alpha.device
+    model = new_model(scene, **sizes).to(device)
+    fit(model, pixels, plan, torch.Generator(device).manual_seed(seed), scene.near)
+    return model
+
+
+def voxels_of_size(model: VMGrid, n_bytes: int) -> int:
+    """Return how many voxels, each with a density and all colour features, take so many bytes besides basis and network."""
+    return int(n_bytes / (4 * (1 + model.settings.n_features)))

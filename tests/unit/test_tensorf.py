@@ -11,6 +11,7 @@ import nsw.scenes
 from nsw.cameras import camera_rays, orbit
 from nsw.methods import instant_ngp as ngp
 from nsw.methods import tensorf, tensorf_fit
+from nsw.methods import tensorf_inspect as look
 from nsw.methods.instant_ngp_fit import score_hash
 from nsw.models.factors import CPSizes, VMSizes, VoxelSizes
 from nsw.models.vm_grid import VMGrid, VMGridSettings
@@ -93,18 +94,25 @@ def test_shrinking_leaves_the_picture_as_it_is():
 def test_growth_is_by_equal_factors_and_sets_the_rates_back():
     model = _empty()
     plan = tensorf.Plan(n_voxels=17**3, grow_at=(0.3, 0.6), mask_at=())
-    optimizer, pixels = tensorf.make_optimizer(model, plan.lr, plan.lr_network), None
-    pixels, changed = tensorf.maintain(model, optimizer, plan, pixels, 0.0, 0.2, 0.29)
-    assert not changed and model.shape == (9, 9, 9)
+    optimizer, seen = tensorf.make_optimizer(model, plan.lr, plan.lr_network), []
+    assert not tensorf.maintain(model, optimizer, plan, 0.2, 0.29, seen.append) and model.shape == (9, 9, 9)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.05 * 0.1**0.29)
     old = list(model.factors.parameters())
-    _, changed = tensorf.maintain(model, optimizer, plan, pixels, 0.0, 0.29, 0.31)
-    assert changed and model.shape == (12, 12, 12)
+    assert tensorf.maintain(model, optimizer, plan, 0.29, 0.31, seen.append) and model.shape == (12, 12, 12)
+    assert seen == ["9 x 9 x 9 before", "12 x 12 x 12 after"]
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.05 * 0.1**0.01)
     trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
     assert all(id(p) in trained for p in model.parameters()) and not any(id(p) in trained for p in old)
-    tensorf.maintain(model, optimizer, plan, pixels, 0.0, 0.31, 1.0)
+    tensorf.maintain(model, optimizer, plan, 0.31, 1.0)
     assert model.shape == (17, 17, 17)
+
+
+def test_a_shrunken_box_is_met_by_fewer_rays():
+    rays = camera_rays(orbit(1, radius=4.0, width=16, height=16))
+    pixels, model = ngp.Pixels(rays, torch.zeros(256, 3), torch.zeros(256)), _with_block()
+    many = len(tensorf.in_box(pixels, model))
+    tensorf.shrink(model, tensorf.make_optimizer(model), 1e-2)
+    assert 0 < len(tensorf.in_box(pixels, model)) < many
 
 
 @pytest.mark.parametrize(
@@ -120,3 +128,34 @@ def test_a_short_training_learns_the_scene(factors, lr):
     out = tensorf_fit.fit(model, pixels, plan, torch.Generator().manual_seed(0), scene.near)
     assert score() > before + 4 and len(out.t) > 0
     assert float(model.occupancy.binaries.float().mean()) < 1.0
+
+
+def test_gradient_descent_never_beats_the_singular_values_and_comes_near_them():
+    volume = look.blocks(12, 20.0)
+    least = look.svd_errors(volume, [2, 4])
+    for rank, bound in zip((2, 4), least, strict=True):
+        found = look.fit_volume(volume, rank, n_steps=400)
+        assert bound - 1e-5 <= found.error < bound + 0.03
+        assert found.error == pytest.approx(float((found.approximation - volume).norm() / volume.norm()))
+
+
+def test_three_modes_say_more_than_one_and_a_prism_has_rank_one():
+    volume = look.blocks(12, 45.0)
+    assert look.fit_volume(volume, 2, modes=3).error < look.fit_volume(volume, 2).error
+    prism = torch.rand(6, 6, 1).expand(6, 6, 6)
+    assert look.svd_errors(prism, [1])[0] < 1e-6
+
+
+def test_rotation_raises_the_rank():
+    straight, turned = (look.svd_errors(look.blocks(24, degrees), [4])[0] for degrees in (0.0, 45.0))
+    assert turned > 2 * straight
+
+
+def test_the_strongest_component_is_the_block():
+    model = _with_block()
+    plane, line = look.component(model, 0)
+    assert float(plane.max()) == 30.0 and float(line.max()) == 1.0
+    pictures = look.gallery(model, 2)
+    assert len(pictures) == 6 and all(float(p.min()) >= 0 and float(p.max()) <= 1 for p in pictures.values())
+    found = look.outer_product(model, 0, n_points=27)
+    assert sorted(set(found.data[0].z)) == pytest.approx([0.0, 0.25, 0.5]) and len(found.data[0].x) == 27 and not found.data[1].x

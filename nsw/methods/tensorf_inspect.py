@@ -1,0 +1,137 @@
+"""Looking at TensoRF: components one by one, fewer of them, and what rank a known volume needs, upright and rotated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nsw.models.dense_grid import lattice
+from nsw.models.vm_grid import VMGrid
+
+MODES = (
+    "top view times height",
+    "front view times depth",
+    "side view times width",
+)  # planes (0, 1), (0, 2), (1, 2) and their lines
+
+
+def unit_range(values: Tensor) -> Tensor:
+    """Return values in [0, 1] with zero in the middle: negative ones are dark, positive ones bright."""
+    return 0.5 + 0.5 * values / values.abs().amax().clamp_min(1e-12)
+
+
+def upright(plane: Float[Tensor, "a b"]) -> Float[Tensor, "b a"]:
+    """Return a plane as a picture: its first axis to the right, its second upwards."""
+    return plane.T.flip(0)
+
+
+def ranked(model: VMGrid, mode: int, rank: int) -> int:
+    """Return which density component of a mode has the most energy but for `rank` others."""
+    return int(model.energies()[0][mode].argsort(descending=True)[rank])
+
+
+def component(model: VMGrid, mode: int, rank: int = 0) -> tuple[Float[Tensor, "a b"], Float[Tensor, "c"]]:
+    """Return plane and line of the density component of a mode that has the most energy, but for `rank` others."""
+    r = ranked(model, mode, rank)
+    return model.factors.density[mode].detach()[..., r], model.factors.density[mode + 3].detach()[..., r]
+
+
+def gallery(model: VMGrid, n: int = 3) -> dict[str, Tensor]:
+    """Return the strongest planes of each mode as pictures: zero is grey."""
+    return {f"{MODES[m]}, {k + 1}": upright(unit_range(component(model, m, k)[0])) for k in range(n) for m in range(3)}
+
+
+def outer_product(model: VMGrid, mode: int, rank: int = 0, n_points: int = 2500):
+    """Return a 3D chart of one component: plane times line where its product is largest, positive and negative."""
+    import plotly.graph_objects as go
+
+    from nsw.widgets.charts import COLOURS, figure
+
+    plane, line = component(model, mode, rank)
+    axes = ("xyz", "xzy", "yzx")[mode]
+    product = torch.einsum("ab,c->abc", plane, line).permute(*(axes.index(a) for a in "xyz"))
+    strongest = product.abs().flatten().argsort(descending=True)[:n_points]
+    points, values = lattice(model.aabb, model.shape).reshape(-1, 3)[strongest].cpu(), product.flatten()[strongest].cpu()
+    data = []
+    for name, chosen, colour in (("positive", values > 0, COLOURS[4]), ("negative", values < 0, COLOURS[0])):
+        x, y, z = points[chosen].T.tolist()
+        data.append(go.Scatter3d(x=x, y=y, z=z, mode="markers", name=name, marker=dict(size=2.5, color=colour, opacity=0.7)))
+    return figure(data, height=460, scene=dict(aspectmode="data"))
+
+
+def blocks(n: int, degrees: float = 0.0) -> Float[Tensor, "n n n"]:
+    """Return a volume of a few blocks, 1 inside and 0 outside with edges a voxel wide, rotated about the axis (1, 1, 1).
+
+    >>> 0.05 < float(blocks(16).mean()) < 0.5
+    True
+    """
+    axis = torch.linspace(-1, 1, n)
+    points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)
+    k, angle = torch.full((3,), 1 / math.sqrt(3.0)), math.radians(degrees)
+    along = (points @ k)[..., None] * k  # Rodrigues' rotation
+    points = along + (points - along) * math.cos(angle) + torch.linalg.cross(k.expand_as(points), points) * math.sin(angle)
+    volume = torch.zeros(n, n, n)
+    for centre, half in (
+        ((0.0, 0.0, -0.3), (0.5, 0.35, 0.15)),
+        ((-0.25, 0.0, 0.1), (0.2, 0.25, 0.3)),
+        ((0.3, 0.1, 0.0), (0.1, 0.15, 0.2)),
+    ):
+        outside = ((points - torch.tensor(centre)).abs() - torch.tensor(half)).amax(-1)
+        volume = torch.maximum(volume, torch.sigmoid(-outside * 2 * n))
+    return volume
+
+
+def unfolded(volume: Float[Tensor, "X Y Z"]) -> Float[Tensor, "XY Z"]:
+    """Return the volume as the matrix of which the mode Z|XY keeps a few ranks: rows are places of the plane."""
+    return volume.flatten(0, 1)
+
+
+def svd_errors(volume: Float[Tensor, "X Y Z"], ranks: Sequence[int]) -> list[float]:
+    r"""Return the least error that one plane-and-line mode can have at each rank, relative to the volume's norm.
+
+    $$\lVert V - \textstyle\sum_r M_r v_r^\top\rVert / \lVert V\rVert \ge \sqrt{\textstyle\sum_{i>r} s_i^2 / \sum_i s_i^2}$$
+    (Eckart and Young 1936; s are the singular values)
+
+    >>> svd_errors(torch.ones(4, 4, 4), [1])[0] < 1e-3
+    True
+    """
+    energy = torch.linalg.svdvals(unfolded(volume).double()).square()
+    return [float((energy[r:].sum() / energy.sum()).sqrt()) for r in ranks]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A volume learned by gradient descent: relative `error` and the `approximation` [X, Y, Z]."""
+
+    error: float
+    approximation: Float[Tensor, "X Y Z"]
+
+
+def fit_volume(
+    volume: Float[Tensor, "X Y Z"], rank: int, modes: int = 1, n_steps: int = 300, lr: float = 0.1, seed: int = 0
+) -> Fit:
+    """Learn planes and lines of a known volume with Adam, from TensoRF's start of 0.1 times normal noise.
+
+    Args:
+        modes: 1 for planes across the last axis alone, which a singular value decomposition solves; 3 for VM.
+    """
+    with torch.enable_grad():
+        generator = torch.Generator().manual_seed(seed)
+        equations = ("xyr,zr->xyz", "xzr,yr->xyz", "yzr,xr->xyz")[:modes]
+        sizes = dict(zip("xyz", volume.shape, strict=True))
+        shapes = [[sizes[a] for a in part[:-1]] + [rank] for e in equations for part in e.split("->")[0].split(",")]
+        factors = [(0.1 * torch.randn(shape, generator=generator)).requires_grad_() for shape in shapes]
+        optimizer = torch.optim.Adam(factors, lr=lr)
+        for step in range(n_steps):
+            optimizer.param_groups[0]["lr"] = lr * 0.02 ** (step / n_steps)
+            found = sum(torch.einsum(e, factors[2 * m], factors[2 * m + 1]) for m, e in enumerate(equations))
+            optimizer.zero_grad()
+            (found - volume).square().mean().backward()
+            optimizer.step()
+    found = sum(torch.einsum(e, factors[2 * m], factors[2 * m + 1]) for m, e in enumerate(equations)).detach()
+    return Fit(float((found - volume).norm() / volume.norm()), found)

@@ -1,0 +1,131 @@
+"""The instruments of the distillation notebook: matrix, charts, fog, races, edits."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+
+from nsw.cameras import orbit
+from nsw.methods import instant_ngp as ngp
+from nsw.methods import instant_ngp_fit as fitting
+from nsw.methods import pvd
+from nsw.methods import pvd_inspect as look
+from nsw.methods import pvd_students as students
+from nsw.models.dense_grid import DenseGrid, DenseGridSettings
+from nsw.renderers import render_view
+from nsw.scenes import load
+from nsw.scenes.bundled import data_dir
+from nsw.widgets.svg_still import svg
+
+PLAN = pvd.Plan(n_steps=4, n_samples=256, n_cells=12, n_poses=4, size=16)
+HASH = dict(n_levels=3, n_features=2, log2_entries=9, n_min=4, n_max=16, width=8)
+TRUNK = dict(depth=2, width=8, skip=0, levels=2)
+KINDS = {"hash": partial(students.hash_grid, **HASH), "mlp": partial(students.mlp, **TRUNK)}
+
+
+@pytest.fixture(scope="module")
+def scene():
+    if not (data_dir() / "toybox").is_dir():
+        pytest.skip(f"the bundled scene toybox is not in {data_dir()}")
+    return load("toybox", size=16)
+
+
+@pytest.fixture(scope="module")
+def model(scene):
+    torch.manual_seed(0)
+    grid = fitting.new_model(scene, 24, n_cells=12, **HASH)
+    grid.table.data.normal_(generator=torch.Generator().manual_seed(1))
+    return grid
+
+
+def ball() -> DenseGrid:
+    grid = DenseGrid(DenseGridSettings(n_voxels=24**3, sh_degree=0))
+    with torch.no_grad():
+        grid.raw_density[..., 0] = torch.where(grid.vertices().norm(dim=-1) < 0.6, 40.0, -10.0)
+    return grid
+
+
+def test_every_teacher_meets_every_student(scene, model):
+    rows = look.matrix(model, KINDS, scene, PLAN, lambda field: float(field.aabb[0, 0]))
+    assert list(rows) == list(KINDS) == list(rows["mlp"])
+    assert all(cell.seconds > 0 and math.isfinite(cell.psnr) for row in rows.values() for cell in row.values())
+    assert not torch.equal(rows["hash"]["hash"].model.table, model.table)  # a copy would say nothing about distilling
+    chart = look.matrix_chart(rows, lambda cell: cell.psnr, "PSNR")
+    drawn = svg(chart, "all conversions")
+    assert "from hash" in drawn and "to mlp" in drawn and drawn.count("<text") == 1 + 2 + 2 + 4
+    sheet = look.cell_pictures(rows, model, lambda field: render_view(field, scene.views("test")[0]).rgb[0].detach(), "mlp")
+    assert sheet.shape == (16, 48, 3)
+
+
+def test_two_fields_along_one_ray():
+    teacher = pvd.teach(ball(), None, PLAN, torch.Generator().manual_seed(0))
+    camera = orbit(1, 4.0, 0.0, width=9, height=9)
+    curves = look.along_ray({"ball": teacher.model}, teacher, camera, 4, 4)
+    t, s = curves["ball"]
+    solid = s > 0
+    assert float(t[solid].min()) == pytest.approx(3.4, abs=0.1) and float(t[solid].max()) == pytest.approx(4.6, abs=0.1)
+    assert "clip, floor" in svg(look.ray_chart(curves, PLAN.clip), "one ray")
+    assert svg(
+        look.ray_chart(look.along_ray({"ball": teacher.model}, teacher, camera, 0, 0), PLAN.clip), "a ray that meets nothing"
+    )
+
+
+def test_a_floor_is_fog_only_outside_of_the_shared_cells():
+    teacher = pvd.teach(ball(), None, PLAN, torch.Generator().manual_seed(0))
+    camera = orbit(1, 4.0, 0.0, width=9, height=9)
+    clear, fog = (look.with_floor(teacher.model, teacher, camera, -3.0, everywhere) for everywhere in (False, True))
+    plain = render_view(teacher.model, camera).rgb[0]
+    assert float((clear - plain).abs()[4, 4].max()) < 0.02
+    corner = (1, 4)  # beside the ball, inside of the box
+    assert float(clear[corner].min()) > 0.99 and float(fog[corner].max()) < 0.95
+
+
+def test_contestants_are_the_same_network_and_can_race(scene, model):
+    pixels = ngp.training_pixels(scene, model.aabb)
+    found = look.contestants(model, scene, pixels, PLAN, 3, 0.01, **TRUNK)
+    assert set(found) == {"distilled", "no heads", "pictures only", "photographs"}
+    assert len({sum(p.numel() for p in field.parameters()) for field, _ in found.values()}) == 1
+    field, step = found["photographs"]
+    before = field.trunk[0].weight.detach().clone()
+    for progress in (0.0, 0.5, 1.0):
+        step(progress)
+    assert not torch.equal(before, field.trunk[0].weight)
+
+
+def test_a_learner_runs_by_the_clock():
+    seen = []
+    learner = pvd.Learner(torch.nn.Identity(), 10, lambda k: seen.append(k) or {})
+    for progress in (0.0, 0.55, 0.999, 1.0):
+        look.racer(learner)(progress)
+    assert seen == [0, 5, 9, 9]
+
+
+def test_an_edit_leaves_the_original_alone():
+    grid = ball()
+
+    def carve(copied):
+        copied.raw_density.data[copied.vertices()[..., 0] > 0] = -100.0
+        return copied
+
+    carved = look.edited(grid, carve)
+    assert (
+        float(grid.raw_density.min()) > -11
+        and look.right_half_is_empty(_hashed(carved))
+        and not look.right_half_is_empty(_hashed(grid))
+    )
+
+
+def _hashed(grid):
+    plan = replace(PLAN, n_steps=100, n_samples=1024)
+    torch.manual_seed(0)
+    return pvd.convert(grid, partial(students.hash_grid, lr=0.2, **HASH), None, plan, torch.Generator().manual_seed(0))
+
+
+def test_cameras_are_drawn_beside_the_scene_s_own(scene):
+    both = look.with_cameras(scene, orbit(5, 4.0, width=16, height=16), "random")
+    assert list(both.splits) == ["train", "random"] and len(both.views("random")) == 5
+    assert torch.equal(both.views("train").origins, scene.views("train").origins)
