@@ -18,10 +18,11 @@ from nsw.methods.pvd_poses import box_of, pose_elevations, random_cameras
 from nsw.methods.pvd_teacher import cells_of_pictures, is_on, pictures_of, shared_cells, teach
 from nsw.models import io
 from nsw.models.dense_grid import DenseGrid, DenseGridSettings
-from nsw.models.factors import VMSizes
+from nsw.models.factors import CPSizes, VMSizes
 from nsw.models.gaussians import Gaussians
 from nsw.models.hash_grid import HashGrid, HashGridSettings
-from nsw.models.mlp import NerfMLP, NerfSettings
+from nsw.models.mlp import CoarseFine, CoarseFineSettings, NerfMLP, NerfSettings
+from nsw.models.plenoxel_grid import PlenoxelGrid, PlenoxelGridSettings
 from nsw.models.trunk_mlp import TrunkMLP, TrunkMLPSettings
 from nsw.models.vm_grid import VMGrid, VMGridSettings
 from nsw.renderers import render_view
@@ -206,11 +207,26 @@ def test_splats_become_anything(name):
     assert float((found.rgb - truth.rgb).square().mean()) < 0.35 * float((truth.rgb - 1).square().mean())
 
 
-def test_other_fields_teach_too():
+NERF = dict(depth=2, width=16, skip=0, levels_position=2, levels_direction=1, density_bias=2.0, n_samples=8)
+OTHERS = {
+    "NerfMLP": lambda: NerfMLP(NerfSettings(**NERF)),
+    "CoarseFine": lambda: CoarseFine(CoarseFineSettings(**NERF, n_fine=8)),
+    "PlenoxelGrid": lambda: PlenoxelGrid(PlenoxelGridSettings(n_voxels=12**3, density_init=2.0)),
+    "DenseGrid with a network": lambda: DenseGrid(DenseGridSettings(n_voxels=12**3, alpha_init=0.1, n_features=4, mlp_width=8)),
+    "VMGrid": small_vm,
+    "CP": lambda: VMGrid(VMGridSettings(n_voxels=12**3, factors=CPSizes(2, 3), n_features=4, mlp_width=8, shift=0.0)),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("student", ["hash", "gaussians"])
+def test_every_field_of_the_workbench_teaches(name, student):
     torch.manual_seed(0)
-    model = NerfMLP(NerfSettings(depth=2, width=16, skip=0, levels_position=2, levels_direction=1, density_bias=2.0))
-    learned = pvd.convert(model, STUDENTS["hash"], None, PLAN, seeded())
-    assert isinstance(learned, HashGrid) and not learned.training
+    model = OTHERS[name]()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    learned = pvd.convert(model, STUDENTS[student], None, replace(PLAN, n_steps=4), seeded())
+    assert isinstance(learned, HashGrid | Gaussians) and not learned.training
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
 def test_a_conversion_repeats_bit_by_bit():
