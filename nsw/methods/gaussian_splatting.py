@@ -225,12 +225,14 @@ class Training:
         self.seconds = float(state["seconds"])
 
 
-def fit(training: Training, scene: Scene, steps: Iterable[int], seed: int = 0, ssim: float = 0.2) -> Training:
+def fit(
+    training: Training, scene: Scene, steps: Iterable[int], seed: int = 0, ssim: float = 0.2, penalty: Callable | None = None
+) -> Training:
     """Train with the paper's loss, L = (1 - ssim) L1 + ssim (1 - SSIM), as the notebook's loop does it, without watching.
 
     Args:
         steps: step numbers, for example `range(n)` or `run.steps(n, name=...)`.
-        ssim: weight of the structural term.
+        ssim: weight of the structural term; penalty(step), when given, is added to the loss.
     """
     splats, n_steps = training.gaussians, training.n_steps
     absgrad = training.control is not None and training.control.absgrad
@@ -241,6 +243,7 @@ def fit(training: Training, scene: Scene, steps: Iterable[int], seed: int = 0, s
         loss = (1 - ssim) * loss_l1(render.rgb, target)
         if ssim:
             loss = loss + ssim * loss_ssim(render.rgb, target)
+        loss = loss + penalty(step) if penalty else loss
         loss.backward()
         training.step(step, render.extras["meta"])
     return training

@@ -7,6 +7,7 @@ import torch
 
 from nsw.cameras import orbit
 from nsw.methods import gaussian_splatting as gs
+from nsw.methods import mcmc, mcmc_chain
 from nsw.methods.density_control import DensityControl
 from nsw.models.gaussians import Gaussians
 from nsw.renderers.splats import render_view
@@ -66,3 +67,20 @@ def test_training_with_density_control_runs_on_the_gpu():
         losses.append(float(loss.detach()))
     assert losses[-1] < losses[0]
     assert len(splats) > 300
+
+
+def test_the_mcmc_chain_runs_on_the_gpu_and_shares_as_on_the_cpu():
+    given = torch.tensor([0.5, 0.95, 0.99]), torch.ones(3, 3), torch.tensor([2, 4, 50])
+    for cpu, gpu in zip(mcmc.shared(*given), mcmc.shared(*[value.cuda() for value in given]), strict=True):
+        assert torch.allclose(cpu, gpu.cpu(), atol=1e-6)
+    splats, cameras = splats_and_cameras(300)
+    with torch.no_grad():
+        splats.opacities[:40] = -8.0
+    training = mcmc_chain.Chain(splats.to("cuda"), 3.0, 20, mcmc_chain.Sampling(330, start=2, stop=20, every=5, noise_lr=1.0))
+    moves = []
+    for step in range(20):
+        render = render_view(training.gaussians, cameras[step % 3])
+        (render.rgb.mean() + training.penalty(step)).backward()
+        moves.append(training.step(step))
+    assert len(moves[5].dead) >= 40 and len(training.gaussians) == 330 and training.rows["origin"].shape == (330,)
+    assert all(p.is_cuda and torch.isfinite(p).all() for p in training.gaussians.params.values())

@@ -1,0 +1,95 @@
+"""Look at the chain of 3DGS-MCMC: stacks in profile, where the splats are, who jumped where, and how far noise carries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nsw.methods.mcmc import add_noise, copied, noise_gate, shared
+from nsw.models.gaussians import NAMES, Gaussians
+from nsw.renderers.splat_probe import recoloured
+
+
+def stack_profiles(opacity: float, n: int, reach: float = 4.0) -> tuple[Float[Tensor, "X"], dict[str, Float[Tensor, "X"]]]:
+    r"""Return opacity along a line through n stacked splats: copies, only their opacity corrected, and both corrected.
+
+    $$\alpha(x) = 1 - (1 - o' e^{-x^2 / 2 s'^2})^n$$
+
+    Args:
+        reach: the line's half length, in standard deviations of the one splat.
+    """
+    x = torch.linspace(-reach, reach, 241)
+    given = torch.tensor([opacity]), torch.ones(1, 3), torch.tensor([n])
+    (o_copied, _), (o_shared, s_shared) = copied(*given), shared(*given)
+    stacks = {"copies": (o_copied, 1.0), "opacity shared": (o_shared, 1.0), "opacity and scale shared": (o_shared, s_shared[0, 0])}
+    curves = {"one splat": opacity * torch.exp(-0.5 * x**2)}
+    return x, curves | {name: 1 - (1 - o * torch.exp(-0.5 * (x / s) ** 2)) ** n for name, (o, s) in stacks.items()}
+
+
+@torch.no_grad()
+def expected_jump(gaussians: Gaussians, size: float, gate_at: float = 0.005) -> Float[Tensor, "N"]:
+    r"""Return how far one step's noise carries each splat, root mean square, in world units.
+
+    $$\sqrt{\mathrm E\,\|\lambda g \Sigma \eta\|^2} = \lambda\,g(o)\,\sqrt{\textstyle\sum_k s_k^4}$$
+    """
+    return size * noise_gate(gaussians.activated_opacities, gate_at) * gaussians.activated_scales.pow(4).sum(dim=1).sqrt()
+
+
+@torch.no_grad()
+def melted(gaussians: Gaussians, size: float, gate_at: float, n_steps: int = 20, seed: int = 0) -> Gaussians:
+    """Return a copy after n_steps of noise and nothing else."""
+    copy = Gaussians(gaussians.settings).to(gaussians.means.device)
+    copy.fill(**{name: gaussians.params[name] for name in NAMES})
+    generator = torch.Generator(gaussians.means.device).manual_seed(seed)
+    for _ in range(n_steps):
+        add_noise(copy.params, size, gate_at, generator)
+    return copy
+
+
+@torch.no_grad()
+def cloud(gaussians: Gaussians, n: int, size: float, gate_at: float = 0.005) -> Gaussians:
+    """Return n copies of every splat, each after one step of noise of its own."""
+    crowd = Gaussians(gaussians.settings).to(gaussians.means.device)
+    crowd.fill(**{name: gaussians.params[name].repeat_interleave(n, dim=0) for name in NAMES})
+    return melted(crowd, size, gate_at, n_steps=1)
+
+
+@torch.no_grad()
+def dots(gaussians: Gaussians, size: float, rgb: Float[Tensor, "N 3"] | None = None) -> Gaussians:
+    """Return an opaque ball of one size at every splat that is alive, whatever its shape: where the splats are."""
+    marks = recoloured(gaussians, gaussians.base_rgb if rgb is None else rgb)
+    marks.scales.fill_(torch.log(torch.tensor(size)))
+    marks.opacities.copy_(torch.where(gaussians.activated_opacities > 0.005, 4.0, -8.0))
+    return marks
+
+
+@torch.no_grad()
+def threads(start: Float[Tensor, "D 3"], end: Float[Tensor, "D 3"], rgb: Sequence[float], thickness: float) -> Gaussians:
+    """Return a thin splat along the way of every jump; its length is two standard deviations to each side."""
+    vector = end - start
+    length = vector.norm(dim=1, keepdim=True).clamp_min(1e-6)
+    d = vector / length
+    # The half-way rotation from the x axis to d; opposite directions share one line, so the half with d_x >= 0 will do.
+    d = torch.where(d[:, :1] < 0, -d, d)
+    quats = torch.stack([1 + d[:, 0], torch.zeros_like(d[:, 0]), -d[:, 2], d[:, 1]], dim=1)
+    scales = torch.cat([length / 4, torch.full_like(d[:, :2], thickness)], dim=1)
+    colours = torch.tensor(rgb).expand(len(d), 3)
+    return Gaussians.from_values((start + end) / 2, scales, quats, torch.full_like(d[:, 0], 0.9), colours).to(start.device)
+
+
+@torch.no_grad()
+def together(*parts: Gaussians) -> Gaussians:
+    """Return all splats of some models of one degree as one model."""
+    joined = Gaussians(parts[0].settings).to(parts[0].means.device)
+    return joined.fill(**{name: torch.cat([part.params[name] for part in parts]) for name in NAMES})
+
+
+@torch.no_grad()
+def strays(gaussians: Gaussians, aabb: Float[Tensor, "2 3"], least: float = 0.1) -> float:
+    """Return the share of splats that stand outside the scene's box and can be seen there: floaters."""
+    low, high = aabb.to(gaussians.means)
+    outside = ((gaussians.means < low) | (gaussians.means > high)).any(dim=1)
+    return float((outside & (gaussians.activated_opacities > least)).float().mean())
