@@ -20,6 +20,7 @@ from nsw.cameras import Cameras, Rays, pixel_rays
 from nsw.kernels.occupancy import ray_aabb_intersect
 from nsw.kernels.volume import render_weight_from_density
 from nsw.losses import loss_mse
+from nsw.methods import nerf
 from nsw.models.field import Field
 from nsw.renderers.volume import RayRender
 
@@ -115,6 +116,17 @@ def ask(teacher: Field, render: Callable[[Rays], Answer], rays: Rays, t: Float[T
     points = rays.origins[:, None] + t[..., None] * rays.directions[:, None]
     shown = render(rays)
     return Lesson(shown.rgb, 1 - shown.left, teacher.density(points.view(-1, 3)).view(t.shape))
+
+
+def learning_rate(step: int, n_steps: int, start: float, warm_up: int = 30) -> float:
+    """Return the learning rate of a step: a linear rise over the first steps, then a fall to a tenth.
+
+    A student begins as fog of the wrong colours. At full rate the first steps clear it away altogether, and nothing comes back.
+
+    >>> round(learning_rate(0, 300, 3e-3), 6), round(learning_rate(300, 300, 3e-3), 6)
+    (0.0001, 0.0003)
+    """
+    return nerf.learning_rate(step, n_steps, start) * min(1.0, (step + 1) / warm_up)
 
 
 def profile(values: Float[Tensor, "R S"]) -> Float[Tensor, "R S"]:

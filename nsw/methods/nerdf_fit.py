@@ -15,7 +15,7 @@ from nsw.cameras import Cameras
 from nsw.methods import instant_ngp as ngp
 from nsw.methods import nerdf
 from nsw.methods.instant_ngp_fit import Plan, fit
-from nsw.methods.nerf import learning_rate, set_learning_rate
+from nsw.methods.nerf import set_learning_rate
 from nsw.models.hash_grid import HashGrid, HashGridSettings
 from nsw.models.ray_distribution import LightField, RayDistribution
 from nsw.renderers import whole_rays
@@ -35,7 +35,7 @@ class Course:
         n_steps: optimiser steps.
         n_rays: rays of a step.
         n_cameras: random cameras that share them; 1 in the paper.
-        lr: learning rate at the start; it falls tenfold.
+        lr: largest learning rate; see `nerdf.learning_rate`.
     """
 
     n_steps: int = 600
@@ -108,7 +108,7 @@ def distil(
             spent["teacher"] += time.perf_counter() - began
             for name, (student, loss_of_rays) in students.items():
                 began = time.perf_counter()
-                set_learning_rate(optimizers[name], learning_rate(step, course.n_steps, course.lr))
+                set_learning_rate(optimizers[name], nerdf.learning_rate(step, course.n_steps, course.lr))
                 background = 1.0 if isinstance(student, LightField) else behind
                 out = whole_rays.render_rays(student, rays, near=near, background=background, tau=tau)
                 optimizers[name].zero_grad()

@@ -66,9 +66,9 @@ def ray_chart(student: RayDistribution, teacher: Field, camera: Cameras, near: f
     for who, out, colour, dash in (("student", ours, COLOURS[0], "solid"), ("teacher", theirs, COLOURS[1], "dash")):
         style = dict(type="scatter", mode="lines", line=dict(color=colour, dash=dash, width=2), x=out.t[0].tolist(), xaxis="x2")
         share = out.densities[0] / out.densities[0].max().clamp_min(1e-9)
-        data.append(style | dict(y=share.tolist(), name=f"{who}: density / its largest", yaxis="y2"))
+        data.append(style | dict(y=share.tolist(), name=who, yaxis="y2"))
         per_length = out.weights[0] / (out.t_ends - out.t_starts)[0].clamp_min(1e-9)
-        data.append(style | dict(y=per_length.tolist(), name=f"{who}: weight", yaxis="y3", showlegend=False))
+        data.append(style | dict(y=per_length.tolist(), name=who, yaxis="y3", showlegend=False))
     chart = figure(data, title=_headline(ours, theirs, row, column), height=620, margin=dict(l=65, r=15, t=110, b=50))
     chart.update_layout(
         barmode="group",

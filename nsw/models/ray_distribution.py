@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,8 @@ from nsw.cameras import Rays
 from nsw.kernels.harmonics import sh_basis
 from nsw.models.encodings import encoded_size, frequency_encoding
 from nsw.models.ray_basis import cosine_basis, fourier_basis
+
+SHARPNESS = 3.0  # of the softplus: nearer to ReLU it passes as little gradient as that where density is zero
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class RaySettings:
         margin: share of the series' period that is left unused at either end of the ray.
         density_scale: optical depth of a ray is this times the series' mean.
         damping: terms of order m enter divided by (1 + m) to this power; 0 is the paper's.
-        softplus: False takes the paper's ReLU instead, after which a ray without density has no gradient left.
+        softplus: False takes the paper's ReLU instead, which leaves a ray without density no gradient.
         box: minimum and maximum corner in world units, six numbers; a ray runs from where it enters to where it leaves.
     """
 
@@ -111,8 +114,9 @@ class RayDistribution(nn.Module):
         super().__init__()
         self.settings = settings
         self.network = RayNetwork(settings, 4 * settings.n_terms)
-        with torch.no_grad():  # a start in thin fog
-            self.network.head.bias[0] = 3.0 / settings.density_scale
+        thin = 3.0 / settings.density_scale  # a start in thin fog
+        with torch.no_grad():
+            self.network.head.bias[0] = math.log(math.expm1(SHARPNESS * thin)) / SHARPNESS if settings.softplus else thin
 
     @property
     def aabb(self) -> Float[Tensor, "2 3"]:
@@ -145,7 +149,7 @@ class RayDistribution(nn.Module):
             terms: the basis at the positions, from `at`; it is the same for all rays.
         """
         sums = (coefficients.flatten(0, 1) @ terms).view(len(coefficients), 4, -1)
-        raw = softplus(sums[:, 0], beta=10.0) if self.settings.softplus else relu(sums[:, 0])
+        raw = softplus(sums[:, 0], beta=SHARPNESS) if self.settings.softplus else relu(sums[:, 0])
         return self.settings.density_scale * raw, sums[:, 1:].sigmoid().transpose(1, 2)
 
 
