@@ -11,17 +11,17 @@ import hashlib
 import os
 import sys
 import threading
+import time
 import warnings
 from pathlib import Path
 
 import numba
+from numba.core import event
 
 from nsw.kernels import simd
 
 # Without "nnan" and "ninf": the kernels test for broken numbers, and the compiler must not assume those tests away.
 FASTMATH = {"reassoc", "nsz", "arcp", "contract"}
-_announced = False
-_parallel_loops = threading.Lock()
 
 
 def user_cache_folder() -> Path:
@@ -41,7 +41,7 @@ def kernel_cache_folder() -> Path | None:
     digest = hashlib.sha256(f"{numba.__version__} {simd.LANES}".encode())
     for path in sorted(Path(__file__).parent.glob("*.py")):
         source = path.read_bytes()
-        if path.name.startswith("simd") or b"kernels.compiling import" in source:
+        if any(word in source for word in (b"import numba", b"from numba", b"kernels.compiling import")):
             digest.update(source)
     try:
         folder = user_cache_folder() / "kernels" / digest.hexdigest()[:16]
@@ -57,31 +57,8 @@ def kernel_cache_folder() -> Path | None:
 
 def kernel(function):
     """Compile a function for this machine on its first call, without Python's lock, and keep the result for the next process."""
-    return _compiled(function, fastmath=FASTMATH)
-
-
-def parallel_kernel(**options):
-    """Compile a function with numba's parallel loops, to be called from Python; calls of several threads follow one another.
-
-    Where neither OpenMP nor TBB is installed, as on most Macs, numba's own threads abort the process when two calls meet.
-    """
-
-    def decorate(function):
-        compiled = _compiled(function, parallel=True, **options)
-
-        @functools.wraps(function)
-        def call(*arguments):
-            with _parallel_loops:
-                return compiled(*arguments)
-
-        return call
-
-    return decorate
-
-
-def _compiled(function, **options):
     folder = kernel_cache_folder()
-    options |= {"error_model": "numpy", "nogil": True}
+    options = {"fastmath": FASTMATH, "error_model": "numpy", "nogil": True}
     if folder is None:
         return numba.njit(**options)(function)
     # numba reads the folder from its global settings while it decorates; other users of numba keep theirs.
@@ -97,13 +74,38 @@ def helper(function):
     return numba.njit(fastmath=FASTMATH, error_model="numpy", inline="never")(function)
 
 
-def announce_first_compile() -> None:
-    """Say once a process that compiling takes a moment, if this machine has no kernels yet."""
-    global _announced
-    if _announced:
-        return
-    _announced = True
-    folder = kernel_cache_folder()
-    if folder is None or next(folder.rglob("*.nbc"), None) is None:
-        once = "once on this machine" if folder else "in every process, for want of a cache folder"
-        print(f"nsw: compiling splat kernels, {once}, about half a minute ...", file=sys.stderr, flush=True)
+class _Progress(event.Listener):
+    """Say what is being compiled: on a terminal in a line that goes away afterwards, elsewhere once a process."""
+
+    def __init__(self) -> None:
+        self.inside: set[object] = set()  # helpers are compiled within the kernel that calls them
+        self.seconds, self.count, self.began = 0.0, 0, 0.0
+
+    def on_start(self, event) -> None:
+        dispatcher = event.data["dispatcher"]
+        if not dispatcher.py_func.__module__.startswith("nsw.kernels"):
+            return
+        self.inside.add(dispatcher)
+        if len(self.inside) > 1:
+            return
+        self.count, self.began = self.count + 1, time.perf_counter()
+        once = "once on this machine" if kernel_cache_folder() else "in every process, for want of a cache folder"
+        if sys.stderr.isatty():
+            name = f"{dispatcher.py_func.__module__.rpartition('.')[2]}.{dispatcher.py_func.__name__}"
+            self._show(f"nsw: compiling {name}, {once}: kernel {self.count}, {self.seconds:.0f} s so far ...")
+        elif self.count == 1:
+            print(f"nsw: compiling kernels, {once}, a second or two for each operation ...", file=sys.stderr, flush=True)
+
+    def on_end(self, event) -> None:
+        self.inside.discard(event.data["dispatcher"])
+        if not self.inside and self.began:
+            self.seconds += time.perf_counter() - self.began
+            self.began = 0.0
+            if sys.stderr.isatty():
+                self._show("")
+
+    def _show(self, line: str) -> None:
+        print(f"\r{line:<100}" + ("" if line else "\r"), end="", file=sys.stderr, flush=True)
+
+
+event.register("numba:compile", _Progress())

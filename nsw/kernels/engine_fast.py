@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nsw.kernels import engine_reference, harmonics_fast, projection
-from nsw.kernels.compiling import announce_first_compile
+from nsw.kernels.memory import empty, zeros
 from nsw.kernels.meta import Meta, rows_of_pairs
 from nsw.kernels.projection_backward import project_backward
 from nsw.kernels.projection_reference import Projected, View
@@ -45,8 +45,8 @@ class _Project(torch.autograd.Function):
         )
         inputs, n_splats = _arrays(means, quats, scales, opacities, viewmats, Ks), means.shape[1]
         n_rows = viewmats.shape[0] * viewmats.shape[1] * n_splats
-        radii = np.empty((n_rows, 2), np.int32)
-        outputs = [np.empty((n_rows,) + tail, np.float32) for tail in ((2,), (), (3,), ())]
+        radii = empty((n_rows, 2), np.int32)
+        outputs = [empty((n_rows,) + tail, np.float32) for tail in ((2,), (), (3,), ())]
         flat = _flat(*inputs[:4], radii, *outputs)
         run_shared(projection.project_forward, shares(n_rows), n_splats, *flat[:4], *inputs[4:], settings, *flat[4:])
         ctx.arrays = (inputs, settings, radii, outputs[2], outputs[3])
@@ -59,10 +59,10 @@ class _Project(torch.autograd.Function):
         (means, quats, scales, _, viewmats, Ks), settings, radii, conics, compensations = ctx.arrays
         (B, N), C = means.shape[:2], viewmats.shape[1]
         want_views = True if ctx.needs_input_grad[4] else None
-        v_splats = [np.empty_like(array) for array in (means, quats, scales)]
-        v_views = np.empty((B, -(-N // projection.BLOCK), C, projection.N_VIEW_GRADS) if want_views else (0, 0, 0, 0), np.float32)
+        v_splats = [empty(array.shape) for array in (means, quats, scales)]
+        v_views = empty((B, -(-N // projection.BLOCK), C, projection.N_VIEW_GRADS) if want_views else (0, 0, 0, 0), np.float32)
         pulls = ((v_means2d, 2), (v_depths, 1), (v_conics, 3), (v_compensations, 1))
-        pulls = [np.zeros(width * len(radii), np.float32) if v is None else _arrays(v)[0].reshape(-1) for v, width in pulls]
+        pulls = [zeros(width * len(radii), np.float32) if v is None else _arrays(v)[0].reshape(-1) for v, width in pulls]
         run_shared(
             project_backward, shares(B * N), N, *_flat(means, quats, scales), viewmats, Ks, settings,
             *_flat(radii, conics, compensations), *pulls, *_flat(*v_splats), v_views, want_views,
@@ -76,7 +76,6 @@ class _Project(torch.autograd.Function):
 
 def project(means, covars, quats, scales, opacities, viewmats, Ks, view: View, packed: bool):
     """Do what `engine_reference.project` does, for a pinhole and splats given by quats and scales."""
-    announce_first_compile()
     radii, *rows = _Project.apply(means, quats, scales, opacities, viewmats, Ks, view)
     ids = None
     if packed:
@@ -94,7 +93,7 @@ class _Shade(torch.autograd.Function):
     @staticmethod
     def forward(ctx, degree: int, means, coefficients, centres, seen):
         inputs = _arrays(means, coefficients, centres, seen)
-        colors = np.empty((len(seen), 3), np.float32)
+        colors = empty((len(seen), 3), np.float32)
         run_shares(harmonics_fast.shade_forward, shares(len(colors)), degree, *inputs, colors)
         ctx.degree, ctx.arrays = degree, (inputs, colors)
         return torch.from_numpy(colors)
@@ -103,7 +102,7 @@ class _Shade(torch.autograd.Function):
     def backward(ctx, v_colors):
         inputs, colors = ctx.arrays
         means, coefficients, centres, _ = inputs
-        v_coefficients, v_directions = np.zeros_like(coefficients), np.empty_like(colors)
+        v_coefficients, v_directions = zeros(coefficients.shape), empty(colors.shape)
         gradients = (*_arrays(v_colors), v_coefficients, v_directions)
         run_shares(harmonics_fast.shade_backward, shares(len(colors)), ctx.degree, *inputs, colors, *gradients)
         pulls = torch.from_numpy(v_directions).view(means.shape[0], centres.shape[1], means.shape[1], 3)
@@ -115,7 +114,6 @@ def shade(sh_degree: int, means, coefficients, viewmats, radii, ids) -> Tensor:
     """Do what `engine_reference.shade` does, up to degree 3 (degree 4 is rare and left to it)."""
     if sh_degree > harmonics_fast.MAX_DEGREE:
         return engine_reference.shade(sh_degree, means, coefficients, viewmats, radii, ids)
-    announce_first_compile()
     B, C, N = viewmats.shape[0], viewmats.shape[1], means.shape[1]
     seen = (radii > 0).all(dim=-1)
     if ids is not None:  # the kernel walks all pairs; only the kept ones are worked on
@@ -127,7 +125,6 @@ def shade(sh_degree: int, means, coefficients, viewmats, radii, ids) -> Tensor:
 
 def composite(meta: Meta, channels, backgrounds, absgrad: bool, channel_chunk: int) -> tuple[Tensor, Tensor]:
     """Do what `engine_reference.composite` does, picture by picture."""
-    announce_first_compile()
     n_images, width, height = meta["n_batches"] * meta["n_cameras"], meta["width"], meta["height"]
     target = meta["means2d"]
     if absgrad:

@@ -9,13 +9,15 @@ from __future__ import annotations
 import numpy as np
 import torch
 from jaxtyping import Float
-from numba import get_num_threads, njit, prange
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nsw.kernels.compiling import parallel_kernel
+from nsw.kernels.compiling import helper, kernel
+from nsw.kernels.entry_vectors import entry_add, entry_dot, entry_load, entry_store, entry_zero
+from nsw.kernels.memory import empty
+from nsw.kernels.simd_rows import take
+from nsw.kernels.threads import n_threads, run_shared, run_shares
 
-_FAST = {"nnan", "ninf", "nsz", "arcp", "contract", "reassoc"}
 _BLOCK = 1024
 _ONE = np.float32(1.0)
 _ZERO = np.float32(0.0)
@@ -76,10 +78,11 @@ class _GridLookup(torch.autograd.Function):
         values = grid.detach().contiguous().numpy()
         xyz = points.detach().contiguous().numpy()
         lower, scale = _affine(aabb, values.shape)
-        out = np.empty((len(xyz), values.shape[3]), np.float32)
-        _forward(values, xyz, lower, scale, out)
+        out, channels = empty((len(xyz), values.shape[3])), (_ZERO,) * values.shape[3]
+        box = (values.shape, xyz, lower, scale)
+        run_shared(_forward, _workers(len(xyz)), values.reshape(-1), *box, channels, out.reshape(-1))
         ctx.save_for_backward(grid, points)
-        ctx.box, ctx.gradient_into = (lower, scale), gradient_into
+        ctx.box, ctx.channels, ctx.gradient_into = (lower, scale), channels, gradient_into
         return torch.from_numpy(out)
 
     @staticmethod
@@ -87,16 +90,18 @@ class _GridLookup(torch.autograd.Function):
     def backward(ctx, grad_out: Tensor):
         grid, points = ctx.saved_tensors
         xyz = points.detach().contiguous().numpy()
-        grad = grad_out.contiguous().numpy()
+        grad = grad_out.contiguous().view(-1).numpy()
+        box = (tuple(grid.shape), xyz, *ctx.box)
         grad_grid = grad_points = None
         if ctx.needs_input_grad[0]:
             target = ctx.gradient_into
             if target is None:
                 target = grad_grid = torch.zeros(grid.shape)
-            _grid_backward(target.numpy(), xyz, *ctx.box, grad, _slabs(xyz, *ctx.box, grid.shape[0]))
+            slabs = _slabs(xyz, *ctx.box, grid.shape[0])
+            run_shares(_grid_backward, len(slabs) - 1, target.view(-1).numpy(), *box, grad, ctx.channels, slabs)
         if ctx.needs_input_grad[1]:
-            out = np.empty_like(xyz)
-            _points_backward(grid.detach().contiguous().numpy(), xyz, *ctx.box, grad, out)
+            out, values = empty(xyz.shape), grid.detach().contiguous().view(-1).numpy()
+            run_shared(_points_backward, _workers(len(xyz)), values, *box, grad, ctx.channels, out)
             grad_points = torch.from_numpy(out)
         return grad_grid, grad_points, None, None
 
@@ -109,7 +114,7 @@ def _affine(aabb: Tensor, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarra
 
 def _slabs(xyz: np.ndarray, lower: np.ndarray, scale: np.ndarray, n_x: int) -> np.ndarray:
     """Return borders along x that share the points evenly: a thread owns a slab of voxels and writes nowhere else."""
-    n_slabs = get_num_threads() if len(xyz) >= 4 * _BLOCK else 1
+    n_slabs = n_threads() if len(xyz) >= 4 * _BLOCK else 1
     if n_slabs == 1:
         return np.array([0, n_x])
     x = np.clip((xyz[::16, 0] - lower[0]) * scale[0], 0, n_x - 1)
@@ -117,88 +122,116 @@ def _slabs(xyz: np.ndarray, lower: np.ndarray, scale: np.ndarray, n_x: int) -> n
     return np.concatenate([[0], np.maximum.accumulate(np.clip(inner, 0, n_x)), [n_x]])
 
 
-@njit(inline="always")
-def _cell(x, lower, scale, n):
-    """Return the lower and upper vertex along one axis and the position between them in [0, 1]."""
+def _workers(n_points: int) -> int:
+    return n_threads() if n_points >= 4 * _BLOCK else 1
+
+
+@helper
+def _axis(x, lower, scale, n):
+    """The lower and upper vertex along one axis and the position between them in [0, 1]."""
     p = min(max((x - lower) * scale, _ZERO), np.float32(n - 1))
     first = min(int(p), max(n - 2, 0))
     return first, min(first + 1, n - 1), p - np.float32(first)
 
 
-@parallel_kernel(fastmath=_FAST)
-def _forward(grid, xyz, lower, scale, out):
-    n_x, n_y, n_z, n_c = grid.shape
-    n = xyz.shape[0]
-    for block in prange((n + _BLOCK - 1) // _BLOCK):
+@helper
+def _cell(xyz, q, lower, scale, shape):
+    """A point's cell: vertices i, j, k and i1, j1, k1, and the position (x, y, z) between them."""
+    i, i1, x = _axis(xyz[q, 0], lower[0], scale[0], shape[0])
+    j, j1, y = _axis(xyz[q, 1], lower[1], scale[1], shape[1])
+    k, k1, z = _axis(xyz[q, 2], lower[2], scale[2], shape[2])
+    return i, i1, j, j1, k, k1, x, y, z
+
+
+@helper
+def _place(shape, i, j, k):
+    """Where a vertex's channels begin in the flat grid."""
+    return ((i * shape[1] + j) * shape[2] + k) * shape[3]
+
+
+@helper
+def _add_corners(total, grid, shape, i, j, j1, k, k1, weight, y, z, channels):
+    """Add the four vertices of one face of a cell, weighted."""
+    low, high = weight * (_ONE - y), weight * y
+    total = entry_add(total, low * (_ONE - z), entry_load(grid, _place(shape, i, j, k), channels))
+    total = entry_add(total, low * z, entry_load(grid, _place(shape, i, j, k1), channels))
+    total = entry_add(total, high * (_ONE - z), entry_load(grid, _place(shape, i, j1, k), channels))
+    return entry_add(total, high * z, entry_load(grid, _place(shape, i, j1, k1), channels))
+
+
+@kernel
+def _forward(next_block, grid, shape, xyz, lower, scale, channels, out):
+    """Interpolate at every point; `channels` is a tuple as long as a vertex has channels."""
+    n, n_c = xyz.shape[0], len(channels)
+    block = take(next_block)
+    while block * _BLOCK < n:
         for q in range(block * _BLOCK, min(n, (block + 1) * _BLOCK)):
-            i, i1, fx = _cell(xyz[q, 0], lower[0], scale[0], n_x)
-            j, j1, fy = _cell(xyz[q, 1], lower[1], scale[1], n_y)
-            k, k1, fz = _cell(xyz[q, 2], lower[2], scale[2], n_z)
-            w00, w01, w10, w11 = (_ONE - fx) * (_ONE - fy), (_ONE - fx) * fy, fx * (_ONE - fy), fx * fy
-            gz = _ONE - fz
-            for c in range(n_c):
-                out[q, c] = (
-                    w00 * (gz * grid[i, j, k, c] + fz * grid[i, j, k1, c])
-                    + w01 * (gz * grid[i, j1, k, c] + fz * grid[i, j1, k1, c])
-                    + w10 * (gz * grid[i1, j, k, c] + fz * grid[i1, j, k1, c])
-                    + w11 * (gz * grid[i1, j1, k, c] + fz * grid[i1, j1, k1, c])
-                )
+            i, i1, j, j1, k, k1, x, y, z = _cell(xyz, q, lower, scale, shape)
+            value = _add_corners(entry_zero(channels), grid, shape, i, j, j1, k, k1, _ONE - x, y, z, channels)
+            entry_store(out, q * n_c, _add_corners(value, grid, shape, i1, j, j1, k, k1, x, y, z, channels))
+        block = take(next_block)
 
 
-@njit(inline="always")
-def _add_edge(grad_grid, i, j, k, k1, w, fz, grad, q):
-    """Add one point's gradient to the two vertices of a cell edge along z."""
-    lo, hi = w * (_ONE - fz), w * fz
-    for c in range(grad.shape[1]):
-        grad_grid[i, j, k, c] += lo * grad[q, c]
-    for c in range(grad.shape[1]):
-        grad_grid[i, j, k1, c] += hi * grad[q, c]
+@helper
+def _deposit(gradient, at, weight, entry, channels):
+    entry_store(gradient, at, entry_add(entry_load(gradient, at, channels), weight, entry))
 
 
-@parallel_kernel(fastmath=_FAST)
-def _grid_backward(grad_grid, xyz, lower, scale, grad, slabs):
-    n_x, n_y, n_z, _ = grad_grid.shape
-    for s in prange(slabs.shape[0] - 1):
-        begin, end = slabs[s], slabs[s + 1]
-        for q in range(xyz.shape[0]):
-            i, i1, fx = _cell(xyz[q, 0], lower[0], scale[0], n_x)
-            if i1 < begin or i >= end:
-                continue
-            j, j1, fy = _cell(xyz[q, 1], lower[1], scale[1], n_y)
-            k, k1, fz = _cell(xyz[q, 2], lower[2], scale[2], n_z)
-            if i >= begin:
-                _add_edge(grad_grid, i, j, k, k1, (_ONE - fx) * (_ONE - fy), fz, grad, q)
-                _add_edge(grad_grid, i, j1, k, k1, (_ONE - fx) * fy, fz, grad, q)
-            if begin <= i1 < end:
-                _add_edge(grad_grid, i1, j, k, k1, fx * (_ONE - fy), fz, grad, q)
-                _add_edge(grad_grid, i1, j1, k, k1, fx * fy, fz, grad, q)
+@helper
+def _deposit_face(gradient, shape, i, j, j1, k, k1, weight, y, z, entry, channels):
+    """Add a point's gradient to the four vertices of one face of its cell."""
+    low, high = weight * (_ONE - y), weight * y
+    _deposit(gradient, _place(shape, i, j, k), low * (_ONE - z), entry, channels)
+    _deposit(gradient, _place(shape, i, j, k1), low * z, entry, channels)
+    _deposit(gradient, _place(shape, i, j1, k), high * (_ONE - z), entry, channels)
+    _deposit(gradient, _place(shape, i, j1, k1), high * z, entry, channels)
 
 
-@parallel_kernel(fastmath=_FAST)
-def _points_backward(grid, xyz, lower, scale, grad, out):
-    n_x, n_y, n_z, n_c = grid.shape
-    n = xyz.shape[0]
-    for block in prange((n + _BLOCK - 1) // _BLOCK):
+@kernel
+def _grid_backward(gradient, shape, xyz, lower, scale, grad, channels, slabs, share, n_shares):
+    """Add the points' gradients to the vertices of slab `share` of the grid, point by point."""
+    begin, end, n_c = slabs[share], slabs[share + 1], len(channels)
+    for q in range(xyz.shape[0]):
+        i, i1, j, j1, k, k1, x, y, z = _cell(xyz, q, lower, scale, shape)
+        if i1 < begin or i >= end:
+            continue
+        entry = entry_load(grad, q * n_c, channels)
+        if i >= begin:
+            _deposit_face(gradient, shape, i, j, j1, k, k1, _ONE - x, y, z, entry, channels)
+        if begin <= i1 < end:
+            _deposit_face(gradient, shape, i1, j, j1, k, k1, x, y, z, entry, channels)
+
+
+@helper
+def _face_slopes(grid, shape, i, j, j1, k, k1, y, z, entry, channels):
+    """On one face of a cell: the value, and its slopes along y and z, each multiplied into the gradient `entry`."""
+    a = entry_dot(entry_load(grid, _place(shape, i, j, k), channels), entry)
+    b = entry_dot(entry_load(grid, _place(shape, i, j, k1), channels), entry)
+    c = entry_dot(entry_load(grid, _place(shape, i, j1, k), channels), entry)
+    d = entry_dot(entry_load(grid, _place(shape, i, j1, k1), channels), entry)
+    low, high = a + z * (b - a), c + z * (d - c)
+    return low + y * (high - low), high - low, (b - a) * (_ONE - y) + (d - c) * y
+
+
+@helper
+def _if_inside(slope, x, lower, scale, n):
+    """A slope per world unit; none where the coordinate is clamped, since it then does not move the value."""
+    p = (x - lower) * scale
+    return slope * scale if p > _ZERO and p < np.float32(n - 1) else _ZERO
+
+
+@kernel
+def _points_backward(next_block, grid, shape, xyz, lower, scale, grad, channels, out):
+    """Write the gradient of every point."""
+    n, n_c = xyz.shape[0], len(channels)
+    block = take(next_block)
+    while block * _BLOCK < n:
         for q in range(block * _BLOCK, min(n, (block + 1) * _BLOCK)):
-            i, i1, fx = _cell(xyz[q, 0], lower[0], scale[0], n_x)
-            j, j1, fy = _cell(xyz[q, 1], lower[1], scale[1], n_y)
-            k, k1, fz = _cell(xyz[q, 2], lower[2], scale[2], n_z)
-            dx = dy = dz = _ZERO
-            for c in range(n_c):
-                a, b = grid[i, j, k, c], grid[i, j, k1, c]
-                near0, slope0 = a + fz * (b - a), b - a
-                a, b = grid[i, j1, k, c], grid[i, j1, k1, c]
-                near1, slope1 = a + fz * (b - a), b - a
-                a, b = grid[i1, j, k, c], grid[i1, j, k1, c]
-                far0, slope2 = a + fz * (b - a), b - a
-                a, b = grid[i1, j1, k, c], grid[i1, j1, k1, c]
-                far1, slope3 = a + fz * (b - a), b - a
-                g = grad[q, c]
-                dx += g * ((far0 - near0) * (_ONE - fy) + (far1 - near1) * fy)
-                dy += g * ((near1 - near0) * (_ONE - fx) + (far1 - far0) * fx)
-                dz += g * ((slope0 * (_ONE - fy) + slope1 * fy) * (_ONE - fx) + (slope2 * (_ONE - fy) + slope3 * fy) * fx)
-            # a clamped coordinate does not move the value
-            px, py, pz = (xyz[q, 0] - lower[0]) * scale[0], (xyz[q, 1] - lower[1]) * scale[1], (xyz[q, 2] - lower[2]) * scale[2]
-            out[q, 0] = dx * scale[0] if px > _ZERO and px < n_x - 1 else _ZERO
-            out[q, 1] = dy * scale[1] if py > _ZERO and py < n_y - 1 else _ZERO
-            out[q, 2] = dz * scale[2] if pz > _ZERO and pz < n_z - 1 else _ZERO
+            i, i1, j, j1, k, k1, x, y, z = _cell(xyz, q, lower, scale, shape)
+            entry = entry_load(grad, q * n_c, channels)
+            near, near_y, near_z = _face_slopes(grid, shape, i, j, j1, k, k1, y, z, entry, channels)
+            far, far_y, far_z = _face_slopes(grid, shape, i1, j, j1, k, k1, y, z, entry, channels)
+            out[q, 0] = _if_inside(far - near, xyz[q, 0], lower[0], scale[0], shape[0])
+            out[q, 1] = _if_inside(near_y + x * (far_y - near_y), xyz[q, 1], lower[1], scale[1], shape[1])
+            out[q, 2] = _if_inside(near_z + x * (far_z - near_z), xyz[q, 2], lower[2], scale[2], shape[2])
+        block = take(next_block)

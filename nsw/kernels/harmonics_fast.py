@@ -11,6 +11,7 @@ import math
 import numpy as np
 
 from nsw.kernels.compiling import helper, kernel
+from nsw.kernels.entry_vectors import entry_add, entry_dot, entry_fill, entry_load, entry_store, entry_zero
 
 f4 = np.float32
 MAX_DEGREE = 3
@@ -73,48 +74,52 @@ def unit_direction(mean, centre):
     return x * inverse, y * inverse, z * inverse, inverse
 
 
+@helper
+def first_coefficient(coefficients, image, n, n_cameras):
+    """Where the coefficients of a splat, as seen by one camera or by all, begin in the flat array."""
+    shape = coefficients.shape
+    own = 0 if shape[1] == 1 else image % n_cameras
+    return (((image // n_cameras) * shape[1] + own) * shape[2] + n) * shape[3] * 3
+
+
 @kernel
 def shade_forward(degree, means, coefficients, centres, seen, colors, share, n_shares):
-    """Colours max(0, 0.5 + sum_k B_k h_k) of all splats from all cameras.
+    """Colours max(0, 0.5 + sum_k B_k h_k) of all splats from all cameras; red, green and blue are one short vector.
 
     Args:
         means [B,N,3], coefficients [B, C or 1, N, K, 3], centres [B,C,3] of the cameras, seen bool [B*C*N].
         colors: [B*C*N, 3], written; 0 where not seen.
     """
     B, C, N = centres.shape[0], centres.shape[1], means.shape[1]
-    shared, n_bases, n_rows = coefficients.shape[1] == 1, (degree + 1) ** 2, B * C * N
+    n_bases, n_rows, like = (degree + 1) ** 2, B * C * N, (ZERO, ZERO, ZERO)
+    numbers, basis, rgb = coefficients.reshape(-1), np.empty(16, np.float32), np.empty(3, np.float32)
     for task in range(share, (n_rows + BLOCK - 1) // BLOCK, n_shares):
-        basis = np.empty(16, np.float32)
         for row in range(task * BLOCK, min((task + 1) * BLOCK, n_rows)):
-            red, green, blue = ZERO, ZERO, ZERO
+            color = entry_zero(like)
             if seen[row]:
                 image, n = row // N, row % N
-                b, k = image // C, image % C
-                x, y, z, _ = unit_direction(means[b, n], centres[b, k])
+                x, y, z, _ = unit_direction(means[image // C, n], centres[image // C, image % C])
                 fill_basis(degree, x, y, z, basis)
-                h = coefficients[b, 0 if shared else k, n]
-                red, green, blue = HALF, HALF, HALF
+                at, color = first_coefficient(coefficients, image, n, C), entry_fill(HALF, like)
                 for i in range(n_bases):
-                    red += basis[i] * h[i, 0]
-                    green += basis[i] * h[i, 1]
-                    blue += basis[i] * h[i, 2]
-            colors[row, 0], colors[row, 1], colors[row, 2] = max(red, ZERO), max(green, ZERO), max(blue, ZERO)
+                    color = entry_add(color, basis[i], entry_load(numbers, at + 3 * i, like))
+            entry_store(rgb, 0, color)
+            colors[row, 0], colors[row, 1], colors[row, 2] = max(rgb[0], ZERO), max(rgb[1], ZERO), max(rgb[2], ZERO)
 
 
 @helper
-def shade_one_backward(degree, n_bases, mean, centre, h, color, v_color, v_h, basis, pull):
+def shade_one_backward(degree, mean, centre, numbers, at, color, v_color, gradients, basis, pull, like):
     """Add one view's gradient to the coefficients; return that of the direction's raw vector (mean - centre)."""
-    # Where the clamp at 0 acted, the colour does not answer.
-    r = v_color[0] if color[0] > ZERO else ZERO
-    g = v_color[1] if color[1] > ZERO else ZERO
-    b = v_color[2] if color[2] > ZERO else ZERO
+    n_bases = (degree + 1) ** 2
+    for c in range(3):  # where the clamp at 0 acted, the colour does not answer
+        pull[c] = v_color[c] if color[c] > ZERO else ZERO
+    rgb = entry_load(pull, 0, like)
     x, y, z, inverse = unit_direction(mean, centre)
     fill_basis(degree, x, y, z, basis)
     for i in range(n_bases):
-        v_h[i, 0] += basis[i] * r
-        v_h[i, 1] += basis[i] * g
-        v_h[i, 2] += basis[i] * b
-        pull[i] = r * h[i, 0] + g * h[i, 1] + b * h[i, 2]
+        place = at + 3 * i
+        entry_store(gradients, place, entry_add(entry_load(gradients, place, like), basis[i], rgb))
+        pull[i] = entry_dot(rgb, entry_load(numbers, place, like))
     dx, dy, dz = basis_slope(degree, x, y, z, pull)
     along = dx * x + dy * y + dz * z
     return (dx - along * x) * inverse, (dy - along * y) * inverse, (dz - along * z) * inverse
@@ -129,17 +134,18 @@ def shade_backward(degree, means, coefficients, centres, seen, colors, v_colors,
         v_directions: [B*C*N, 3], written: gradients of (mean - centre) of every pair.
     """
     B, C, N = centres.shape[0], centres.shape[1], means.shape[1]
-    shared, n_bases, n_splats = coefficients.shape[1] == 1, (degree + 1) ** 2, B * N
+    n_splats, like = B * N, (ZERO, ZERO, ZERO)
+    numbers, gradients = coefficients.reshape(-1), v_coefficients.reshape(-1)
+    basis, pull = np.empty(16, np.float32), np.empty(16, np.float32)
     for task in range(share, (n_splats + BLOCK - 1) // BLOCK, n_shares):
-        basis, pull = np.empty(16, np.float32), np.empty(16, np.float32)
         for splat in range(task * BLOCK, min((task + 1) * BLOCK, n_splats)):
             b, n = splat // N, splat % N
             for k in range(C):
-                row, own = (b * C + k) * N + n, 0 if shared else k
+                image = b * C + k
+                row, at = image * N + n, first_coefficient(coefficients, image, n, C)
                 dx, dy, dz = ZERO, ZERO, ZERO
                 if seen[row]:
                     dx, dy, dz = shade_one_backward(
-                        degree, n_bases, means[b, n], centres[b, k], coefficients[b, own, n], colors[row], v_colors[row],
-                        v_coefficients[b, own, n], basis, pull,
-                    )  # fmt: skip
+                        degree, means[b, n], centres[b, k], numbers, at, colors[row], v_colors[row], gradients, basis, pull, like
+                    )
                 v_directions[row, 0], v_directions[row, 1], v_directions[row, 2] = dx, dy, dz

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from jaxtyping import Float
-from numba import prange
 from torch import Tensor
 
-from nsw.kernels.compiling import parallel_kernel
+from nsw.kernels.compiling import kernel
+from nsw.kernels.simd_rows import take
+from nsw.kernels.threads import n_threads, run_shared
 
 _BLOCK = 1 << 14
 
@@ -85,7 +86,8 @@ def adam_update(
     if all(t.device.type == "cpu" and t.dtype == torch.float32 and t.is_contiguous() for t in flat):
         arrays = [t.detach().view(-1).numpy() for t in flat]
         rates = np.ones(1, np.float32) if rate is None else rate.expand_as(values).contiguous().view(-1).numpy()
-        _sweep(*arrays, rates, *(np.float32(x) for x in (lr, beta1, beta2, correction, eps)), skip_zero)
+        constants = [np.float32(x) for x in (lr, beta1, beta2, correction, eps)]
+        run_shared(_sweep, n_threads() if values.numel() > 4 * _BLOCK else 1, *arrays, rates, *constants, skip_zero)
         return
     touched = grad != 0 if skip_zero else torch.ones_like(grad, dtype=torch.bool)
     exp_avg.copy_(torch.where(touched, beta1 * exp_avg + (1 - beta1) * grad, exp_avg))
@@ -95,12 +97,13 @@ def adam_update(
     grad.zero_()
 
 
-@parallel_kernel()
-def _sweep(values, grad, exp_avg, exp_avg_sq, rates, lr, beta1, beta2, correction, eps, skip_zero):
+@kernel
+def _sweep(next_block, values, grad, exp_avg, exp_avg_sq, rates, lr, beta1, beta2, correction, eps, skip_zero):
     n = values.shape[0]
     one = np.float32(1.0)
     same_rate = rates.shape[0] == 1
-    for block in prange((n + _BLOCK - 1) // _BLOCK):
+    block = take(next_block)
+    while block * _BLOCK < n:
         for i in range(block * _BLOCK, min(n, (block + 1) * _BLOCK)):
             g = grad[i]
             if g == 0 and skip_zero:
@@ -110,3 +113,4 @@ def _sweep(values, grad, exp_avg, exp_avg_sq, rates, lr, beta1, beta2, correctio
             rate = rates[0] if same_rate else rates[i]
             values[i] -= lr * rate * m / (np.sqrt(v * correction) + eps)
             exp_avg[i], exp_avg_sq[i], grad[i] = m, v, np.float32(0.0)
+        block = take(next_block)

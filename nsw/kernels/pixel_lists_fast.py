@@ -11,14 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from nsw.kernels.compiling import announce_first_compile, kernel
+from nsw.kernels.compiling import kernel
+from nsw.kernels.memory import empty, zeros
 from nsw.kernels.projection import ALPHA_MIN
-from nsw.kernels.rasterize_autograd import in_lines, padded_channels
+from nsw.kernels.rasterize_autograd import padded_channels
 from nsw.kernels.simd import LANES
 from nsw.kernels.simd_rows import take
 from nsw.kernels.splat_backward import gather_gradients, rasterize_backward, sums_size
 from nsw.kernels.splat_forward import PIXELS, rasterize_forward
-from nsw.kernels.splat_lists import part_of, pixel_boxes, read_group, record_size, write_record
+from nsw.kernels.splat_lists import COLOR, part_of, read_group, record_size, write_records
 from nsw.kernels.threads import n_threads, run_shared
 
 FAR = 1 << 24  # a radius no picture exceeds
@@ -55,16 +56,17 @@ def prepare_given(next_part, n_parts, order, means2d, conics, radii, opacities, 
 
     Nothing is known of radii, so an odd conic gets the whole picture; a splat below 1/255 is drawn nowhere and gets an empty box.
     """
-    n, size, group = order.shape[0], record_size(colors.shape[1]), np.empty(13 * LANES, np.float32)
+    n, size, group = order.shape[0], record_size(colors.shape[1]), np.empty(8 * LANES, np.float32)
     part = take(next_part)
     while part < n_parts:
         first, last = part_of(part, n_parts, n)
         for start in range(first, last, LANES):
             read_group(group, order, start, last, 0, means2d, conics, radii, opacities)
-            pixel_boxes(group)
+            write_records(records, start * size, size, group, width, height)
             for row in range(start, min(start + LANES, last)):
                 at = row * size
-                write_record(records, bounds, at, group, row - start, colors, row, width, height)
+                for channel in range(colors.shape[1]):
+                    records[at + COLOR + channel] = colors[row, channel]
                 visible = opacities[row] >= ALPHA_MIN
                 if not (visible and conics[row, 0] > 0 and conics[row, 2] > 0):
                     bounds[at + 6], bounds[at + 8] = 0, 0
@@ -83,13 +85,13 @@ class _CompositeLists(torch.autograd.Function):
         if backgrounds is not None:
             behind[:, :n_given] = backgrounds.detach().numpy()
         order, radii = np.arange(n_rows, dtype=np.int32), np.full((n_rows, 2), FAR, np.int32)
-        records, n_tiles = in_lines(n_rows * record_size.py_func(n_channels)), lists.starts.shape[1] - 1
+        records, n_tiles = empty((n_rows + LANES) * record_size.py_func(n_channels)), lists.starts.shape[1] - 1
         bounds, n_parts = records.view(np.int32), 4 * n_threads()
         splats = (means2d, conics, radii, opacities)
         run_shared(prepare_given, n_threads(), n_parts, order, *splats, channels, width, height, records, bounds)
-        pictures = np.empty((n_images, height, width, n_channels), np.float32)
-        alphas = np.empty((n_images, height, width, 1), np.float32)
-        states = [in_lines(n_tiles * (2 + n_channels) * PIXELS) for _ in range(n_images)]
+        pictures = empty((n_images, height, width, n_channels))
+        alphas = empty((n_images, height, width, 1))
+        states = [empty(n_tiles * (2 + n_channels) * PIXELS) for _ in range(n_images)]
         tile_stops, like = np.empty((n_images, n_tiles), np.int64), (np.float32(0),) * n_channels
         for i in range(n_images):
             outputs = (pictures[i], alphas[i], states[i], tile_stops[i])
@@ -106,13 +108,13 @@ class _CompositeLists(torch.autograd.Function):
         v_picture = np.zeros(alphas.shape[:-1] + (n_channels,), np.float32)
         v_picture[..., : ctx.n_given] = v_pictures.numpy()
         v_alpha, want_absolute = v_alphas.contiguous().numpy(), None if ctx.absolute is None else True
-        sums = np.empty(len(lists.members) * sums_size.py_func(n_channels, want_absolute), np.float32)
+        sums = empty(len(lists.members) * sums_size.py_func(n_channels, want_absolute))
         v_behind = np.einsum("ihwc,ihwd->ic", v_picture, 1 - alphas)
         for i in range(len(lists.starts)):
             tiles = (lists.starts[i], tile_stops[i], lists.members, lists.slots, records, records.view(np.int32), behind[i])
             pixels = (states[i], v_picture[i], v_alpha[i])
             run_shared(rasterize_backward, n_threads(), *tiles, *pixels, want_absolute, like, sums)
-        outputs = [np.zeros((n_rows,) + tail, np.float32) for tail in ((2,), (3,), (), (n_channels,))]
+        outputs = [zeros((n_rows,) + tail) for tail in ((2,), (3,), (), (n_channels,))]
         absolute = np.zeros((n_rows, 2), np.float32)
         visible = np.maximum(opacities, np.float32(1e-30))  # a splat of opacity 0 is drawn nowhere: 0 / tiny, not 0 / 0
         given = (0, order, lists.first_slot, sums, conics, visible, want_absolute)
@@ -128,6 +130,5 @@ def composite_lists(
     means2d, conics, colors, opacities, width, height, tile_size, offsets, flatten_ids, backgrounds=None, absolute=None
 ):
     """Do what `rasterize_reference.rasterize_to_pixels` does, for float32 and tiles of 16 pixels."""
-    announce_first_compile()
     lists = make_lists(offsets, flatten_ids, len(means2d))
     return _CompositeLists.apply(means2d, conics, colors, opacities, backgrounds, width, height, lists, absolute)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from nsw.kernels.memory import empty, zeros
+from nsw.kernels.simd import LANES
 from nsw.kernels.splat_backward import gather_gradients, rasterize_backward, sums_size
 from nsw.kernels.splat_forward import PIXELS, rasterize_forward
 from nsw.kernels.splat_lists import add_up, fill_lists, list_hits, record_size
@@ -48,13 +50,6 @@ def _like(n_channels: int) -> tuple:
     return _LIKE.get(n_channels) or (np.float32(0),) * n_channels
 
 
-def in_lines(size: int) -> np.ndarray:
-    """An empty float32 array that begins with a cache line: numpy's own begin anywhere, and vectors would straddle two lines."""
-    room = np.empty(size + 16, np.float32)
-    start = -(room.ctypes.data // 4) % 16
-    return room[start : start + size]
-
-
 def draw(arrays, first_row: int, last_row: int, background, picture, alpha, n_workers: int, backward: bool) -> Drawing:
     """Sort, list and composite the rows of one picture; `picture` [H,W,D] and `alpha` [H,W,1] are written.
 
@@ -63,19 +58,20 @@ def draw(arrays, first_row: int, last_row: int, background, picture, alpha, n_wo
     means2d, conics, opacities, colors, depths, radii = arrays
     height, width, n_channels = picture.shape
     n_tiles, size = -(-height // TILE) * -(-width // TILE), record_size.py_func(n_channels)
-    order = np.empty(last_row - first_row, np.int32)
+    order = empty(last_row - first_row, np.int32)
     n = sort_by_depth(depths.view(np.uint32), radii, first_row, last_row, order)
     order, helpers = order[:n], n_workers if n > SMALL else 1
-    records, hit_bits, first_slot = in_lines(n * size), np.empty(n, np.uint64), np.empty(n + 1, np.int64)
+    records, hit_bits, first_slot = empty((n + LANES) * size), empty(n, np.uint64), empty(n + 1, np.int64)
     bounds, n_parts = records.view(np.int32), 4 * helpers if helpers > 1 else 1
-    counts, part_slot = np.empty((n_parts, n_tiles), np.int32), np.empty(n_parts, np.int64)
-    tile_start = np.empty(n_tiles + 1, np.int64)
+    counts, part_slot = empty((n_parts, n_tiles), np.int32), empty(n_parts, np.int64)
+    tile_start = empty(n_tiles + 1, np.int64)
     splats = (first_row, order, means2d, conics, radii, opacities, colors)
     run_shared(list_hits, helpers, *splats, width, height, records, bounds, hit_bits, first_slot, counts)
     total = add_up(n, first_slot, counts, part_slot, tile_start)
-    members, slots = np.empty(total, np.int32), np.empty(total, np.int32)
+    members, slots = empty(total, np.int32), empty(total, np.int32)
     run_shared(fill_lists, helpers, n, bounds, size, hit_bits, width, first_slot, part_slot, counts, members, slots)
-    state, tile_stop = in_lines(n_tiles * (2 + n_channels) * PIXELS), np.empty(n_tiles, np.int64)
+    # Without `backward` a thread draws all its tiles in one piece of memory of its own.
+    state, tile_stop = empty(n_tiles * (2 + n_channels) * PIXELS if backward else 0), empty(n_tiles, np.int64)
     lists = (tile_start, members, records, bounds, background, _like(n_channels), True if backward else None)
     run_shared(rasterize_forward, n_workers, *lists, picture, alpha, state, tile_stop)
     return Drawing(first_row, order, first_slot, tile_start, tile_stop, members, slots, records, background, state)
@@ -84,7 +80,7 @@ def draw(arrays, first_row: int, last_row: int, background, picture, alpha, n_wo
 def undraw(drawing: Drawing, conics, opacities, v_picture, v_alpha, outputs, absgrad, n_workers: int) -> None:
     """Write the gradients of one picture's rows into `outputs` (means2d, conics, opacities, colors) and `absgrad`."""
     d, n_channels, want_absolute = drawing, v_picture.shape[-1], None if absgrad is None else True
-    sums = np.empty(len(d.members) * sums_size.py_func(n_channels, want_absolute), np.float32)
+    sums = empty(len(d.members) * sums_size.py_func(n_channels, want_absolute))
     lists = (d.tile_start, d.tile_stop, d.members, d.slots, d.records, d.records.view(np.int32))
     pixels = (d.background, d.state, v_picture, v_alpha)
     run_shared(rasterize_backward, n_workers, *lists, *pixels, want_absolute, _like(n_channels), sums)
@@ -111,9 +107,9 @@ class CompositeImage(torch.autograd.Function):
         n_channels = padded_channels(n_given)
         plain = [t.detach().contiguous().numpy() for t in (means2d, conics, opacities)]
         arrays = (*plain, _padded(colors, n_channels), depths.detach().contiguous().numpy(), radii.contiguous().numpy())
-        behind = np.zeros((n_images, n_channels), np.float32) if backgrounds is None else _padded(backgrounds, n_channels)
-        pictures = np.empty((n_images, height, width, n_channels), np.float32)
-        alphas = np.empty((n_images, height, width, 1), np.float32)
+        behind = zeros((n_images, n_channels)) if backgrounds is None else _padded(backgrounds, n_channels)
+        pictures = empty((n_images, height, width, n_channels))
+        alphas = empty((n_images, height, width, 1))
         ctx.drawings = [
             draw(arrays, bounds[i], bounds[i + 1], behind[i], pictures[i], alphas[i], n_workers, learns) for i in range(n_images)
         ]
@@ -127,8 +123,8 @@ class CompositeImage(torch.autograd.Function):
         _, conics, opacities, colors, _, _ = ctx.arrays
         n_channels, n_rows = colors.shape[1], len(colors)
         v_pictures, v_alphas = _padded(v_pictures, n_channels), v_alphas.contiguous().numpy()
-        outputs = [np.zeros((n_rows,) + tail, np.float32) for tail in ((2,), (3,), (), (n_channels,))]
-        absolute = None if ctx.absgrad is None else np.zeros((n_rows, 2), np.float32)
+        outputs = [zeros((n_rows,) + tail) for tail in ((2,), (3,), (), (n_channels,))]
+        absolute = None if ctx.absgrad is None else zeros((n_rows, 2))
         for i, drawing in enumerate(ctx.drawings):
             undraw(drawing, conics, opacities, v_pictures[i], v_alphas[i], outputs, absolute, ctx.n_workers)
         if absolute is not None:

@@ -20,6 +20,25 @@ def read(context, array, index):
 
 
 @intrinsic
+def fetch(context, array, row):
+    """Ask for the cache line with the beginning of a row of an array [n] or [n, k], which will be read or written soon.
+
+    Rows in order of depth lie anywhere in memory; asked for a few dozen rows ahead, they are there when their turn comes.
+    """
+
+    def emit(context, builder, sig, args):
+        view, byte = context.make_array(sig.args[0])(context, builder, args[0]), ir.IntType(8).as_pointer()
+        stride = builder.extract_value(view.strides, 0)
+        pointer = builder.gep(builder.bitcast(view.data, byte), [builder.mul(args[1], stride)])
+        kind = ir.FunctionType(ir.VoidType(), [byte, _INT, _INT, _INT])
+        ask = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(ask, [pointer, *(ir.Constant(_INT, n) for n in (0, 3, 1))])  # to read, keep near, data
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), emit
+
+
+@intrinsic
 def take(context, counter):
     """Return the number in `counter[0]` (int64) and add one to it, as one step that threads cannot interrupt."""
 
@@ -67,6 +86,42 @@ def store_rows(context, array, first, last, stride, column, value):
         return context.get_dummy_value()
 
     return types.void(array, types.intp, types.intp, types.intp, types.intp, Floats), emit
+
+
+def _one_row_a_lane(builder, vectors, lane: int):
+    """One lane of each vector, side by side."""
+    row = ir.Constant(ir.VectorType(_FLOAT, len(vectors)), ir.Undefined)
+    for at, vector in enumerate(vectors):
+        number = builder.extract_element(vector, ir.Constant(_INT, lane))
+        row = builder.insert_element(row, number, ir.Constant(_INT, at))
+    return row
+
+
+@intrinsic
+def store_across(context, array, index, stride, vectors):
+    """Write the first lane of every vector of a tuple side by side, from `index` on; the next lane `stride` further; and so on.
+
+    A loop over lanes that wrote number by number would take five times as long: here four numbers leave at once.
+    """
+
+    def emit(context, builder, sig, args):
+        values = cgutils.unpack_tuple(builder, args[3], vectors.count)
+        data = context.make_array(sig.args[0])(context, builder, args[0]).data
+        for lane in range(LANES):
+            row = builder.add(args[1], builder.mul(args[2], ir.Constant(args[2].type, lane)))
+            for first in range(0, len(values), 4):
+                part = _one_row_a_lane(builder, values[first : first + 4], lane)
+                pointer = builder.gep(data, [builder.add(row, ir.Constant(row.type, first))])
+                builder.store(part, builder.bitcast(pointer, part.type.as_pointer()), align=4)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.intp, vectors), emit
+
+
+@intrinsic
+def whole_bits(context, value):
+    """Per lane the whole number of a float, as the bits of an int32."""
+    return Floats(Floats), lambda context, builder, sig, args: builder.bitcast(builder.fptosi(args[0], _INTS), _FLOATS)
 
 
 @intrinsic

@@ -14,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from nsw.kernels.compiling import helper, kernel
+from nsw.kernels.entry_vectors import entry_add, entry_load, entry_store, entry_zero
 from nsw.kernels.simd import (
     BLOCK_H,
     BLOCK_W,
@@ -34,18 +35,19 @@ from nsw.kernels.simd import (
     store,
 )
 from nsw.kernels.simd_blocks import block_x, block_y, store_sums
-from nsw.kernels.simd_rows import read, take
+from nsw.kernels.simd_rows import fetch, read, take
 from nsw.kernels.splat_forward import (
     BLOCKS_X,
     LOG_ALPHA_MAX,
     LOG_ALPHA_MIN,
     ONE,
     PIXELS,
+    SOON,
     ZERO,
     block_span,
     pixel_place,
 )
-from nsw.kernels.splat_lists import COLOR, record_size
+from nsw.kernels.splat_lists import AHEAD, COLOR, record_size
 from nsw.kernels.tiles import LOG2E, TILE
 
 f4 = np.float32
@@ -154,6 +156,7 @@ def rasterize_backward(
         if tile_stop[tile] > first:
             read_tile(state, end, at_end, left, top, background, v_picture, v_alpha, n_channels)
         for k in range(tile_stop[tile] - 1, first - 1, -1):
+            fetch(records, read(members, max(k - SOON, first)) * size)
             at = read(members, k) * size
             undo_splat(
                 state, end, at_end + (1 + n_channels) * PIXELS, records, at, block_span(bounds, at + 6, left, top), left, top,
@@ -175,30 +178,34 @@ def gather_gradients(
     n, n_channels = first_slot.shape[0] - 1, v_colors.shape[1]
     size = sums_size(n_channels, want_absolute)
     at_color = N_MOMENTS + (0 if want_absolute is None else 2)
-    block = 1024
+    block, like_four, totals = 1024, (ZERO, ZERO, ZERO, ZERO), np.empty(size, np.float32)
     task = take(next_task)
     while task * block < n:
-        for rank in range(task * block, min((task + 1) * block, n)):
+        end = min((task + 1) * block, n)
+        for rank in range(task * block, end):
+            ahead = first_row + read(order, min(rank + AHEAD, end - 1))
+            fetch(conics, ahead)
+            fetch(opacities, ahead)
+            fetch(v_means2d, ahead)
+            fetch(v_conics, ahead)
+            fetch(v_opacities, ahead)
+            fetch(v_colors, ahead)
             first, last = first_slot[rank] * size, first_slot[rank + 1] * size
             if first == last:
                 continue
             row = first_row + order[rank]
-            s1, sx, sy, sxx, sxy, syy = ZERO, ZERO, ZERO, ZERO, ZERO, ZERO
-            for at in range(first, last, size):
-                s1, sx, sy = s1 + read(sums, at), sx + read(sums, at + 1), sy + read(sums, at + 2)
-                sxx, sxy, syy = sxx + read(sums, at + 3), sxy + read(sums, at + 4), syy + read(sums, at + 5)
+            for part in range(0, size, 4):
+                four = entry_zero(like_four)
+                for at in range(first + part, last, size):
+                    four = entry_add(four, ONE, entry_load(sums, at, like_four))
+                entry_store(totals, part, four)
+            s1, sx, sy, sxx, sxy, syy = totals[0], totals[1], totals[2], totals[3], totals[4], totals[5]
             a, b, c = conics[row, 0], conics[row, 1], conics[row, 2]
             v_means2d[row, 0], v_means2d[row, 1] = -(a * sx + b * sy), -(b * sx + c * sy)
             v_conics[row, 0], v_conics[row, 1], v_conics[row, 2] = HALF * sxx, sxy, HALF * syy
             v_opacities[row] = -s1 / opacities[row]
             if want_absolute is not None:
-                x, y = ZERO, ZERO
-                for at in range(first, last, size):
-                    x, y = x + read(sums, at + 6), y + read(sums, at + 7)
-                absgrad[row, 0], absgrad[row, 1] = x, y
+                absgrad[row, 0], absgrad[row, 1] = totals[6], totals[7]
             for s in range(n_channels):
-                total = ZERO
-                for at in range(first, last, size):
-                    total += read(sums, at + at_color + s)
-                v_colors[row, s] = total
+                v_colors[row, s] = totals[at_color + s]
         task = take(next_task)

@@ -31,7 +31,7 @@ from nsw.kernels.simd import (
     store,
 )
 from nsw.kernels.simd_blocks import block_x, block_y, but_not, lesser, negative_where
-from nsw.kernels.simd_rows import read, take
+from nsw.kernels.simd_rows import fetch, read, take
 from nsw.kernels.splat_lists import COLOR, record_size
 from nsw.kernels.tiles import TILE
 
@@ -44,6 +44,7 @@ LOG_ALPHA_MIN, LOG_ALPHA_MAX = f4(math.log2(1.0 / 255.0)), f4(math.log2(0.999))
 T_MIN = f4(1e-4)
 ZERO, ONE = f4(0), f4(1)
 NEVER = f4(1e9)  # "no splat stopped this pixel"; places in a list stay below 2^24, where float32 is exact
+SOON = 6  # records to ask for before their turn
 CHECK_EVERY = 16  # splats between two looks at whether the whole tile has stopped
 
 
@@ -95,12 +96,13 @@ def all_stopped(state, pixels):
 
 
 @helper
-def clear_tile(state, pixels, left, top, width, height, n_channels):
+def clear_tile(state, pixels, left, top, width, height, n_channels, want_stops):
     """T = 1 inside the picture; pixels beyond its border count as stopped."""
     full = left + TILE <= width and top + TILE <= height
     for at in range(0, PIXELS, LANES):
         store(state, pixels + at, broadcast(ONE))
-        store(state, pixels + (1 + n_channels) * PIXELS + at, broadcast(NEVER))
+        if want_stops is not None:
+            store(state, pixels + (1 + n_channels) * PIXELS + at, broadcast(NEVER))
         for c in range(n_channels):
             store(state, pixels + (1 + c) * PIXELS + at, broadcast(ZERO))
     if not full:
@@ -142,18 +144,23 @@ def rasterize_forward(
         records: float32, a row for each splat that `members` may name (see `splat_lists.write_record`); bounds: the same as int32.
         background: [D]. like: a tuple of D floats, whose length tells the compiler how many channels there are.
         want_stops: True, or None for a picture that nobody will differentiate; known to the compiler.
-        picture [H,W,D], alpha [H,W,1], state [tiles * (2+D) * 256], tile_stop int64 [tiles] (list position after the last splat
-        that was looked at): written.
+        picture [H,W,D], alpha [H,W,1], state [tiles * (2+D) * 256] (if stops are wanted), tile_stop int64 [tiles] (list position
+        after the last splat that was looked at): written.
     """
     (height, width, _), n_channels = picture.shape, len(like)
     tiles_x, n_tiles, size = (width + TILE - 1) // TILE, tile_start.shape[0] - 1, record_size(n_channels)
+    if want_stops is None:  # one tile's state after the other in the same place
+        state = np.empty((1 + n_channels) * PIXELS, np.float32)
     tile = take(next_tile)
     while tile < n_tiles:
-        left, top, pixels = (tile % tiles_x) * TILE, (tile // tiles_x) * TILE, tile * (2 + n_channels) * PIXELS
+        left, top, pixels = (tile % tiles_x) * TILE, (tile // tiles_x) * TILE, 0
+        if want_stops is not None:
+            pixels = tile * (2 + n_channels) * PIXELS
         first, last = tile_start[tile], tile_start[tile + 1]
-        clear_tile(state, pixels, left, top, width, height, n_channels)
+        clear_tile(state, pixels, left, top, width, height, n_channels, want_stops)
         tile_stop[tile] = last
         for k in range(first, last):
+            fetch(records, read(members, min(k + SOON, last - 1)) * size)
             at, place = read(members, k) * size, f4(np.int32(k - first))
             draw_splat(state, pixels, records, at, block_span(bounds, at + 6, left, top), left, top, place, like, want_stops)
             if (k - first) % CHECK_EVERY == CHECK_EVERY - 1 and all_stopped(state, pixels):

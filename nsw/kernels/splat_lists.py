@@ -10,16 +10,15 @@ begin, and threads fill the lists. However many parts there are, the lists come 
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from nsw.kernels.compiling import helper, kernel
-from nsw.kernels.simd import LANES, broadcast, load, maximum, select, store
-from nsw.kernels.simd_rows import ceil, floor, log2, read, square_root, take
-from nsw.kernels.tiles import LOG2_255, LOG2E, MAX_BITS, TILE, WELL_CONDITIONED, clip
+from nsw.kernels.simd import LANES, broadcast, load, maximum, minimum, select
+from nsw.kernels.simd_rows import ceil, fetch, floor, log2, read, square_root, store_across, take, whole_bits
+from nsw.kernels.tiles import LOG2_255, LOG2E, MAX_BITS, TILE, WELL_CONDITIONED
 
 f4 = np.float32
+AHEAD = 32  # rows to ask for before their turn
 COLOR = 10  # where the colours begin in a record
 ZERO, HALF, ONE, TWO = f4(0), f4(0.5), f4(1), f4(2)
 
@@ -31,44 +30,8 @@ def record_size(n_channels):
 
 
 @helper
-def pixel_boxes(group):
-    """Boxes of LANES splats at once, [x0, x1) x [y0, y1) in whole pixels, where they may reach 1/255; and their log2(opacity).
-
-    The radii are rounded up to whole pixels, which for a small splat is far too much: the conic gives the exact half sizes, a hair
-    widened so that rounding cannot cut a pixel off. For needles its determinant is all cancellation, and the radii must do.
-
-    Args:
-        group: float32 [13 * LANES]: x, y, a, b, c, opacity, two radii; then, written, x0, x1, y0, y1, log2(opacity).
-    """
-    x, y, a, b, c = load(group, 0), load(group, LANES), load(group, 2 * LANES), load(group, 3 * LANES), load(group, 4 * LANES)
-    opacity, log_opacity = load(group, 5 * LANES), log2(load(group, 5 * LANES))
-    reach = maximum(log_opacity + LOG2_255, broadcast(ZERO)) * (TWO / LOG2E)
-    det, product = a * c - b * b, a * c
-    exact = det > product * WELL_CONDITIONED
-    exact_x, exact_y = square_root(reach * c / det) * f4(1.0002) + f4(0.001), square_root(reach * a / det) * f4(1.0002) + f4(0.001)
-    exact_everywhere = opacity > ONE  # its 3.33 sigma end before 1/255 does
-    hx = select(exact_everywhere, exact_x, select(exact, exact_x, load(group, 6 * LANES)))
-    hy = select(exact_everywhere, exact_y, select(exact, exact_y, load(group, 7 * LANES)))
-    store(group, 8 * LANES, ceil(x - hx - HALF))
-    store(group, 9 * LANES, floor(x + hx - HALF) + ONE)
-    store(group, 10 * LANES, ceil(y - hy - HALF))
-    store(group, 11 * LANES, floor(y + hy - HALF) + ONE)
-    store(group, 12 * LANES, log_opacity)
-
-
-@helper
-def within_contract(bounds, at, x, y, radius_x, radius_y, width, height):
-    """Cut the box of a splat with an opacity above 1 to the tiles that its contract's box, of 3.33 sigma, touches."""
-    size, tiles_x, tiles_y = f4(TILE), (width + TILE - 1) // TILE, (height + TILE - 1) // TILE
-    bounds[at] = max(bounds[at], TILE * clip(math.floor((x - radius_x) / size), 0, tiles_x))
-    bounds[at + 1] = min(bounds[at + 1], TILE * clip(math.ceil((x + radius_x) / size), 0, tiles_x))
-    bounds[at + 2] = max(bounds[at + 2], TILE * clip(math.floor((y - radius_y) / size), 0, tiles_y))
-    bounds[at + 3] = min(bounds[at + 3], TILE * clip(math.ceil((y + radius_y) / size), 0, tiles_y))
-
-
-@helper
 def read_group(group, order, start, last, first_row, means2d, conics, radii, opacities):
-    """Bring LANES splats' numbers side by side; beyond the last one, repeat it."""
+    """Bring LANES splats' numbers side by side: x, y, a, b, c, opacity, two radii; beyond the last splat, repeat it."""
     for lane in range(LANES):
         row = first_row + read(order, min(start + lane, last - 1))
         group[lane], group[LANES + lane] = means2d[row, 0], means2d[row, 1]
@@ -78,22 +41,49 @@ def read_group(group, order, start, last, first_row, means2d, conics, radii, opa
 
 
 @helper
-def write_record(records, bounds, at, group, lane, colors, row, width, height):
-    """What the compositor reads of a splat: with e = r5 + r2 dx^2 + r3 dx dy + r4 dy^2, its alpha is 2^e.
+def half_sizes(a, b, c, opacity, log_opacity, radius_x, radius_y):
+    """How far from their centres LANES splats may reach 1/255.
 
-    Working in powers of two folds the 1/2, the sign, log2(e) and the opacity into these four numbers. r6 to r9 are the box, as
-    integers; colours follow.
+    The radii are rounded up to whole pixels, which for a small splat is far too much: the conic gives the exact half sizes, a hair
+    widened so that rounding cannot cut a pixel off. For needles its determinant is all cancellation, and the radii must do.
     """
-    x, y = group[lane], group[LANES + lane]
-    records[at], records[at + 1] = x, y
-    records[at + 2], records[at + 3] = -HALF * LOG2E * group[2 * LANES + lane], -LOG2E * group[3 * LANES + lane]
-    records[at + 4], records[at + 5] = -HALF * LOG2E * group[4 * LANES + lane], group[12 * LANES + lane]
-    bounds[at + 6], bounds[at + 7] = clip(group[8 * LANES + lane], 0, width), clip(group[9 * LANES + lane], 0, width)
-    bounds[at + 8], bounds[at + 9] = clip(group[10 * LANES + lane], 0, height), clip(group[11 * LANES + lane], 0, height)
-    if group[5 * LANES + lane] > ONE:
-        within_contract(bounds, at + 6, x, y, group[6 * LANES + lane], group[7 * LANES + lane], width, height)
-    for channel in range(colors.shape[1]):
-        records[at + COLOR + channel] = colors[row, channel]
+    reach = maximum(log_opacity + LOG2_255, broadcast(ZERO)) * (TWO / LOG2E)
+    det, product = a * c - b * b, a * c
+    exact = det > product * WELL_CONDITIONED
+    exact_x, exact_y = square_root(reach * c / det) * f4(1.0002) + f4(0.001), square_root(reach * a / det) * f4(1.0002) + f4(0.001)
+    beyond = opacity > ONE  # its 3.33 sigma, which the radii stand for, end before 1/255 does
+    return select(beyond, exact_x, select(exact, exact_x, radius_x)), select(beyond, exact_y, select(exact, exact_y, radius_y))
+
+
+@helper
+def pixel_span(centre, half, radius, opacity, size):
+    """Pixels [first, end) along one side of the picture, `size` pixels long, that LANES splats may reach; an empty span for a NaN.
+
+    A splat with an opacity above 1 is cut to the tiles that its contract's box, of 3.33 sigma, touches.
+    """
+    tile, beyond, zero = f4(TILE), opacity > ONE, broadcast(ZERO)
+    first, end = ceil(centre - half - HALF), floor(centre + half - HALF) + ONE
+    first = select(beyond, maximum(first, floor((centre - radius) / tile) * tile), first)
+    end = select(beyond, minimum(end, ceil((centre + radius) / tile) * tile), end)
+    side = broadcast(f4(size))
+    return whole_bits(minimum(maximum(first, zero), side)), whole_bits(minimum(maximum(end, zero), side))
+
+
+@helper
+def write_records(records, at, size, group, width, height):
+    """What the compositor reads of LANES splats: with e = r5 + r2 dx^2 + r3 dx dy + r4 dy^2, a splat's alpha is 2^e.
+
+    Working in powers of two folds the 1/2, the sign, log2(e) and the opacity into these four numbers. r6 to r9 are the box
+    [x0, x1) x [y0, y1) in whole pixels, as integers; colours follow.
+    """
+    x, y, a, b, c = load(group, 0), load(group, LANES), load(group, 2 * LANES), load(group, 3 * LANES), load(group, 4 * LANES)
+    opacity, radius_x, radius_y = load(group, 5 * LANES), load(group, 6 * LANES), load(group, 7 * LANES)
+    log_opacity = log2(opacity)
+    half_x, half_y = half_sizes(a, b, c, opacity, log_opacity, radius_x, radius_y)
+    x0, x1 = pixel_span(x, half_x, radius_x, opacity, width)
+    y0, y1 = pixel_span(y, half_y, radius_y, opacity, height)
+    scale = -HALF * LOG2E
+    store_across(records, at, size, (x, y, a * scale, b * -LOG2E, c * scale, log_opacity, x0, x1, y0, y1))
 
 
 @helper
@@ -172,23 +162,31 @@ def list_hits(
 
     Args:
         first_row: the picture's rows begin here. order: int32 [n], its visible rows, nearest first, counted from there.
-        records [n * record_size], bounds (the same memory as int32), hit_bits uint64 [n]: written.
+        records [(n + LANES) * record_size], bounds (the same memory as int32), hit_bits uint64 [n]: written.
         first_slot: int64 [n+1], written: at rank + 1, the hits of this rank and those before it in its part.
         counts: int32 [parts, tiles], written: each part's hits in every tile.
     """
     n, size, tiles_x = order.shape[0], record_size(colors.shape[1]), (width + TILE - 1) // TILE
-    group, n_parts = np.empty(13 * LANES, np.float32), counts.shape[0]
+    group, n_parts, n_channels = np.empty(8 * LANES, np.float32), counts.shape[0], colors.shape[1]
     part = take(next_part)
     while part < n_parts:
         first, last = part_of(part, n_parts, n)
         own, total = counts[part], 0
         own[:] = 0
         for start in range(first, last, LANES):
+            for rank in range(start + AHEAD, min(start + AHEAD + LANES, last)):
+                row = first_row + read(order, rank)
+                fetch(means2d, row)
+                fetch(conics, row)
+                fetch(radii, row)
+                fetch(opacities, row)
+                fetch(colors, row)
             read_group(group, order, start, last, first_row, means2d, conics, radii, opacities)
-            pixel_boxes(group)
+            write_records(records, start * size, size, group, width, height)
             for rank in range(start, min(start + LANES, last)):
-                at = rank * size
-                write_record(records, bounds, at, group, rank - start, colors, first_row + order[rank], width, height)
+                at, row = rank * size, first_row + order[rank]
+                for channel in range(n_channels):
+                    records[at + COLOR + channel] = colors[row, channel]
                 hits, hit_bits[rank] = find_hits(records, bounds, at, own, tiles_x)
                 total += hits
                 first_slot[rank + 1] = total

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from nsw.kernels.compiling import announce_first_compile
 from nsw.kernels.pixel_lists_fast import make_lists
 from nsw.kernels.surfels_backward import N_SUMS, gather_surfels, surfels_backward
 from nsw.kernels.surfels_forward import CENTRE_DISTORTION, NO_DISTORTION, RAY_DISTORTION, surfels_forward
@@ -146,7 +145,6 @@ def composite_own_lists(
     means2d, transforms, channels, opacities, depths, radii, bounds, width, height, backgrounds, rules: RayRules, absolute
 ):
     """Composite rows bounds[i]..bounds[i+1] into picture i, by lists made here that leave out tiles a splat cannot reach."""
-    announce_first_compile()
     radii = radii.contiguous().numpy()
 
     def lists(arrays, depths):
@@ -172,7 +170,6 @@ def composite_given_lists(
     absolute=None,
 ):
     """Do what `surfels_reference.composite_surfels` does, for float32 and tiles of 16 pixels."""
-    announce_first_compile()
 
     def lists(arrays, depths):
         return given_lists(arrays, depths, offsets, flatten_ids, width, height)

@@ -13,7 +13,7 @@ import math
 import numpy as np
 import torch
 
-from nsw.kernels.compiling import announce_first_compile, helper, kernel
+from nsw.kernels.compiling import helper, kernel
 from nsw.kernels.projection import (
     BLOCK,
     N_VIEW_GRADS,
@@ -221,7 +221,6 @@ class _ProjectDisks(torch.autograd.Function):
 
 def project_surfels(means, quats, scales, viewmats, Ks, view: View, packed: bool):
     """Do what `surfels_projection.project_surfels` does, for float32 on the CPU and dense gradients."""
-    announce_first_compile()
     radii, *rows = _ProjectDisks.apply(means, quats, scales, viewmats, Ks, view)
     if not packed:
         return (radii, *rows), None

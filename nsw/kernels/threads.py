@@ -23,9 +23,13 @@ _n_workers = 0
 
 
 def _forget_workers() -> None:
-    """A forked child inherits the queue but none of the threads."""
+    """A forked child inherits the queue but none of the threads, of ours and of torch's: GNU's OpenMP would wait for those forever.
+
+    Hence one thread, as in the workers of torch's own loaders.
+    """
     global _calls, _n_workers, _guard
     _calls, _n_workers, _guard = SimpleQueue(), 0, threading.Lock()
+    torch.set_num_threads(1)
 
 
 if hasattr(os, "register_at_fork"):

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nsw.cameras import Cameras
-from nsw.losses import loss_l1, loss_ssim
+from nsw.losses import loss_l1, loss_photometric
 from nsw.methods.density_control import DensityControl, Refined, accumulate, new_rows, refine, reset_opacity
 from nsw.models.gaussians import Gaussians
 from nsw.renderers.splats import render_view
@@ -226,23 +226,28 @@ class Training:
 
 
 def fit(
-    training: Training, scene: Scene, steps: Iterable[int], seed: int = 0, ssim: float = 0.2, penalty: Callable | None = None
+    training: Training,
+    scene: Scene,
+    steps: Iterable[int],
+    seed: int = 0,
+    ssim: float = 0.2,
+    penalty: Callable | None = None,
+    background: float | None = None,
 ) -> Training:
     """Train with the paper's loss, L = (1 - ssim) L1 + ssim (1 - SSIM), as the notebook's loop does it, without watching.
 
     Args:
         steps: step numbers, for example `range(n)` or `run.steps(n, name=...)`.
         ssim: weight of the structural term; penalty(step), when given, is added to the loss.
+        background: grey behind every picture; None as in `training_view`.
     """
     splats, n_steps = training.gaussians, training.n_steps
     absgrad = training.control is not None and training.control.absgrad
     for step in steps:
-        camera, target, background = training_view(scene, step, seed, device=splats.means.device)
+        camera, target, behind = training_view(scene, step, seed, background, device=splats.means.device)
         degree = sh_degree_at(step, n_steps, splats.settings.sh_degree)
-        render = render_view(splats, camera, background=background, sh_degree=degree, absgrad=absgrad, depth=False)
-        loss = (1 - ssim) * loss_l1(render.rgb, target)
-        if ssim:
-            loss = loss + ssim * loss_ssim(render.rgb, target)
+        render = render_view(splats, camera, background=behind, sh_degree=degree, absgrad=absgrad, depth=False)
+        loss = loss_photometric(render.rgb, target, ssim) if ssim else loss_l1(render.rgb, target)
         loss = loss + penalty(step) if penalty else loss
         loss.backward()
         training.step(step, render.extras["meta"])

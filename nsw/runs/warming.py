@@ -83,6 +83,46 @@ def _networks(scene, generator: torch.Generator) -> None:
     fit_nerf(CoarseFineSettings(box=box, **sizes), scene, 2, generator, n_rays=16)
 
 
+def _positions(scene, generator: torch.Generator) -> None:
+    """Gradients of lookups with respect to the points: normals."""
+    from nsw.kernels import hash_encode, hash_levels
+    from nsw.kernels.cp_lookup import cp_lookup
+    from nsw.kernels.grid_lookup import grid_lookup
+    from nsw.kernels.vm_lookup import vm_lookup
+
+    levels, box = hash_levels(2, 4, 8, 8), torch.tensor([[0.0, 0, 0], [1, 1, 1]])
+    points = torch.rand(16, 3, generator=generator).requires_grad_()
+    lines = [torch.rand(4, 4, requires_grad=True) for _ in range(3)]
+    planes = [torch.rand(4, 4, 4, requires_grad=True) for _ in range(3)]
+    found = [grid_lookup(torch.rand(4, 4, 4, 1, requires_grad=True), points, box)]
+    found += [hash_encode(torch.rand(levels.n_rows, 2, requires_grad=True), points, levels)]
+    found += [vm_lookup(planes, lines, points, box, summed=True), cp_lookup(lines, points, box, summed=True)]
+    sum(values.sum() for values in found).backward()
+
+
+def _calls(scene, generator: torch.Generator) -> None:
+    """Calls of gsplat and nerfacc that no notebook makes."""
+    from nsw import kernels as k
+
+    rays = torch.repeat_interleave(torch.arange(4), 5)
+    info, values = k.pack_info(rays, 4), torch.rand(20, generator=generator).requires_grad_()
+    sums = [k.inclusive_sum(values, info), k.exclusive_prod(values, info)]
+    weights, _ = k.render_weight_from_alpha(values, packed_info=info)
+    sums += [k.accumulate_along_rays(weights, torch.rand(20, 3, requires_grad=True), rays, 4)]
+    sum(x.sum() for x in sums).backward()
+    edges = k.RayIntervals(torch.linspace(0, 1, 6).repeat(4, 1))
+    k.importance_sampling(edges, edges.vals, 4)
+    k.searchsorted(edges, edges)
+    box, cells = torch.tensor([[-1.0, -1, -1, 1, 1, 1]]), torch.ones(1, 4, 4, 4, dtype=torch.bool)
+    k.traverse_grids(torch.tensor([[-2.0, 0, 0]]), torch.tensor([[1.0, 0, 0]]), cells, box, step_size=0.1)
+    means2d, conics = torch.full((1, 1, 2), 8.0), torch.tensor([[[0.1, 0.0, 0.1]]])
+    lists = torch.zeros(1, 1, 1, dtype=torch.int32), torch.zeros(1, dtype=torch.int32)
+    k.rasterize_to_pixels(means2d, conics, torch.ones(1, 1, 3), torch.ones(1, 1), 16, 16, 16, *lists)
+    rows = torch.nn.Parameter(torch.zeros(4, 3))
+    rows.grad = torch.ones(4, 3)
+    k.SelectiveAdam([rows], eps=1e-8, betas=(0.9, 0.999)).step(torch.ones(4, dtype=torch.bool))
+
+
 KINDS: dict[str, Callable] = {
     "splats": _splats,
     "surfels": _surfels,
@@ -91,6 +131,8 @@ KINDS: dict[str, Callable] = {
     "hash grids": _hash_grid,
     "factored grids": _factored_grid,
     "networks": _networks,
+    "positions": _positions,
+    "other calls of gsplat and nerfacc": _calls,
 }
 
 

@@ -1,4 +1,4 @@
-"""Run every measurement, one after the other: `python -m tests.bench`."""
+"""Run every measurement, one after the other, each with its tables: `python -m tests.bench`. Pages go to `results/`."""
 
 import subprocess
 import sys

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numba
 import torch
+from peers import RASTERIZATION, times_opensplat
 
 from nsw.kernels import rasterization, rasterization_reference
 
@@ -128,7 +129,9 @@ def machine() -> str:
 
 def table(rows: list[dict], peers: list[str]) -> list[str]:
     titles = ["splats, picture", "kernels, ms", "plain torch, ms", *(f"{name}, ms | kernels / {name}" for name in peers)]
-    lines = ["| " + " | ".join(titles) + " |", "|---" * (3 + 2 * len(peers)) + "|"]
+    titles += ["OpenSplat / kernels (target)"] if "prototype" in peers else []
+    titles.append("`peers.py`: prototype, C++, OpenSplat with backward, ms")
+    lines = ["| " + " | ".join(titles) + " |", "|---" * len(" | ".join(titles).split("|")) + "|"]
     for row in rows:
         mine, cells = row["ms"]["kernels"], []
         torch_ms = row["ms"].get("plain torch")
@@ -136,6 +139,11 @@ def table(rows: list[dict], peers: list[str]) -> list[str]:
         for name in peers:
             other = row["ms"][name]
             cells += [f"{other[0]:.1f} / {other[1]:.1f}", f"{mine[0] / other[0]:.2f} / {mine[1] / other[1]:.2f}"]
+        load = (row["n"], row["width"], row["height"])
+        if "prototype" in peers:
+            times = times_opensplat(*load, row["ms"]["prototype"][1], mine[1])
+            cells.append(f"{times:.1f} ({RASTERIZATION[load]['target']})")
+        cells.append(" / ".join(str(RASTERIZATION[load][name][1]) for name in ("prototype", "ceiling", "OpenSplat")))
         lines.append(f"| {row['n']}, {row['width']}x{row['height']} | {mine[0]:.1f} / {mine[1]:.1f} | {' | '.join(cells)} |")
     return lines
 
@@ -167,7 +175,7 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     peers = {Path(path).stem: load_peer(path) for path in options.peer}
     if not peers:
-        print("no --peer given: ratios to other engines are left out")
+        print("no --peer given: ratios to engines of the same run are left out; see results/rasterization.md and peers.py for them")
     header, date, rows = machine(), datetime.date.today().isoformat(), []
     print(f"{date}: {header}", flush=True)
     for n in COUNTS:

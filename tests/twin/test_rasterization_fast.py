@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nsw.kernels import rasterization, rasterization_reference
+from nsw.kernels import memory, rasterization, rasterization_reference
 from nsw.kernels.harmonics import sh_basis
 from nsw.kernels.threads import n_threads
 
@@ -296,3 +296,19 @@ def test_default_strategy_of_gsplat_runs_unchanged():
         counts.append(len(params["means"]))
     assert losses[-1] < 0.8 * losses[0]
     assert counts[-1] != 120
+
+
+def test_memory_of_arrays_is_used_again_only_after_their_end():
+    first = memory.empty((4000, 8))
+    first.fill(1.0)
+    view, address = first[100:200, 2], first.ctypes.data
+    del first
+    other = memory.empty((4000, 8))
+    other.fill(2.0)
+    assert (view == 1.0).all()  # a view keeps the memory
+    assert other.ctypes.data != address
+    tensor = torch.from_numpy(other)
+    del view, other
+    assert memory.empty((4000, 8)).ctypes.data == address
+    assert (tensor == 2.0).all()
+    assert not memory.zeros((4000, 8)).any()

@@ -1,0 +1,54 @@
+"""Where compiled kernels are kept on each system, what happens where nothing can be kept, and what is said meanwhile."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nsw.kernels import compiling
+
+CODE = """
+import torch
+from nsw.kernels import pack_info
+print(pack_info(torch.tensor([0, 0, 2]), 3).tolist())
+"""
+
+
+def use_kernels(cache: Path) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "NSW_CACHE": str(cache)}
+    return subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, env=environment, timeout=120)
+
+
+def test_without_a_cache_folder_kernels_are_compiled_in_every_process_and_it_is_said(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = use_kernels(tmp_path / "file" / "cache")
+    assert done.returncode == 0 and "[[0, 2], [2, 0], [2, 1]]" in done.stdout
+    assert "cannot be kept" in done.stderr and "in every process" in done.stderr
+
+
+def test_with_one_they_are_compiled_once(tmp_path):
+    first, second = use_kernels(tmp_path), use_kernels(tmp_path)
+    assert "once on this machine" in first.stderr and list(tmp_path.glob("kernels/*/**/*.nbc"))
+    assert second.stdout == first.stdout and "compiling" not in second.stderr
+
+
+@pytest.mark.parametrize(
+    ("system", "variable", "expected"),
+    [
+        ("linux", "XDG_CACHE_HOME", Path("place") / "nsw"),
+        ("win32", "LOCALAPPDATA", Path("place") / "nsw" / "cache"),
+        ("darwin", None, Path.home() / "Library" / "Caches" / "nsw"),
+    ],
+)
+def test_each_system_has_its_place_for_caches(monkeypatch, system, variable, expected):
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.delenv("NSW_CACHE", raising=False)
+    if variable:
+        monkeypatch.setenv(variable, "place")
+    assert compiling.user_cache_folder() == expected
+    monkeypatch.setenv("NSW_CACHE", "elsewhere")
+    assert compiling.user_cache_folder() == Path("elsewhere")
