@@ -73,12 +73,12 @@ def psnr_of(render, scene) -> float:
     return metrics.evaluate(render, scene).psnr
 
 
-def train_splats(scene, seconds: float, max_splats: int = 12_000):
+def train_splats(scene, seconds: float):
     """3D Gaussians from random points, with the notebook's schedule; the number of steps is set from a measured rate."""
 
     def start(n_steps: int):
         points = gaussian_splatting.starting_points(scene, 5_000)
-        control = DensityControl().for_budget(n_steps, max_splats=max_splats)
+        control = DensityControl().for_budget(n_steps, max_splats=12_000 if seconds < 30 else 24_000)
         return gaussian_splatting.Training(Gaussians.from_points(points, sh_degree=2), scene.scale, n_steps, control=control)
 
     def timed(training, n_steps: int, clock: Clock | None) -> Iterator[int]:
