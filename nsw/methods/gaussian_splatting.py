@@ -226,14 +226,9 @@ class Training:
 
 
 def fit(
-    training: Training,
-    scene: Scene,
-    steps: Iterable[int],
-    seed: int = 0,
-    ssim: float = 0.2,
-    penalty: Callable | None = None,
+    training: Training, scene: Scene, steps: Iterable[int], seed: int = 0, ssim: float = 0.2, penalty: Callable | None = None,
     background: float | None = None,
-) -> Training:
+) -> Training:  # fmt: skip
     """Train with the paper's loss, L = (1 - ssim) L1 + ssim (1 - SSIM), as the notebook's loop does it, without watching.
 
     Args:
