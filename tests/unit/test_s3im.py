@@ -11,10 +11,12 @@ from torch.nn.functional import conv2d
 from nsw import metrics
 from nsw.cameras import camera_rays, orbit
 from nsw.errors import InputError
-from nsw.losses import SSIM_CONSTANTS, loss_mse, ssim_terms
+from nsw.losses import SSIM_CONSTANTS, loss_mse
 from nsw.methods import dvgo_stages, s3im, s3im_controls, s3im_regimes, tensorf_fit
 from nsw.methods import instant_ngp as ngp
 from nsw.methods import instant_ngp_fit as fitting
+from nsw.methods import s3im_inspect as look
+from nsw.methods import s3im_trials as trials
 from nsw.methods.tensorf import Plan
 from nsw.models.dense_grid import DenseGrid, DenseGridSettings
 from nsw.scenes.scene import Scene
@@ -134,19 +136,14 @@ def test_flat_groups_pull_hard_and_may_be_left_out():
 
 
 def test_for_small_errors_it_is_a_normalised_squared_error():
-    """1 - SSIM = (mean e^2 - (mean e)^2) / (2 var + c2) + (mean e)^2 / (2 mu^2 + c1) up to terms of third order."""
+    """The two agree up to terms of third order: a tenth of the error leaves a tenth of the relative difference."""
     g = _generator()
-    truth, errors = torch.rand(64, 16, 3, generator=g, dtype=torch.double), torch.randn(64, 16, 3, generator=g, dtype=torch.double)
+    truth, errors = (torch.rand(64, 16, 3, generator=g, dtype=torch.double) for _ in range(2))  # errors with a mean
     weights = torch.full((16, 1), 1 / 16, dtype=torch.double)
     wrong = []
     for size in (1e-2, 1e-3):
-        e = size * errors
-        mu_x, mu_y, *rest = s3im.group_moments(truth + e, truth, weights)
-        luminance, structure = ssim_terms(mu_x, mu_y, *rest)
-        c1, c2 = SSIM_CONSTANTS
-        mean = e.mean(1)
-        expected = (e.square().mean(1) - mean.square()) / (2 * rest[1] + c2) + mean.square() / (2 * mu_y.square() + c1)
-        wrong.append(float((1 - luminance * structure - expected).abs().max() / expected.abs().max()))
+        exact, near = look.expansion(truth + size * errors, truth, weights)
+        wrong.append(abs(float(exact / near) - 1))
     assert wrong[0] < 0.1 and wrong[1] < 0.15 * wrong[0]
 
 
@@ -246,3 +243,45 @@ def test_the_metric_and_the_loss_share_one_formula():
     height, width = s3im.patch_shape(64 * 64, 11)
     pictures = [v[: height * width].view(1, height, width, 3) for v in (rgb, truth)]
     assert 1 - loss == pytest.approx(metrics.ssim(*pictures), abs=0.02)
+
+
+def test_looking_at_a_grid():
+    scene = _scene()
+    grid = trials.new_dense(scene, dvgo_stages.Stage(n_voxels=8**3, alpha_init=0.05))
+    same = look.alignment(grid, scene, trials.squared, n_rays=256)
+    assert same["times as long"] == pytest.approx(1.0) and same["cosine"] == pytest.approx(1.0)
+    other = look.alignment(grid, scene, s3im.loss_s3im, n_rays=256)
+    assert other["times as long"] > 2 and abs(other["cosine"]) < 1
+    pull = look.pull_map(grid, scene, ONCE, n_others=112)
+    assert pull.shape == (12, 12) and float(pull.mean()) == pytest.approx(1.0, rel=1e-5)
+    assert look.seconds_of(ONCE, 64, n=3) > 0
+
+
+def test_the_theatre_shows_truth_prediction_and_their_likeness():
+    rgb, truth = (v.float() for v in _colours())
+    picture = look.theatre(truth, truth)
+    assert picture.shape == (16, 50, 3)
+    assert torch.equal(picture[:, :16], picture[:, 17:33]) and float(picture[:, 34:].min()) > 0.999
+    first, second = look.theatre(rgb, truth, 1), look.theatre(rgb, truth, 2)
+    assert not torch.equal(first, second) and float(first[:, 34:].mean()) < 0.99
+    torch.testing.assert_close(first[:, :16].mean(), second[:, :16].mean())
+    assert "SSIM 1.00" in look.group_chart(truth[:16]).layout.title.text
+    assert "brightness 1.00" in look.group_chart(truth[:16], scale=0.2).layout.title.text
+
+
+def test_weights_and_warming():
+    rgb, truth = _colours()
+    whole = s3im.loss_s3im(rgb, truth, _generator()).item()
+    assert look.weighted(0.25)(rgb, truth, _generator()).item() == pytest.approx(0.25 * whole)
+    term = look.warmed(trials.squared, 4)
+    values = [term(rgb, truth, _generator()).item() for _ in range(6)]
+    assert values == pytest.approx([loss_mse(rgb, truth).item() * share for share in (0.25, 0.5, 0.75, 1, 1, 1)])
+    near, true = look.white_corner(2000)
+    assert float((true == 1).all(-1).float().mean()) == pytest.approx(0.9, abs=0.03)
+    assert float((true - near).max()) <= 0.02 + 1e-6
+
+
+def test_differences_are_from_the_first_term():
+    scores = [metrics.ViewScores(20.0 + k, 0.5 + k / 10, 1.0 - k / 4, (), "") for k in range(2)]
+    (row,) = trials.differences({"clean": {"MSE": scores[0], "S3IM": scores[1]}})
+    assert row == {"": "clean", "MSE": "20.00 dB, 0.500, 1.00", "S3IM": "+1.00 dB, +0.100, -0.25"}
