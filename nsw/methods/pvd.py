@@ -71,14 +71,10 @@ def comparable(student: nn.Module, teacher: nn.Module) -> bool:
 
 def read(field: Field, points: Float[Tensor, "K 3"], rays: Rays, ray_indices: Int[Tensor, "K"], colour: bool = True) -> Reading:
     """Return log-density, feature and colour at points; without `colour`, a field of two blocks runs its first one only."""
-    if has_heads(field):
-        hidden = field.density_net(field.encode(points))
-        rgb = field.colour(hidden[:, 1:], rays.directions, ray_indices) if colour else None
-        return Reading(hidden[:, 0] - 1.0, hidden[:, 1:], rgb)
-    if isinstance(field, VMGrid):
-        density, features = field.geometry(points)
-        rgb = field.colour(features, rays.directions, ray_indices) if colour else None
-        return Reading(density.clamp_min(TINY).log(), None, rgb)
+    if isinstance(field, HashGrid | TrunkMLP | VMGrid):
+        density, feature = field.geometry(points)
+        rgb = field.colour(feature, rays.directions, ray_indices) if colour else None
+        return Reading(density.clamp_min(TINY).log(), feature if has_heads(field) else None, rgb)
     if isinstance(field, DenseGrid):  # without its mask: the cells are shared
         density = field.sigma(points) / field.voxel
         return Reading(density.clamp_min(TINY).log(), None, field.colour(points, rays.directions, ray_indices))

@@ -46,7 +46,8 @@ def new_mlp(teacher: Teacher, plan: Plan, **sizes) -> TrunkMLP:
     sizes = {**dict(depth=6, width=128, skip=3), **sizes}
     if pvd.has_heads(teacher.model):
         first = teacher.model.density_net[0].weight
-        heads = dict(n_head=first.shape[1], head_width=first.shape[0], n_geometry=teacher.model.settings.n_geometry)
+        theirs = teacher.model.settings
+        heads = dict(n_head=first.shape[1], head_width=first.shape[0], n_geometry=theirs.n_geometry, shift=theirs.shift)
         sizes = {**heads, **sizes}
     return TrunkMLP(TrunkMLPSettings(_box(teacher), n_cells=plan.n_cells, step=teacher.step, **sizes)).to(teacher.aabb.device)
 

@@ -29,6 +29,7 @@ class TrunkMLPSettings:
         n_geometry: numbers that the density head hands to the colour head, besides the density.
         n_cells: cells of the occupancy grid along an axis.
         step: length of a sample in world units; 0 is a 1024th of the box's diagonal.
+        shift: b in sigma = exp(h0 - b), as of a hash grid.
     """
 
     box: tuple[float, ...] = (-1.0, -1.0, -1.0, 1.0, 1.0, 1.0)
@@ -41,6 +42,7 @@ class TrunkMLPSettings:
     n_geometry: int = 15
     n_cells: int = 64
     step: float = 0.0
+    shift: float = 1.0
 
 
 class TrunkMLP(nn.Module):
@@ -79,6 +81,7 @@ class TrunkMLP(nn.Module):
             h = relu(h, inplace=True) if i < len(self.trunk) - 1 else h
         return h
 
-    _inside, geometry, density = HashGrid._inside, HashGrid.geometry, HashGrid.density
+    _inside, _activated, _first_output = HashGrid._inside, HashGrid._activated, HashGrid._first_output
+    geometry, density = HashGrid.geometry, HashGrid.density
     colour, query = HashGrid.colour, HashGrid.query
     sample_length, render_defaults, sampler = HashGrid.sample_length, HashGrid.render_defaults, HashGrid.sampler

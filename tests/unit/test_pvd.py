@@ -21,6 +21,7 @@ from nsw.models.dense_grid import DenseGrid, DenseGridSettings
 from nsw.models.factors import CPSizes, VMSizes
 from nsw.models.gaussians import Gaussians
 from nsw.models.hash_grid import HashGrid, HashGridSettings
+from nsw.models.hollow_grid import HollowGrid, HollowGridSettings
 from nsw.models.mlp import CoarseFine, CoarseFineSettings, NerfMLP, NerfSettings
 from nsw.models.plenoxel_grid import PlenoxelGrid, PlenoxelGridSettings
 from nsw.models.trunk_mlp import TrunkMLP, TrunkMLPSettings
@@ -72,7 +73,18 @@ def small_vm() -> VMGrid:
     return VMGrid(VMGridSettings(n_voxels=12**3, factors=VMSizes(2, 3), n_features=4, mlp_width=8, shift=0.0))
 
 
-@pytest.mark.parametrize("field", [ball(), hashed(), small_mlp(), small_vm()], ids=["dense", "hash", "mlp", "vm"])
+def small_hollow() -> HollowGrid:
+    torch.manual_seed(0)
+    grid = HollowGrid(HollowGridSettings(**HASH, n_cells=12, step=2 / 24, n_saliency=5, shift=-2.0))
+    grid.table.data.normal_(generator=seeded(1))
+    grid.logits.data.normal_(generator=seeded(2))
+    return grid
+
+
+FIELDS = {"dense": ball(), "hash": hashed(), "mlp": small_mlp(), "vm": small_vm(), "hollow": small_hollow()}
+
+
+@pytest.mark.parametrize("field", FIELDS.values(), ids=FIELDS)
 def test_reading_is_the_field_s_own_answer(field):
     points = 1.6 * torch.rand(40, 3, generator=seeded()) - 0.8
     directions = torch.nn.functional.normalize(torch.randn(5, 3, generator=seeded(1)), dim=-1)
@@ -214,6 +226,7 @@ OTHERS = {
     "PlenoxelGrid": lambda: PlenoxelGrid(PlenoxelGridSettings(n_voxels=12**3, density_init=2.0)),
     "DenseGrid with a network": lambda: DenseGrid(DenseGridSettings(n_voxels=12**3, alpha_init=0.1, n_features=4, mlp_width=8)),
     "VMGrid": small_vm,
+    "HollowGrid": small_hollow,
     "CP": lambda: VMGrid(VMGridSettings(n_voxels=12**3, factors=CPSizes(2, 3), n_features=4, mlp_width=8, shift=0.0)),
 }
 
