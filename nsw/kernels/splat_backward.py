@@ -45,6 +45,7 @@ from nsw.kernels.splat_forward import (
     SOON,
     ZERO,
     block_span,
+    in_lines,
     pixel_place,
 )
 from nsw.kernels.splat_lists import AHEAD, COLOR, record_size
@@ -145,7 +146,7 @@ def rasterize_backward(
     width, n_channels = v_picture.shape[1], len(like)
     tiles_x, n_tiles = (width + TILE - 1) // TILE, tile_start.shape[0] - 1
     size, n_sums = record_size(n_channels), sums_size(n_channels, want_absolute)
-    state = np.empty((2 + n_channels) * PIXELS, np.float32)
+    state = in_lines((2 + n_channels) * PIXELS)
     tile = take(next_tile)
     while tile < n_tiles:
         left, top, first = (tile % tiles_x) * TILE, (tile // tiles_x) * TILE, tile_start[tile]
