@@ -49,7 +49,7 @@ class Plan:
     grow_at: tuple[float, ...] = (0.2, 0.35, 0.5)
     mask_at: tuple[float, ...] = (0.1, 0.15, 0.2, 0.28, 0.35, 0.42, 0.5, 0.6, 0.7, 0.8)
     lr: float = 0.05
-    lr_network: float = 5e-3
+    lr_network: float = 1e-2
     last_rate: float = 0.1
     l1: float = 8e-5
     l1_later: float = 4e-5

@@ -48,7 +48,7 @@ class VMGridSettings:
     n_features: int = 27
     mlp_width: int = 64
     n_frequencies: tuple[int, int] = (2, 2)
-    shift: float = -5.0
+    shift: float = -6.0
     step_ratio: float = 1.0
     n_cells: int = 64
 
