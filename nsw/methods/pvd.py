@@ -112,22 +112,33 @@ def stage_of(step: int, plan: Plan, feature: bool = True) -> int:
     return 1 + (step >= first or not feature) + (step >= second)
 
 
-@torch.no_grad()
 def draw(teacher: Teacher, n_rays: int, plan: Plan, generator: torch.Generator) -> tuple[Samples, Reading, int]:
-    """Return samples on random rays of random poses, what the teacher says there, and how many samples were marched.
+    """Return samples on random rays of random poses, what the teacher says there, and how many samples were marched."""
+    return ask(teacher, random_rays(teacher, n_rays, generator)[0], plan, generator)
+
+
+def random_rays(teacher: Teacher, n_rays: int, generator: torch.Generator) -> tuple[Rays, Int[Tensor, "R"]]:
+    """Return rays through random pixels of random poses, and the pose of each."""
+    cameras = teacher.cameras
+    shape = (len(cameras), cameras.height, cameras.width)
+    pose, row, column = (torch.randint(n, (n_rays,), generator=generator, device=teacher.aabb.device) for n in shape)
+    return pixel_rays(cameras, pose, row, column), pose
+
+
+@torch.no_grad()
+def ask(teacher: Teacher, rays: Rays, plan: Plan, generator: torch.Generator) -> tuple[Samples, Reading, int]:
+    """Return samples on rays, what the teacher says there, and how many samples were marched.
 
     The student is asked at the same points. Those that the teacher sees next to no light behind are dropped.
     """
-    cameras, device = teacher.cameras, teacher.aabb.device
-    shape = (len(cameras), cameras.height, cameras.width)
-    which = [torch.randint(n, (n_rays,), generator=generator, device=device) for n in shape]
-    rays = pixel_rays(cameras, *which)
+    n_rays = len(rays)
     ray_indices, t, points = march_cells(teacher, rays, teacher.cells, teacher.step, teacher.near, generator)
     n_marched = len(t)
     if plan.threshold > 0 and n_marched:
         density = read(teacher.model, points, rays, ray_indices, colour=False).log_density.exp()
         edges = (t - teacher.step / 2, t + teacher.step / 2)
-        light = packed_backend(device).render_weight_from_density(*edges, density, ray_indices=ray_indices, n_rays=n_rays)[1]
+        backend = packed_backend(t.device)
+        light = backend.render_weight_from_density(*edges, density, ray_indices=ray_indices, n_rays=n_rays)[1]
         kept = (light > plan.threshold).nonzero()[:, 0]
         ray_indices, t, points = (x.index_select(0, kept) for x in (ray_indices, t, points))
     return Samples(rays, ray_indices, t, points), read(teacher.model, points, rays, ray_indices), n_marched

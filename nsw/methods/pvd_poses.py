@@ -96,10 +96,20 @@ def _between(views: Cameras, picked: Tensor, generator: torch.Generator) -> Came
     other = torch.randint(len(views), (n,), generator=generator)
     share = 0.5 * torch.rand(n, 1, generator=generator)
     eyes = (1 - share) * views.origins[picked] + share * views.origins[other]
-    turned = _rotations((2 * torch.rand(n, 3, generator=generator) - 1) * math.pi / 20) @ views.cam_from_world[picked, :3, :3]
-    pose = torch.eye(4).repeat(n, 1, 1)
-    pose[:, :3, :3], pose[:, :3, 3] = turned, -(turned @ eyes[..., None])[..., 0]
-    return Cameras(pose, views.Ks[picked], views.width, views.height)
+    pose = views.cam_from_world[picked].clone()
+    pose[:, :3, 3] = -(pose[:, :3, :3] @ eyes[..., None])[..., 0]
+    return Cameras(turned(pose, generator), views.Ks[picked], views.width, views.height)
+
+
+def turned(cam_from_world: Float[Tensor, "n 4 4"], generator: torch.Generator) -> Float[Tensor, "n 4 4"]:
+    """Return the same places with directions turned by up to 9 degrees about each axis of the camera.
+
+    Args:
+        generator: on the CPU, as the poses.
+    """
+    by = torch.eye(4).repeat(len(cam_from_world), 1, 1)
+    by[:, :3, :3] = _rotations((2 * torch.rand(len(cam_from_world), 3, generator=generator) - 1) * math.pi / 20)
+    return by @ cam_from_world
 
 
 def _rotations(angles: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3 3"]:

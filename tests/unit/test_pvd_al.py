@@ -1,0 +1,186 @@
+"""Active learning: the hardest rays, samples that matter, pools that turn over, poses that carry their own errors."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from nsw.cameras import Rays, orbit
+from nsw.kernels.packed_rays import packed_weights
+from nsw.methods import pvd
+from nsw.methods import pvd_al as al
+from nsw.methods import pvd_al_inspect as look
+from nsw.methods import pvd_students as students
+from nsw.methods.pvd_poses import turned
+from nsw.models.dense_grid import DenseGrid, DenseGridSettings
+
+PLAN = pvd.Plan(n_steps=30, n_samples=512, n_cells=12, n_poses=20, size=16, steps_across=24)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    grid = DenseGrid(DenseGridSettings(n_voxels=24**3, sh_degree=0))
+    with torch.no_grad():
+        grid.raw_density[..., 0] = torch.where(grid.vertices().norm(dim=-1) < 0.6, 40.0, -10.0)
+    return pvd.teach(grid, None, PLAN, seeded())
+
+
+def learner(teacher, levels: al.Levels, n_rays: int = 60) -> al.ActiveLearner:
+    torch.manual_seed(1)
+    student = students.new_mlp(teacher, PLAN, depth=2, width=16, skip=0, levels=3, n_head=8, head_width=8)
+    students.share_cells(student, teacher)
+    return al.ActiveLearner(student, students.network_optimizer(student, 0.01), teacher, PLAN, levels, n_rays)
+
+
+def test_important_samples_are_the_heaviest_of_each_opaque_ray():
+    generator = seeded()
+    index = torch.sort(torch.randint(40, (600,), generator=generator)).values
+    weights, _ = packed_weights(0.3 * torch.rand(600, generator=generator), index, 40)
+    kept = al.important(weights, index, 40, 0.3, 0.5)
+    for ray in range(40):
+        mine = weights[index == ray]
+        chosen = kept[index == ray]
+        if float(mine.sum()) < 0.5:
+            assert not bool(chosen.any())
+            continue
+        n = -(-3 * len(mine) // 10)
+        assert int(chosen.sum()) == n and set(mine[chosen].tolist()) == set(mine.topk(n).values.tolist())
+    assert 0 < int(kept.sum()) < 600
+    assert al.important(weights[:0], index[:0], 3).shape == (0,)
+
+
+def test_all_samples_and_any_ray_keep_everything():
+    index = torch.tensor([0, 0, 2, 2, 2])
+    weights = torch.tensor([0.1, 0.2, 0.0, 0.5, 0.1])
+    assert bool(al.important(weights, index, 3, kept=1.0, opacity=0.0).all())
+
+
+def test_a_pool_gives_back_what_was_put():
+    pool = al.RayPool(8, torch.device("cpu"))
+    rays = Rays(torch.rand(5, 3), torch.rand(5, 3), torch.rand(5))
+    assert not pool.full and pool.free(3).tolist() == [0, 1, 2]
+    pool.put(pool.free(5), rays, 4)
+    assert pool.free(9).tolist() == [5, 6, 7]
+    pool.put(pool.free(3), rays[:3], 5)
+    assert pool.full and pool.born.tolist() == [4] * 5 + [5] * 3
+    slots, drawn = pool.draw(8, seeded())
+    assert sorted(slots.tolist()) == list(range(8)) and torch.equal(
+        drawn.origins, torch.cat([rays.origins, rays.origins[:3]])[slots]
+    )
+    assert torch.equal(drawn.z_per_t, torch.cat([rays.z_per_t, rays.z_per_t[:3]])[slots])
+
+
+def test_hard_poses_come_back_turned_a_little():
+    cameras, errors = orbit(20, 4.0), torch.arange(20.0)
+    renewed, places = al.renew_poses(cameras, errors, 0.1, seeded())
+    assert len(places) == 2 and not set(places.tolist()) & {18, 19}
+    changed = (renewed.cam_from_world != cameras.cam_from_world).flatten(1).any(1).nonzero()[:, 0]
+    assert set(changed.tolist()) == set(places.tolist())
+    for place in places.tolist():
+        distance = (renewed.origins[place] - cameras.origins[18:]).norm(dim=1)
+        assert float(distance.min()) < 1e-4  # stands where one of the hardest stands
+
+
+def test_turning_keeps_the_place_and_stays_within_its_angle():
+    poses = orbit(50, 4.0).cam_from_world
+    after = turned(poses, seeded())
+    rotation = after[:, :3, :3] @ poses[:, :3, :3].transpose(1, 2)
+    angle = torch.rad2deg(torch.arccos(((rotation.diagonal(dim1=1, dim2=2).sum(1) - 1) / 2).clamp(-1, 1)))
+    assert float(angle.mean()) > 1.0 and float(angle.max()) < 9.0 * 3**0.5 + 0.01
+    origin = lambda pose: -(pose[:, :3, :3].transpose(1, 2) @ pose[:, :3, 3:])[..., 0]  # noqa: E731
+    torch.testing.assert_close(origin(after), origin(poses), atol=1e-5, rtol=0)
+
+
+def test_without_levels_it_is_the_plain_last_stage(teacher):
+    mine = learner(teacher, al.Levels())
+    samples, truth, _ = pvd.draw(teacher, 60, PLAN, seeded(3))
+    ours, errors, omega = al.losses(mine.student, teacher, samples, truth, PLAN, al.Levels(), seeded(4))
+    plain = pvd.losses(mine.student, teacher, samples, truth, 3, PLAN, seeded(4))
+    for name, term in plain.items():
+        torch.testing.assert_close(ours[name], term)
+    assert bool(omega.all()) and errors.shape == (60,) and not errors.requires_grad
+
+
+def test_the_point_level_asks_fewer_samples(teacher):
+    mine = learner(teacher, al.Levels(point=True))
+    for k in range(30):
+        mine.step(k)
+    share = float(mine.last["omega"].float().mean())
+    assert 0.0 < share <= 0.6
+
+
+def test_the_pool_fills_turns_over_and_holds_hard_rays(teacher):
+    mine = learner(teacher, al.Levels(ray=True, capacity=1))
+    sizes, born = [], None
+    for k in range(30):
+        mine.step(k)
+        sizes.append(int(mine.last["from_pool"].sum()))
+        born = mine.pool.born.clone() if k == 15 else born
+    assert sizes[0] == 0 and sizes[-1] == 6 and all(len(mine.last["errors"]) == 60 for _ in sizes)
+    assert mine.pool.full and not torch.equal(born, mine.pool.born)
+    pool, fresh = look.remeasured(mine, 200)
+    assert pool > 1.3 * fresh
+
+
+def test_errors_are_booked_on_their_own_pose(teacher, monkeypatch):
+    mine = learner(teacher, al.Levels(pose=True, epoch=1000))
+    monkeypatch.setattr(pvd, "random_rays", lambda teacher, n, generator: (_rays(teacher, n), torch.arange(n) % 20))
+    for k in range(3):
+        mine.terms(k)
+        if k == 0:
+            by_hand = torch.zeros(20).index_add(0, torch.arange(60) % 20, mine.last["errors"])
+            torch.testing.assert_close(mine.errors, by_hand)
+    assert mine.counts.tolist() == [9.0] * 20
+    mine.levels = replace(mine.levels, epoch=1)
+    mine.terms(1)
+    assert (mine.counts < 9).sum() == 2  # those that gave way begin anew
+
+
+def _rays(teacher, n):
+    from nsw.cameras import camera_rays
+
+    return camera_rays(teacher.cameras)[torch.arange(n) * 7]
+
+
+def test_every_variant_asks_as_many_rays_and_repeats(teacher):
+    for levels in look.VARIANTS.values():
+        first, second = learner(teacher, levels), learner(teacher, levels)
+        for k in range(8):
+            first.step(k)
+            second.step(k)
+        assert len(first.last["errors"]) == 60
+        assert all(torch.equal(a, b) for a, b in zip(first.student.parameters(), second.student.parameters(), strict=True))
+
+
+def test_a_run_goes_on_as_if_it_had_not_stopped(teacher, tmp_path):
+    from nsw.models.state import load_state, save_state
+
+    levels = al.Levels(pose=True, ray=True, point=True, capacity=1, epoch=5)
+    whole, first, second = (learner(teacher, levels) for _ in range(3))
+    for k in range(24):
+        whole.step(k)
+    for k in range(13):
+        first.step(k)
+    save_state(tmp_path / "state.safetensors", first.state_dict(), "checkpoint")
+    second.load_state_dict(load_state(tmp_path / "state.safetensors", "checkpoint"))
+    for k in range(13, 24):
+        second.step(k)
+    assert all(torch.equal(a, b) for a, b in zip(whole.student.parameters(), second.student.parameters(), strict=True))
+    assert torch.equal(whole.pool.rays, second.pool.rays) and torch.equal(whole.errors, second.errors)
+
+
+def test_scores_of_what_is_hardest():
+    truth = torch.zeros(1, 10, 10, 3)
+    found = truth.clone()
+    found[0, 0] = 0.1
+    mask = torch.zeros(1, 10, 10, dtype=torch.bool)
+    mask[0, :, 0] = True
+    scores = look.scores(found, truth, mask)
+    assert scores["worst pixels"] == pytest.approx(20.0, abs=0.01) and scores["mean"] == pytest.approx(30.0, abs=0.01)
+    assert scores["small object"] == pytest.approx(30.0, abs=0.01)
