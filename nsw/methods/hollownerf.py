@@ -19,6 +19,8 @@ from nsw.models.dense_grid import lattice
 from nsw.models.hollow_grid import HollowGrid
 from nsw.scenes.scene import Scene
 
+LOWEST = -15.0  # logit of a saliency of 3e-7, at which the gate is shut
+
 
 @dataclass(frozen=True)
 class Pruning:
@@ -34,7 +36,7 @@ class Pruning:
         weight: a fixed price in place of the multiplier, the L1 penalty that the paper replaces; 0 for the multiplier.
     """
 
-    limit: float = 0.15
+    limit: float = 0.12
     rho: float = 2e-3
     ceiling: float = 0.2
     start: float = 0.05
@@ -111,10 +113,21 @@ def skip_empty(model: HollowGrid, pruning: Pruning, step: int, progress: float) 
         model.occupancy.binaries[0] = salient_cells(model, pruning.below)
 
 
+@torch.no_grad()
+def settle(model: HollowGrid) -> None:
+    """Measure the table's length anew, and keep logits where a sigmoid still has a slope: saturated ones feel no price."""
+    model.logits.clamp_(LOWEST, model.settings.first_logit)
+    model.measure_length()
+
+
 def make_optimizer(model: HollowGrid, lr: float, lr_network: float, lr_logits: float, eps: float = ngp.EPSILON) -> MaskedAdam:
-    """Return the hash grid's optimiser with the saliency beside it, which is plain Adam: the constraint reaches every vertex."""
+    """Return the hash grid's optimiser with the saliency beside it, which is plain Adam: the constraint reaches every vertex.
+
+    Its moments are short. The inside of a thing is lit while it still is fog; a long memory of those gradients would make all
+    later steps under the price alone too small to empty it within a short run.
+    """
     optimizer = ngp.make_optimizer(model, lr, lr_network, eps)
-    optimizer.add_param_group(dict(params=[model.logits], lr=lr_logits, skip_zero=False, start=lr_logits))
+    optimizer.add_param_group(dict(params=[model.logits], lr=lr_logits, skip_zero=False, start=lr_logits, betas=(0.8, 0.8)))
     return optimizer
 
 

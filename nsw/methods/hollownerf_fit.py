@@ -34,7 +34,7 @@ def fit(
     with torch.enable_grad():  # also from inside a slider's callback
         for k in range(plan.n_steps):
             progress = k / plan.n_steps
-            model.measure_length()
+            hollow.settle(model)
             if not plan.skip:  # an occupancy grid that is asked for skips by itself
                 hollow.skip_empty(model, pruning, k, progress)
             step(progress)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.functional import pad
 
 from nsw.kernels.hash_encoding import hash_rows
 from nsw.methods.hollownerf import salient_cells
-from nsw.methods.instant_ngp_inspect import all_vertices
 from nsw.models.hash_grid import HashGrid
-from nsw.models.hollow_grid import HollowGrid
+from nsw.models.hollow_grid import HollowGrid, HollowGridSettings
 
 
 @torch.no_grad()
@@ -22,39 +21,40 @@ def hollow_out(model: HollowGrid, below: float = 0.05) -> None:
     model.occupancy.binaries &= salient_cells(model, below)
 
 
-def _touching(low: Tensor, high: Tensor, cells: Bool[Tensor, "n n n"]) -> Bool[Tensor, "V"]:
-    """Return which of V boxes, corners in cells, meet a cell that is on; by sums over all cells below a corner."""
+def _around(cells: Bool[Tensor, "n n n"], scale: float, offset: float, most: int = 1 << 22) -> Iterator[Int[Tensor, "V 3"]]:
+    """Yield the vertices that points in the cells which are on interpolate, some cells at a time; some come more than once.
+
+    Args:
+        scale, offset: a point at a share u of the way through the box lies at u * scale + offset among the vertices.
+        most: vertices at once; the finest level of a large table has billions, of which few are ever near.
+    """
     n = len(cells)
-    low, high = low.floor().long().clamp(0, n), high.ceil().long().clamp(0, n)
-    sums = pad(cells.long().cumsum(0).cumsum(1).cumsum(2), (1, 0) * 3)
-    count = torch.zeros(len(low), dtype=torch.long, device=cells.device)
-    for corner in torch.cartesian_prod(*[torch.arange(2, device=cells.device)] * 3):
-        i, j, k = torch.where(corner.bool(), high, low).unbind(-1)
-        count += (-1) ** (3 - int(corner.sum())) * sums[i, j, k]
-    return count > 0
-
-
-def read_vertices(model: HashGrid, level: int) -> Int[Tensor, "V 3"]:
-    """Return the vertices of a level that a point in a cell which is on reads."""
-    cells, vertices = model.occupancy.binaries[0], all_vertices(model.levels, level).to(model.aabb.device)
-    to_cells = len(cells) / model.levels.scales[level]
-    return vertices[_touching((vertices - 1.5) * to_cells, (vertices + 0.5) * to_cells, cells)]
+    span = int(scale / n) + 3
+    steps = torch.cartesian_prod(*[torch.arange(span, device=cells.device)] * 3)
+    for some in cells.nonzero().split(max(most // span**3, 1)):
+        low = (some / n * scale + offset).floor().long()
+        high = ((some + 1) / n * scale + offset).ceil().long()
+        vertices = low[:, None] + steps
+        yield vertices[(vertices <= high[:, None]).all(-1)]
 
 
 def read_rows(model: HashGrid) -> Bool[Tensor, "rows"]:
     """Return the rows of the table that some cell which is on reads; no picture depends on the others."""
     found = torch.zeros(len(model.table), dtype=torch.bool, device=model.table.device)
-    for level in range(len(model.levels)):
-        found[hash_rows(read_vertices(model, level), model.levels, level)] = True
+    for level, scale in enumerate(model.levels.scales):
+        for vertices in _around(model.occupancy.binaries[0], scale, 0.5):  # the half is the encoding's own
+            found[hash_rows(vertices, model.levels, level)] = True
     return found
 
 
 def read_logits(model: HollowGrid) -> Bool[Tensor, "T T T"]:
     """Return the vertices of the saliency grid that some cell which is on reads."""
-    n, cells = model.settings.n_saliency, model.occupancy.binaries[0]
-    vertices = torch.cartesian_prod(*[torch.arange(n, device=cells.device)] * 3)
-    to_cells = len(cells) / (n - 1)
-    return _touching((vertices - 1) * to_cells, (vertices + 1) * to_cells, cells).view(n, n, n)
+    last = model.settings.n_saliency - 1
+    found = torch.zeros((last + 1,) * 3, dtype=torch.bool, device=model.logits.device)
+    for vertices in _around(model.occupancy.binaries[0], float(last), 0.0):
+        i, j, k = vertices.clamp(max=last).unbind(-1)
+        found[i, j, k] = True
+    return found
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def pack(model: HollowGrid) -> Packed:
 
 
 @torch.no_grad()
-def unpack(packed: Packed, settings) -> HollowGrid:
+def unpack(packed: Packed, settings: HollowGridSettings) -> HollowGrid:
     """Return a model of these settings with the packed values, and zeros where nothing is read: rows need no list of their own."""
     model = HollowGrid(settings).to(packed.entries.device)
     model.occupancy.binaries[0] = packed.cells

@@ -26,7 +26,7 @@ class HollowGridSettings(HashGridSettings):
         shift: larger than a plain hash grid's. With a density of exp(-1) for zero features a pruned cell is fog as long as the
             gate is open, and the picture's gradient holds its saliency up.
         n_saliency: T, vertices of the saliency grid along an axis.
-        first_logit: value of all logits at the start; 2 lets 88 % of every feature through.
+        first_logit: value of all logits at the start, and in training the largest; 2 lets 88 % of every feature through.
         gate: steepness of the gate; 0 leaves the gate out.
         sigmoid_first: interpolate saliencies instead of logits; the saliency's edges are then as blurred as its cells.
     """

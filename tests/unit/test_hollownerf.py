@@ -257,6 +257,19 @@ def test_pull_counts_what_reaches_the_table(trained, scene):
     assert rows[0]["vertices pulled"] > 10 and rows[0]["in collision"].endswith("%")
 
 
+def test_rows_of_the_table_of_ablations(trained):
+    pixels, model = trained
+    field = hash_look.up_to_level(model, len(model.levels))
+    field.occupancy.binaries.fill_(True)
+    row = look.summary("hollow", field, lambda model: 20.0)
+    assert row["PSNR (dB)"] == 20.0 and float(row["density of nothing"]) < 1e-6
+    assert packing.n_stored(field) == row["numbers to store"] <= packing.n_parameters(field) + 16**3 // 32 + 1
+    plain = HashGrid(HashGridSettings(n_levels=3, n_features=2, log2_entries=9, n_min=4, n_max=16, n_cells=8))
+    plain.occupancy.binaries.fill_(False)
+    empty = packing.n_stored(plain)
+    assert empty == sum(p.numel() for name, p in plain.named_parameters() if "_net" in name) + 8**3 // 32
+
+
 def test_film_survives_its_checkpoint(trained):
     _, model = trained
     film, again = look.Film(), look.Film()
