@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from nsw import scenes
 from nsw.cameras import orbit
 from nsw.kernels.projection_reference import covariance
 from nsw.methods import gaussian_splatting as gs
@@ -259,3 +260,19 @@ def test_strays_are_the_visible_splats_outside_the_box():
     means = [[0.0, 0, 0], [3, 0, 0], [3, 0, 0], [0, 0, -2]]
     splats = Gaussians.from_values(means, torch.full((4, 3), 0.1), [[1.0, 0, 0, 0]] * 4, [0.9, 0.05, 0.5, 0.5], torch.ones(4, 3))
     assert mcmc_inspect.strays(splats, BOX) == 0.5
+
+
+def test_fit_adds_the_penalty_of_every_step():
+    scene = scenes.load("toybox", size=16)
+    seen, faded = [], {}
+
+    def penalty(step):
+        seen.append(step)
+        return 10 * mcmc.loss_opacity(training.gaussians)
+
+    for name, extra in (("with", penalty), ("without", None)):
+        splats = Gaussians.random(scene.aabb, 50, torch.Generator().manual_seed(0), sh_degree=0, opacity=0.5)
+        training = gs.Training(splats, scene.scale, 4)
+        gs.fit(training, scene, range(4), penalty=extra)
+        faded[name] = float(splats.activated_opacities.detach().mean())
+    assert seen == [0, 1, 2, 3] and faded["with"] < 0.475 < faded["without"]
