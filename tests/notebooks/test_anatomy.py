@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import base64
 import inspect
 import re
 import statistics
@@ -239,3 +240,5 @@ def test_links_lead_somewhere(path, read):
                 assert (FOLDER / target).is_file(), target
             for target in re.findall(r"\(attachment:([^)]+)\)", cell.source):
                 assert target in cell.get("attachments", {}), target
+            for data in (data for bundle in cell.get("attachments", {}).values() for data in bundle.values()):
+                base64.b64decode("".join(data), validate=False).decode().index("<svg")  # JupyterLab shows nothing else
