@@ -125,7 +125,7 @@ def main() -> None:
     panel(figure, 1, COUNTS, by_count, f"splats, at {MIDDLE[1]}x{MIDDLE[1]}")
     panel(figure, 2, [side * side for side in SIDES], by_side, f"pixels, {MIDDLE[0]} splats")
     panel(figure, 3, threads, by_threads, f"threads, {THREADS_AT[0]} splats at {THREADS_AT[1]}x{THREADS_AT[1]}")
-    figure.update_layout(width=1200, height=460, legend=dict(orientation="h", y=-0.25), margin=dict(t=30))
+    figure.update_layout(width=1200, height=460, legend=dict(orientation="h", y=-0.25), margin=dict(t=70))
     FOLDER.mkdir(exist_ok=True)
     (FOLDER / "scaling.svg").write_text(svg(figure, "Time of the rasterizer against splats, pixels and threads"), encoding="utf-8")
     lines = [f"Peaks: {peaks[0] / 1e9:.0f} GFLOP/s in a matrix product, {peaks[1] / 1e9:.0f} GB/s in a copy.", ""]
