@@ -99,7 +99,7 @@ def train_splats(scene, seconds: float):
 
 
 def train_dvgo(scene, seconds: float):
-    """DVGO in two stages, the first a tenth of the time."""
+    """DVGO in two stages, the first a tenth of the time, but long enough to find something."""
     generator = torch.Generator().manual_seed(0)
     bank = dvgo_stages.ray_bank(scene)
     coarse_settings = dvgo_stages.Stage(n_voxels=32**3 if seconds < 15 else 40**3, n_steps=100_000, n_rays=2048, lr=0.7)
@@ -115,7 +115,7 @@ def train_dvgo(scene, seconds: float):
     counts = dvgo.count_views(coarse, scene.views("train"), scene.near, scene.far)
     dvgo.hide_voxels(coarse, scene.views("train"), scene.near, counts)
     watch = lambda step, spent, out: clock.tick()  # noqa: E731
-    dvgo_stages.fit(coarse, bank, coarse_settings, generator, scene.near, counts, seconds=seconds / 10, watch=watch)
+    dvgo_stages.fit(coarse, bank, coarse_settings, generator, scene.near, counts, seconds=max(seconds / 10, 1.2), watch=watch)
     fine = state["model"] = dvgo_stages.new_fine(coarse, fine_settings)
     hitting = bank.only(dvgo.hits_mask(fine, bank.rays, scene.near))
     dvgo_stages.fit(fine, hitting, fine_settings, generator, scene.near, seconds=seconds - clock.spent, watch=watch)
