@@ -28,6 +28,7 @@ from nsw import metrics
 from nsw.methods import dvgo, dvgo_stages, gaussian_splatting, nerf, plenoxels, plenoxels_fit, tensorf, tensorf_fit
 from nsw.methods import instant_ngp as ngp
 from nsw.methods.density_control import DensityControl
+from nsw.models.dense_grid import DenseGrid, DenseGridSettings
 from nsw.models.factors import VMSizes
 from nsw.models.gaussians import Gaussians
 from nsw.models.mlp import NerfMLP, NerfSettings
@@ -108,7 +109,12 @@ def train_dvgo(scene, seconds: float):
         lr=0.15, lr_network=3e-3, per_point=0.01, entropy=0.001, threshold=1e-4,
         grow=(100, 200, 300), refresh=200, n_features=8, mlp_width=64,
     )  # fmt: skip
-    dvgo_stages.coarse_stage(scene, bank, dvgo_stages.Stage(n_voxels=20**3, n_steps=3, n_rays=64), generator)  # compiles
+    # Rehearsals of both stages compile what they call, for as many features as they have.
+    dvgo_stages.coarse_stage(scene, bank, dvgo_stages.Stage(n_voxels=20**3, n_steps=3, n_rays=64), generator)
+    box = tuple(scene.aabb.reshape(6).tolist())
+    small = DenseGrid(DenseGridSettings(box, n_voxels=10**3, alpha_init=0.1, n_features=fine_settings.n_features))
+    few = replace(fine_settings, n_voxels=10**3, n_steps=2, n_rays=64, grow=(), refresh=1)
+    dvgo_stages.fit(small, bank, few, generator, scene.near)
     state = {}
     clock = Clock(seconds, lambda: psnr_of(lambda c: dvgo.render_view(state["model"], c, scene.near), scene))
     coarse = state["model"] = dvgo_stages.new_coarse(scene, coarse_settings)
