@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -109,15 +111,29 @@ def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
     assert path.read_bytes() == b"old"
 
 
-def test_a_read_only_folder_is_one_sentence(tmp_path):
-    if sys.platform == "win32" or os.geteuid() == 0:
-        pytest.skip("the file system does not refuse this user")
-    tmp_path.chmod(0o500)
+@contextlib.contextmanager
+def as_a_plain_user():
+    """Let go of root's rights for the file system: root is refused nothing."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
     try:
-        with pytest.raises(InputError, match="may not be written"):
-            write_bytes(tmp_path / "x", b"")
+        yield
     finally:
-        tmp_path.chmod(0o700)
+        if root:
+            os.seteuid(0)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders are not read-only on Windows")
+def test_a_read_only_folder_is_one_sentence():
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x"
+        write_bytes(path, b"old")
+        os.chmod(folder, 0o555)
+        with as_a_plain_user(), pytest.raises(InputError, match="may not be written"):
+            write_bytes(path, b"new")
+        os.chmod(folder, 0o700)
+        assert path.read_bytes() == b"old" and [child.name for child in Path(folder).iterdir()] == ["x"]
 
 
 def test_ctrl_c_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
