@@ -4,10 +4,12 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
@@ -40,6 +42,21 @@ def test_every_dependency_is_pinned_inside_its_range(requirement):
     pinned = constraints().get(canonicalize_name(requirement.name))
     assert pinned is not None, f"{requirement.name} is not in constraints.txt"
     assert requirement.specifier.contains(pinned), f"{requirement} does not admit {pinned}"
+
+
+def test_every_pin_installs_under_the_first_release_of_the_oldest_python():
+    """A pin may ask for 3.11.5 where Debian 12 has 3.11.2."""
+    too_new, seen = [], 0
+    for name, version in constraints().items():
+        try:
+            found = metadata(name)
+        except PackageNotFoundError:
+            continue
+        if Version(found["Version"]).public == str(version):
+            seen += 1
+            if not SpecifierSet(found["Requires-Python"] or "").contains("3.11.0"):
+                too_new.append(f"{name}=={version} asks for Python {found['Requires-Python']}")
+    assert not too_new and seen > 100
 
 
 def test_torch_is_pinned_alike_everywhere():
