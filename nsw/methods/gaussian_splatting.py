@@ -227,7 +227,7 @@ class Training:
 
 def fit(
     training: Training, scene: Scene, steps: Iterable[int], seed: int = 0, ssim: float = 0.2, penalty: Callable | None = None,
-    background: float | None = None,
+    background: float | None = None, draw: Callable = render_view,
 ) -> Training:  # fmt: skip
     """Train with the paper's loss, L = (1 - ssim) L1 + ssim (1 - SSIM), as the notebook's loop does it, without watching.
 
@@ -235,13 +235,14 @@ def fit(
         steps: step numbers, for example `range(n)` or `run.steps(n, name=...)`.
         ssim: weight of the structural term; penalty(step), when given, is added to the loss.
         background: grey behind every picture; None as in `training_view`.
+        draw: another renderer, called as `render_view` of `nsw.renderers.splats` is.
     """
     splats, n_steps = training.gaussians, training.n_steps
     absgrad = training.control is not None and training.control.absgrad
     for step in steps:
         camera, target, behind = training_view(scene, step, seed, background, device=splats.means.device)
         degree = sh_degree_at(step, n_steps, splats.settings.sh_degree)
-        render = render_view(splats, camera, background=behind, sh_degree=degree, absgrad=absgrad, depth=False)
+        render = draw(splats, camera, background=behind, sh_degree=degree, absgrad=absgrad, depth=False)
         loss = loss_photometric(render.rgb, target, ssim) if ssim else loss_l1(render.rgb, target)
         loss = loss + penalty(step) if penalty else loss
         loss.backward()

@@ -121,8 +121,8 @@ class Gaussians(nn.Module):
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
         """Take the number of splats from what is loaded: training changes it."""
-        for name in NAMES:
-            saved, mine = state_dict.get(prefix + name), self._parameters[name]
+        for name, mine in list(self._parameters.items()):
+            saved = state_dict.get(prefix + name)
             if isinstance(saved, Tensor) and saved.dim() == mine.dim() and saved.shape[0] != mine.shape[0]:
                 setattr(self, name, nn.Parameter(mine.new_zeros(saved.shape[0], *mine.shape[1:])))
         super()._load_from_state_dict(state_dict, prefix, *args)

@@ -81,23 +81,30 @@ def bars(
     y: str = "",
     title: str | None = None,
     caption: str | None = None,
+    stacked: bool = False,
 ):
-    """Show bars {name: value}, or groups {name: {series: value}}, each with its number written on it."""
+    """Show bars {name: value}, or groups {name: {series: value}}, each with its number written on it.
+
+    Args:
+        stacked: put the series of a group on top of each other; the number written is their sum.
+    """
     import plotly.graph_objects as go
 
     grouped = any(isinstance(value, Mapping) for value in values.values())
     names = list(dict.fromkeys(key for value in values.values() for key in value)) if grouped else [""]
-    data = []
+    data, tops = [], [0.0] * len(values)
     for i, name in enumerate(names):
         heights = [
             float(value[name]) if grouped and name in value else None if grouped else float(value) for value in values.values()
         ]
         labels = ["" if height is None else f"{height:.3g}" for height in heights]
-        colour = COLOURS[i % 8]
-        data.append(
-            go.Bar(x=list(values), y=heights, name=name, text=labels, textposition="outside", cliponaxis=False, marker_color=colour)
-        )
-    chart = figure(data, title=title, showlegend=grouped, barmode="group")
+        look = dict(textposition="outside", cliponaxis=False, marker_color=COLOURS[i % 8])
+        if stacked:
+            look["base"], heights = tops, [height or 0.0 for height in heights]
+            tops = [top + height for top, height in zip(tops, heights, strict=True)]
+            labels = [f"{top:.4g}" if name == names[-1] else "" for top in tops]
+        data.append(go.Bar(x=list(values), y=heights, name=name, text=labels, **look))
+    chart = figure(data, title=title, showlegend=grouped, barmode="overlay" if stacked else "group")
     chart.update_yaxes(title=y)
     show_figure(chart, alt, caption)
 

@@ -140,7 +140,8 @@ def _panel(
     if is_map:
         return _map_panel(traces, x_layout, y_layout, left, right, bottom, top)
     xs = [values(t.get("x")) if t.get("x") is not None else np.arange(len(values(t.get("y"))), dtype=float) for t in traces]
-    ys = [values(t.get("y")) for t in traces]
+    bases = [values(t["base"]).astype(np.float64) if t.get("base") is not None else 0.0 for t in traces]
+    ys = [values(t.get("y")) if np.isscalar(base) else values(t["y"]) + base for t, base in zip(traces, bases, strict=True)]
     x_axis = _Axis(x_layout, xs, left, right, False, 0.0 if not is_bar else 0.05)
     y_axis = _Axis(y_layout, ys, bottom, top, is_bar, 0.08)
     # A shared x axis is drawn once, under the panel that it is anchored to.
@@ -149,12 +150,12 @@ def _panel(
     titles = (_title(x_layout) if x_shown else "", _title(y_layout))
     parts = _frame(x_axis, y_axis, titles, (x_shown, y_shown), left, right, bottom, top)
     drawn_bars = [t for t in traces if t["type"] == "bar"]
-    for i, (trace, x, y) in enumerate(zip(traces, xs, ys, strict=True)):
+    beside = 1 if layout.get("barmode") == "overlay" else len(drawn_bars)
+    for i, (trace, x, y, base) in enumerate(zip(traces, xs, ys, bases, strict=True)):
         colour = _colour(trace, everything.index(trace))
         if trace["type"] == "bar":
-            parts += _bar_marks(
-                x_axis(x), y, y_axis, trace, colour, drawn_bars.index(trace), len(drawn_bars), (right - left) / max(len(x), 1)
-            )
+            index, slot = drawn_bars.index(trace) % beside, (right - left) / max(len(x), 1)
+            parts += _bar_marks(x_axis(x), y, base, y_axis, trace, colour, index, beside, slot)
         elif trace["type"] in ("scatter", "scattergl"):
             parts += _scatter_marks(x_axis(x), y_axis(y), trace, colour)
         else:
@@ -247,20 +248,20 @@ def _scatter_marks(x: np.ndarray, y: np.ndarray, trace: dict, colour: str) -> li
 
 
 def _bar_marks(
-    x: np.ndarray, heights: np.ndarray, y_axis: _Axis, trace: dict, colour: str, index: int, count: int, slot: float
+    x: np.ndarray, ends: np.ndarray, base: Any, y_axis: _Axis, trace: dict, colour: str, index: int, count: int, slot: float
 ) -> list[str]:
     bar = slot * 0.8 / count
-    zero = float(y_axis(np.zeros(1))[0])
+    starts = y_axis(np.broadcast_to(base, (len(x),)).astype(np.float64))
     texts = trace.get("text") or [""] * len(x)
     parts = []
-    for px, height, text in zip(x, heights, texts, strict=False):
-        if height is None or not np.isfinite(float(height)):
+    for px, start, value, text in zip(x, starts, ends, texts, strict=False):
+        if value is None or not np.isfinite(float(value)):
             continue
-        left, end = px - slot * 0.4 + index * bar, float(y_axis(np.array([float(height)]))[0])
+        left, end = px - slot * 0.4 + index * bar, float(y_axis(np.array([float(value)]))[0])
         parts.append(
-            f'<rect x="{left:.1f}" y="{min(end, zero):.1f}" width="{bar:.1f}" height="{abs(end - zero):.1f}" fill="{colour}"/>'
+            f'<rect x="{left:.1f}" y="{min(end, start):.1f}" width="{bar:.1f}" height="{abs(end - start):.1f}" fill="{colour}"/>'
         )
-        at = end - 5 if end <= zero else end + 15
+        at = end - 5 if end <= start else end + 15
         parts.append(f'<text x="{left + bar / 2:.1f}" y="{at:.1f}" text-anchor="middle" font-size="12">{_plain(str(text))}</text>')
     return parts
 

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 import subprocess
 import sys
 
@@ -157,6 +158,22 @@ def test_svg_still_of_log_axes_bars_maps_and_3d():
     assert svg_still.svg(cloud, "cloud").count("<circle") == 2
     odd = charts.figure([dict(type="pie", labels=["a"], values=[1])])
     assert "pie trace: see the live figure" in svg_still.svg(odd, "pie")
+
+
+def test_stacked_bars_stand_on_each_other(monkeypatch):
+    shown = []
+    monkeypatch.setattr(charts, "emit", lambda bundle, *rest, **more: shown.append(bundle["image/svg+xml"]))
+    charts.bars({"a": {"low": 1.0, "high": 3.0}, "b": {"high": 2.0}}, alt="two stacks of two", stacked=True)
+    fills = [charts.COLOURS[0], charts.COLOURS[1]]
+    marks = [dict(re.findall(r'(\w+)="([^"]+)"', mark)) for mark in re.findall(r"<rect [^>]+>", shown[0])]
+    low_a, low_b, high_a, high_b = (
+        mark for fill in fills for mark in marks if mark.get("fill") == fill and float(mark["width"]) > 50
+    )
+    assert low_a["x"] == high_a["x"] and low_a["width"] == high_a["width"]
+    assert float(high_a["y"]) + float(high_a["height"]) == pytest.approx(float(low_a["y"]), abs=0.2)
+    assert float(high_a["height"]) == pytest.approx(3 * float(low_a["height"]), abs=0.5) and float(low_b["height"]) == 0
+    assert float(high_b["height"]) == pytest.approx(2 * float(low_a["height"]), abs=0.5)
+    assert ">4<" in shown[0] and ">2<" in shown[0]
 
 
 def test_live_needs_a_front_end(monkeypatch):

@@ -1,0 +1,198 @@
+"""Compact 3D Gaussian representation (Lee, Rho, Sun, Ko, Park, CVPR 2024): what its training adds to that of 3DGS.
+
+Three cures for three reasons why a scene of splats weighs hundreds of megabytes. A mask, learned with the picture, removes
+splats; a hash grid and a small network replace the harmonics; codebooks replace scales and rotations. The model is
+`nsw.models.compact_gaussians`, the file is `compact_3dgs_codec.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from nsw.kernels.harmonics import spherical_harmonics
+from nsw.methods import density_control as density
+from nsw.methods import gaussian_splatting as gs
+from nsw.models.compact_gaussians import CompactGaussians
+from nsw.models.sh import SH0
+from nsw.scenes.scene import Scene
+
+
+@dataclass(frozen=True)
+class Compression:
+    """When and how hard splats are pressed; the defaults are the paper's for 30,000 steps of a real scene.
+
+    Attributes:
+        mask_weight: of `loss_mask`. The paper takes 4e-3 for synthetic scenes.
+        lr_mask: of the mask's Adam.
+        prune_every: remove masked splats this often once density control, which does it too, has ended.
+        quantise_last: the codebooks act for this many last steps.
+        lr_codewords: of the codebooks' Adam.
+        field_from: step at which the colour field takes over. The paper's field paints from the start; in a short run it
+            does better when it first learns the harmonics that splats have found, see `learn_colours`.
+        field_lessons: steps of that learning; no picture is drawn in them.
+        lr_field: of the colour field's Adam, after its warm-up.
+        warm_up: steps over which that rate grows from a hundredth.
+        field_decay: factor on that rate after 1/6, 1/2 and 5/6 of the field's time.
+        keep_at_least: the mask never prunes below this many splats.
+    """
+
+    mask_weight: float = 5e-4
+    lr_mask: float = 1e-2
+    prune_every: int = 1000
+    quantise_last: int = 1000
+    lr_codewords: float = 1e-4
+    field_from: int = 0
+    field_lessons: int = 300
+    lr_field: float = 1e-2
+    warm_up: int = 100
+    field_decay: float = 0.33
+    keep_at_least: int = 16
+
+    def field_rate(self, step: int, n_steps: int) -> float:
+        """Return the colour field's rate at a step.
+
+        >>> [f"{Compression().field_rate(step, 30_000):.4f}" for step in (0, 100, 5000, 15_000)]
+        ['0.0001', '0.0100', '0.0033', '0.0011']
+        """
+        step, n_steps = step - self.field_from, n_steps - self.field_from
+        ramp = min(1.0, 0.01 + 0.99 * step / max(self.warm_up, 1))
+        return self.lr_field * ramp * self.field_decay ** sum(step * 6 >= n_steps * k for k in (1, 3, 5))
+
+
+def loss_mask(gaussians: CompactGaussians) -> Float[Tensor, ""]:
+    r"""Return $\frac1N \sum_i \sigma(m_i)$: what no picture asks for lets go of its mask (Lee et al. 2024, eq. 3)."""
+    return gaussians.mask.sigmoid().mean()
+
+
+def learn_colours(
+    gaussians: CompactGaussians, origins: Float[Tensor, "C 3"], n_steps: int, rate: float = 2e-2, seed: int = 0
+) -> float:
+    r"""Teach the field the harmonics of the splats, as cameras that are drawn anew for every splat and step see them.
+
+    $$\min\ \textstyle\sum_i o_i\,\lVert \mathrm{MLP}(f(\mu_i), B(d_{ic})) - \sum_k B_k(d_{ic})\,h_{ik} \rVert^2$$
+
+    A picture shows the network one direction at a time, and what it learns there it forgets at the next one. Here every
+    step has them all. Not in the paper, whose 30,000 pictures do the same.
+
+    Returns:
+        The last weighted mean squared error, in colours.
+    """
+    field, means = gaussians.field, gaussians.means.detach()
+    optimizer = torch.optim.Adam(field.parameters(), lr=rate, eps=1e-15, fused=True)
+    weight, degree = gaussians.activated_opacities.detach()[:, None], gaussians.settings.sh_degree
+    origins, generator, error = origins.to(means.device), gs.generator_at(seed, 0, 5), means.new_zeros(())
+    for step in range(n_steps):
+        optimizer.param_groups[0]["lr"] = rate * 0.05 ** (step / n_steps)
+        seen = origins[torch.randint(len(origins), (len(means),), generator=generator).to(means.device)]
+        taught = spherical_harmonics(degree, means - seen, gaussians.sh.detach())
+        said = SH0 * field.sh0(field.features(means), normalize(means - seen, dim=-1))[:, 0]
+        error = (weight * (said - taught).square()).mean()
+        optimizer.zero_grad(set_to_none=True)
+        error.backward()
+        optimizer.step()
+    field.ready.fill_(True)
+    return float(error.detach())
+
+
+class Compact(gs.Training):
+    """Compact Gaussians being trained: the training of 3DGS, and the mask, the field and the codebooks beside it.
+
+    Args:
+        gaussians: the model.
+        compression: when and how hard.
+        origins: where the training cameras stand; asked where the field has lessons.
+        Others as in `gaussian_splatting.Training`.
+    """
+
+    gaussians: CompactGaussians
+
+    def __init__(
+        self,
+        gaussians: CompactGaussians,
+        scene_scale: float,
+        n_steps: int,
+        compression: Compression,
+        origins: Float[Tensor, "C 3"] | None = None,
+        **options,
+    ):
+        super().__init__(gaussians, scene_scale, n_steps, **options)
+        self.compression, self.origins = compression, origins
+        if gaussians.field is not None and compression.field_from == 0:
+            gaussians.field.ready.fill_(True)
+        self.extra = self._extra_optimizers()
+
+    def _extra_optimizers(self) -> dict[str, torch.optim.Adam]:
+        """Return one Adam for the colour field and one for the codebooks, where the model has them."""
+        splats = self.gaussians
+        codes = [part for part in (splats.scale_codes, splats.quat_codes) if part is not None]
+        parts = {"field": [splats.field] if splats.field is not None else [], "codewords": codes}
+        groups = {name: [p for module in modules for p in module.parameters()] for name, modules in parts.items()}
+        return {name: torch.optim.Adam(group, lr=0.0, eps=1e-15, fused=True) for name, group in groups.items() if group}
+
+    def penalty(self, step: int) -> Float[Tensor, ""]:
+        """Return the weighted loss of the mask, and what moves the codewords; to be added to the loss of the picture."""
+        return self.compression.mask_weight * loss_mask(self.gaussians) + self.gaussians.loss_codebooks()
+
+    def step(self, step: int, meta: dict) -> density.Refined | None:
+        """Take one step after `backward`: the mask, the field and the codebooks, then what 3DGS does, then pruning."""
+        plan = self.compression
+        rates = {"field": plan.field_rate(step, self.n_steps), "codewords": plan.lr_codewords, "mask": plan.lr_mask}
+        for name, optimizer in {**self.extra, "mask": self.optimizers["mask"]}.items():
+            optimizer.param_groups[0]["lr"] = rates[name]
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        refined = super().step(step, meta)
+        ends = (self.n_steps - 1 - plan.quantise_last, self.n_steps - 1)
+        if refined is not None or step in ends or (step > 0 and step % plan.prune_every == 0):
+            self.prune_masked()
+        if self.gaussians.field is not None and step == plan.field_from - 1:
+            learn_colours(self.gaussians, self.origins, plan.field_lessons, seed=self.seed)
+        if step == ends[0]:
+            self.gaussians.fit_codebooks(self.seed)
+        return refined
+
+    @torch.no_grad()
+    def prune_masked(self) -> int:
+        """Remove the splats that the mask has let go of; return how many. The largest `keep_at_least` open again."""
+        splats = self.gaussians
+        doomed = ~splats.kept
+        spared = splats.mask.argsort(descending=True)[: self.compression.keep_at_least]
+        splats.mask[spared] = torch.where(doomed[spared], 0.0, splats.mask[spared])
+        doomed[spared] = False
+        if bool(doomed.any()):
+            density.prune(splats.params, self.optimizers, self.rows, doomed)
+        return int(doomed.sum())
+
+    def state_dict(self) -> dict:
+        return super().state_dict() | {"extra": {name: optimizer.state_dict() for name, optimizer in self.extra.items()}}
+
+    def load_state_dict(self, state: dict) -> None:
+        super().load_state_dict(state)
+        for name, optimizer in self.extra.items():
+            optimizer.load_state_dict(state["extra"][name])
+
+
+def draw(gaussians: CompactGaussians, cameras, **options):
+    """Draw compact Gaussians where a renderer of Gaussians is asked for."""
+    return gaussians.render_view(cameras, **options)
+
+
+def fit(training: Compact, scene: Scene, steps: Iterable[int], seed: int = 0) -> Compact:
+    """Train as the notebook's loop does it, without watching."""
+    return gs.fit(training, scene, steps, seed, penalty=training.penalty, draw=draw)
+
+
+@torch.no_grad()
+def faintest_pruned(training: gs.Training, n_keep: int) -> gs.Training:
+    """Remove all but the n_keep most opaque splats: the control of the mask, which knows nothing of the picture."""
+    opacities = training.gaussians.opacities.detach()
+    doomed = torch.ones_like(opacities, dtype=torch.bool)
+    doomed[opacities.argsort(descending=True)[:n_keep]] = False
+    density.prune(training.gaussians.params, training.optimizers, training.rows, doomed)
+    return training
