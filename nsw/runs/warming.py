@@ -25,6 +25,16 @@ def _splats(scene, generator: torch.Generator) -> None:
         render_view(splats, view)
 
 
+def _features(scene, generator: torch.Generator) -> None:
+    from nsw.methods.feature_3dgs import composited
+    from nsw.models.gaussians import Gaussians
+
+    splats, view = Gaussians.random(scene.aabb, 100, generator, sh_degree=0), scene.views("test")[0]
+    for n_channels in (4, 16, 32):
+        seen = composited(splats, view, torch.zeros(100, n_channels, requires_grad=True))
+        seen.sum().backward()
+
+
 def _surfels(scene, generator: torch.Generator) -> None:
     from nsw.kernels import rasterization_2dgs
     from nsw.models.gaussians import Gaussians
@@ -125,6 +135,7 @@ def _calls(scene, generator: torch.Generator) -> None:
 
 KINDS: dict[str, Callable] = {
     "splats": _splats,
+    "features on splats": _features,
     "surfels": _surfels,
     "dense grids": _dense_grid,
     "voxel harmonics": _plenoxels,

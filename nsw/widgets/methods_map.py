@@ -46,6 +46,7 @@ METHODS = (
     Method("mcmc", "3DGS as MCMC", 2024, SPLATS, ("gaussian_splatting",)),
     Method("compact_3dgs", "Compact 3DGS", 2024, SPLATS, ("gaussian_splatting",)),
     Method("deblurring_3dgs", "Deblurring", 2024, SPLATS, ("gaussian_splatting",)),
+    Method("feature_3dgs", "Feature 3DGS", 2024, SPLATS, ("gaussian_splatting",)),
     Method("neus", "NeuS", 2021, SURFACES, ("nerf",)),
     Method("volsdf", "VolSDF", 2021, SURFACES, ("nerf",)),
     Method("adaptive_shells", "Adaptive shells", 2023, SURFACES, ("neus",)),

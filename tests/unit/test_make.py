@@ -246,3 +246,29 @@ def test_a_cut_write_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         store.write_whole(path, b"new")
     assert path.read_bytes() == b"old"
+
+
+def test_scattered_toys_stand_apart_and_differ_from_seed_to_seed():
+    from nsw.scenes.make import scattered
+
+    toybox, one, two = making.describe("toybox", views=3), scattered.describe(1, views=1), scattered.describe(2, views=1)
+    for d in (one, two):
+        assert len(d.id_names) == len(set(d.id_names)) == len(d.id_classes) > 3 and d.id_names[0] == "board"
+        assert set(d.id_classes) <= set(toybox.id_classes)
+        for item in d.items[1:]:
+            x, y, z = item.mesh.vertices.T
+            assert np.hypot(x, y).max() < 1.3 and z.min() > toybox.items[0].mesh.vertices[:, 2].min() - 0.1
+    assert {tuple(one.items[-1].mesh.vertices[0])} != {tuple(two.items[-1].mesh.vertices[0])}
+    again = scattered.describe(1, views=1)
+    assert all(np.array_equal(a.mesh.vertices, b.mesh.vertices) for a, b in zip(one.items, again.items, strict=True))
+
+
+def test_pictures_of_scattered_toys_are_made_once(tmp_path):
+    from nsw.scenes.make.scattered import make_pictures
+
+    (file,) = make_pictures(tmp_path, range(1), size=24, views=1, spp=1)
+    stamp = file.stat().st_mtime_ns
+    with np.load(file) as stored:
+        assert stored["rgba"].shape == (1, 24, 24, 4) and stored["ids"].max() < len(stored["names"]) == len(stored["classes"])
+        assert ((stored["ids"] >= 0) == (stored["rgba"][..., 3] > 127)).mean() > 0.95
+    assert make_pictures(tmp_path, range(1), size=24, views=1, spp=1) == [file] and file.stat().st_mtime_ns == stamp

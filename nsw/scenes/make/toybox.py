@@ -25,13 +25,7 @@ C = {
 
 def describe(size: int = 160, views: int | None = None, seed: int = 0) -> Description:
     """Return the scene; views (60 train, 12 val, 24 test) lie on a dome of radius 4 around the origin."""
-    rng = np.random.default_rng(seed)
-    things = Things()
-    _board(things, rng)
-    _blocks(things, rng)
-    _balls(things, rng)
-    _rings(things, rng)
-    _figures(things, rng)
+    things = toys(np.random.default_rng(seed))
     counts = thinned(views, train=60, val=12, test=24)
     eyes = np.concatenate(
         [
@@ -55,6 +49,14 @@ def describe(size: int = 160, views: int | None = None, seed: int = 0) -> Descri
         max_depth=5,
         exposure=0.5,
     )
+
+
+def toys(rng: np.random.Generator) -> Things:
+    """Return the board and the toys on it; the random numbers make the grain of wood and the giraffe's patches."""
+    things = Things()
+    for add in (_board, _blocks, _balls, _rings, _figures):
+        add(things, rng)
+    return things
 
 
 def _board(things: Things, rng: np.random.Generator) -> None:

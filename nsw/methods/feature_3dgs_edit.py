@@ -1,0 +1,136 @@
+"""Ask the splats of Feature 3DGS for words and points, and edit what answers (Zhou et al., CVPR 2024, section 3.4).
+
+Selection works on splats, not on pixels, so that an edit holds in every view. Nothing here changes the model it is given.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from nsw.cameras import Cameras, camera_rays, project
+from nsw.methods.feature_3dgs import feature_map
+from nsw.models.feature_gaussians import FeatureGaussians
+from nsw.models.sh import rgb_from_sh0, sh0_from_rgb
+from nsw.models.teacher import FeatureTeacher, Prompt
+from nsw.renderers.splats import render_view
+
+
+@torch.no_grad()
+def splat_features(model: FeatureGaussians) -> Float[Tensor, "N M"]:
+    r"""Return a unit vector of the teacher's length for every splat, $(W f_i + b) / \|W f_i + b\|$.
+
+    The bias belongs to it: the decoder was trained on sums with weights that add up to one, $\sum_i w_i f_i$, and a splat
+    alone stands for such a sum. Where the weights add up to less, pixel and splat disagree a little.
+    """
+    return normalize(model.decoded(model.features), dim=1)
+
+
+def likeness(features: Float[Tensor, "*n M"], teacher: FeatureTeacher, words: Sequence[str]) -> Float[Tensor, "*n K"]:
+    """Return cosines of features with the vectors of words, in [-1, 1]."""
+    vectors = torch.stack([teacher.embed(word) for word in words]).to(features)
+    return normalize(features, dim=-1) @ vectors.T
+
+
+def answer(
+    features: Float[Tensor, "*n M"], teacher: FeatureTeacher, word: str, others: Sequence[str], temperature: float = 0.07
+) -> Float[Tensor, "*n"]:
+    r"""Return the probability of a word against others, for splats or pixels: $\mathrm{softmax}_k(\cos(f, t_k) / \tau)$."""
+    cosines = likeness(features, teacher, [word, *(other for other in others if other != word)])
+    return (cosines / temperature).softmax(-1)[..., 0]
+
+
+def selected(
+    features: Float[Tensor, "N M"],
+    teacher: FeatureTeacher,
+    word: str,
+    others: Sequence[str] = (),
+    threshold: float | None = None,
+) -> Bool[Tensor, "N"]:
+    r"""Return which splats answer to a word: against other words by softmax, alone by the cosine.
+
+    $$\mathrm{softmax}_k\big(\cos(f_i, t_k) / \tau\big)_{\text{word}} \ge \theta$$  (Zhou et al. 2024, section 3.4)
+
+    Args:
+        others: words that compete.
+        threshold: theta, 0.5 for a cosine where nothing competes; None where some do asks for the likeliest word.
+    """
+    rivals = [other for other in others if other != word]
+    if not rivals:
+        return likeness(features, teacher, [word])[..., 0] >= (0.5 if threshold is None else threshold)
+    if threshold is None:
+        return likeness(features, teacher, [word, *rivals]).argmax(-1) == 0
+    return answer(features, teacher, word, rivals) >= threshold
+
+
+@torch.no_grad()
+def _edited(model: FeatureGaussians, **raw: Tensor) -> FeatureGaussians:
+    """Return a copy with some raw parameters replaced."""
+    twin = copy.deepcopy(model)
+    for name, value in raw.items():
+        getattr(twin, name).copy_(value)
+    return twin
+
+
+def deleted(model: FeatureGaussians, chosen: Bool[Tensor, "N"]) -> FeatureGaussians:
+    """Return the scene without the chosen splats: their opacity is all but zero. What they hid was never seen: holes stay."""
+    return _edited(model, opacities=torch.where(chosen, -20.0, model.opacities))
+
+
+def extracted(model: FeatureGaussians, chosen: Bool[Tensor, "N"]) -> FeatureGaussians:
+    """Return the chosen splats alone."""
+    return deleted(model, ~chosen)
+
+
+def recoloured(
+    model: FeatureGaussians, chosen: Bool[Tensor, "N"], paint: Callable[[Tensor], Tensor] = lambda rgb: rgb.flip(-1)
+) -> FeatureGaussians:
+    """Return the scene with the base colour of the chosen splats painted over.
+
+    Args:
+        paint: [n, 3] display colours to new ones; swaps red and blue by default.
+    """
+    painted = sh0_from_rgb(paint(rgb_from_sh0(model.sh0)))
+    return _edited(model, sh0=torch.where(chosen[:, None, None], painted, model.sh0))
+
+
+@torch.no_grad()
+def carried(prompt: Prompt, model: FeatureGaussians, seen_from: Cameras, to: Cameras) -> Prompt | None:
+    """Return a point prompt of one camera as another sees it: through the depth of the splats. None when it leaves the picture.
+
+    A point that something hides over there is carried all the same: the mask then is of what hides it.
+    """
+    depth = render_view(model, seen_from).depth[0]
+    rays, size = camera_rays(seen_from), torch.tensor([seen_from.width, seen_from.height])
+    points = []
+    for point in prompt.points:
+        column, row = (torch.tensor(point) * size).long().clamp(max=size - 1).tolist()
+        i = row * seen_from.width + column
+        place = rays.origins[i] + rays.directions[i] * (depth[row, column].cpu() / rays.z_per_t[i])
+        pixel, z = project(to, place[None])
+        x, y = (pixel[0, 0] / torch.tensor([to.width, to.height])).tolist()
+        if float(z) > 0 and 0 <= x <= 1 and 0 <= y <= 1:
+            points.append((x, y))
+    return Prompt(points=tuple(points)) if points else None
+
+
+@torch.no_grad()
+def prompted_masks(
+    model: FeatureGaussians, teacher: FeatureTeacher, prompt: Prompt, cameras: Cameras, size: tuple[int, int], behind=None
+) -> list[tuple[Float[Tensor, "h w"], Prompt | None]]:
+    """Return the teacher's mask in every camera for a point that is given in the first; its encoder is not run.
+
+    Args:
+        size: of the teacher's own maps, which its decoder was trained on.
+    """
+    answers = []
+    for i in range(len(cameras)):
+        there = carried(prompt, model, cameras[0], cameras[i]) if i else prompt
+        seen = feature_map(model, cameras[i], size, behind)[0]
+        answers.append((torch.zeros(size) if there is None else teacher.decode_mask(seen, there), there))
+    return answers

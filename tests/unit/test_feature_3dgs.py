@@ -1,0 +1,240 @@
+"""Feature 3DGS: features composite like colours and leave the geometry alone; the decoder is a matrix; edits are edits."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from nsw import scenes
+from nsw.cameras import project
+from nsw.methods import feature_3dgs as f3
+from nsw.methods import feature_3dgs_edit as edit
+from nsw.methods import feature_3dgs_inspect as look
+from nsw.methods import gaussian_splatting as gs
+from nsw.methods.density_control import DensityControl
+from nsw.models import io
+from nsw.models.feature_gaussians import FeatureGaussians
+from nsw.models.gaussians import NAMES, Gaussians
+from nsw.models.teacher import CLASSES, Prompt, ToyTeacher, ToyTeacherSettings
+from nsw.renderers.splats import render_view
+
+M, SIZE = 16, 24
+
+
+@pytest.fixture(scope="module")
+def scene():
+    return scenes.load("toybox", size=SIZE)
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    torch.manual_seed(0)
+    return ToyTeacher(ToyTeacherSettings(n_channels=M, side=SIZE, widths=(8, 8, 8, 8))).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def maps(scene, teacher):
+    return f3.teacher_maps(teacher, scene.pixels("train"))
+
+
+def a_model(scene, n_features: int = 4, n: int = 120, filled: bool = False) -> FeatureGaussians:
+    splats = Gaussians.from_points(gs.starting_points(scene, n), sh_degree=1, scale=0.5)
+    model = FeatureGaussians.around(splats, n_features, M)
+    if filled:
+        generator = torch.Generator().manual_seed(1)
+        model.features.data = torch.randn(n, n_features, generator=generator)
+    return model
+
+
+@pytest.mark.parametrize("n_channels", [1, 5, 37])
+def test_any_vector_composites_with_the_weights_of_colour(scene, n_channels):
+    """Three channels at a time, carried as colours of degree 0, give the same picture."""
+    model, camera = a_model(scene), scene.views("test")[0]
+    values = torch.rand(len(model), n_channels, generator=torch.Generator().manual_seed(0))
+    behind = torch.rand(n_channels, generator=torch.Generator().manual_seed(1))
+    seen = f3.composited(model, camera, values, behind).detach()
+    for i in range(0, n_channels, 3):
+        part, back = (torch.nn.functional.pad(x[..., i : i + 3], (0, max(0, i + 3 - n_channels))) for x in (values, behind))
+        plain = Gaussians.from_values(model.means, model.activated_scales, model.quats, model.activated_opacities, part)
+        rgb = render_view(plain, camera, background=back).rgb.detach()[..., : n_channels - i]
+        assert torch.allclose(seen[..., i : i + 3], rgb, atol=1e-5)
+
+
+def test_features_leave_the_geometry_alone_unless_joint(scene, teacher, maps):
+    grads = {}
+    for name, weight, joint in (("plain", 0.0, False), ("detached", 1.0, False), ("joint", 1.0, True)):
+        model = a_model(scene, filled=True)
+        camera, target, colour = gs.training_view(scene, 0)
+        loss = (render_view(model, camera, background=colour, depth=False).rgb - target).abs().mean()
+        if weight:
+            loss = loss + f3.loss_feature(f3.feature_map(model, camera, maps.shape[2:], joint=joint), maps[:1])
+        loss.backward()
+        grads[name] = {key: model.params[key].grad for key in NAMES}
+    assert all(torch.equal(grads["plain"][key], grads["detached"][key]) for key in NAMES)
+    assert not torch.equal(grads["plain"]["means"], grads["joint"]["means"])
+    assert not torch.equal(grads["plain"]["opacities"], grads["joint"]["opacities"])
+
+
+def test_the_decoder_is_a_matrix_for_each_pixel(scene):
+    model, camera = a_model(scene, filled=True), scene.views("test")[0]
+    low = f3.composited(model, camera, model.features)
+    by_hand = torch.einsum("mf,chwf->cmhw", model.decoder.weight, low) + model.decoder.bias[:, None, None]
+    assert torch.allclose(f3.feature_map(model, camera), by_hand, atol=1e-5)
+    nowhere = copy.deepcopy(model)
+    nowhere.opacities.data.fill_(-20)
+    assert torch.allclose(f3.feature_map(nowhere, camera)[0, :, 0, 0], model.decoder.bias, atol=1e-5)
+
+
+def test_without_speed_up_the_word_for_nothing_stands_behind(scene, teacher):
+    model, camera = a_model(scene, M), scene.views("test")[0]
+    model.opacities.data.fill_(-20)
+    behind = f3.behind_the_splats(teacher, scene)
+    assert torch.allclose(f3.feature_map(model, camera, behind=behind)[0, :, 3, 3], teacher.embed("nothing"), atol=1e-5)
+
+
+def test_training_keeps_the_picture_of_plain_splats_and_learns_features(scene, teacher, maps):
+    """Same seed, same steps: the splats are those of 3DGS to the last bit, and the feature loss falls."""
+    n_steps, control = 40, DensityControl(start=5, stop=35, every=10, grow_gradient=1e-4, max_splats=160)
+    plain = gs.Training(Gaussians.from_points(gs.starting_points(scene, 120), sh_degree=1), scene.scale, n_steps, control=control)
+    gs.fit(plain, scene, range(n_steps))
+    model = FeatureGaussians.around(Gaussians.from_points(gs.starting_points(scene, 120), sh_degree=1), 4, M)
+
+    def error():
+        return f3.loss_feature(f3.feature_map(model, scene.views("train"), maps.shape[2:]), maps).item()
+
+    before = error()
+    training = f3.FeatureTraining(model, scene.scale, n_steps, control=control)
+    f3.fit(training, scene, maps, range(n_steps))
+    assert len(model) > 120 and model.features.shape == (len(model), 4)
+    assert all(torch.equal(model.params[key], plain.gaussians.params[key]) for key in NAMES)
+    assert error() < 0.8 * before
+
+
+def test_a_resumed_training_ends_where_an_uninterrupted_one_does(scene, teacher, maps):
+    control = DensityControl(start=2, stop=18, every=5, grow_gradient=1e-4, max_splats=150)
+
+    def new():
+        return f3.FeatureTraining(a_model(scene), scene.scale, 20, control=control)
+
+    whole = f3.fit(new(), scene, maps, range(20))
+    half = f3.fit(new(), scene, maps, range(10))
+    other = new()
+    other.load_state_dict(copy.deepcopy(half.state_dict()))
+    f3.fit(other, scene, maps, range(10, 20))
+    for name, value in whole.gaussians.state_dict().items():
+        assert torch.equal(value, other.gaussians.state_dict()[name]), name
+
+
+def test_models_survive_the_disk(scene, tmp_path):
+    model = a_model(scene, filled=True)
+    back = io.load(io.save(model, tmp_path))
+    assert back.settings == model.settings
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), back.state_dict().values(), strict=True))
+
+
+def test_lifting_by_the_mean_gives_every_splat_what_all_views_agree_on(scene):
+    """When every view says the same vector everywhere, every splat that is seen carries it."""
+    model = a_model(scene)
+    vector = torch.randn(M, generator=torch.Generator().manual_seed(0))
+    views = scene.views("train")[:6]
+    lifted = f3.lifted_by_mean(model, views, vector[None, :, None, None].expand(6, M, 12, 12))
+    seen = (render_view(model, views).extras["meta"]["radii"] > 0).all(-1).any(0) & (lifted.features.abs().sum(1) > 0)
+    assert seen.float().mean() > 0.8
+    assert torch.allclose(lifted.features[seen], vector.expand(int(seen.sum()), M), atol=1e-3)
+
+
+def words_for(model, teacher, names=("ball", "ring")):
+    """Give the first half of the splats the vector of one word and the rest that of another."""
+    half = len(model) // 2
+    first = torch.arange(len(model)) < half
+    model.features.data = torch.where(first[:, None], teacher.embed(names[0]), teacher.embed(names[1])) * 3.0
+    return first
+
+
+def test_words_select_the_splats_that_carry_them(scene, teacher):
+    model = a_model(scene, M)
+    first = words_for(model, teacher)
+    before = model.features.detach().clone()
+    features = edit.splat_features(model)
+    assert torch.equal(edit.selected(features, teacher, "ball", CLASSES), first)
+    assert torch.equal(edit.selected(features, teacher, "ring", CLASSES, threshold=0.4), ~first)
+    assert torch.equal(edit.selected(features, teacher, "ball", threshold=0.9), first)
+    assert torch.equal(model.features, before)  # the official code normalises in place
+
+
+def test_deleting_and_extracting_share_the_splats_between_them(scene, teacher):
+    model, camera = a_model(scene, M), scene.views("test")[0]
+    first = words_for(model, teacher)
+    gone, left = edit.deleted(model, first), edit.extracted(model, first)
+    assert bool((gone.activated_opacities[first] < 1e-6).all()) and torch.equal(gone.opacities[~first], model.opacities[~first])
+    assert bool((left.activated_opacities[~first] < 1e-6).all()) and torch.equal(left.opacities[first], model.opacities[first])
+    everything, nothing = (edit.deleted(model, chosen) for chosen in (torch.ones_like(first), torch.zeros_like(first)))
+    assert float(render_view(everything, camera).alpha.max()) < 1e-4
+    assert torch.equal(render_view(nothing, camera).rgb, render_view(model, camera).rgb)
+
+
+def test_recolouring_paints_the_chosen_and_nothing_else(scene, teacher):
+    model = a_model(scene, M)
+    first = words_for(model, teacher)
+    painted = edit.recoloured(model, first)
+    assert torch.allclose(painted.base_rgb[first], model.base_rgb[first].flip(-1), atol=1e-5)
+    assert torch.equal(painted.base_rgb[~first], model.base_rgb[~first])
+    assert all(torch.equal(painted.params[key], model.params[key]) for key in NAMES if key != "sh0")
+
+
+def test_a_prompt_is_carried_to_the_place_in_another_view(scene):
+    """A ball of splats at a known place: its centre in one view becomes its front in the other."""
+    point, (one, two) = torch.tensor([[0.1, 0.2, 0.0]]), (scene.views("test")[0], scene.views("test")[1])
+    shape = torch.full((1, 3), 0.06), torch.tensor([[1.0, 0, 0, 0]]), torch.tensor([0.99])
+    model = FeatureGaussians.around(Gaussians.from_values(point, *shape, torch.zeros(1, 3)), 4, M)
+
+    def pixel(camera):
+        return project(camera, point)[0][0, 0] / SIZE
+
+    moved = edit.carried(Prompt(points=(tuple(pixel(one).tolist()),)), model, one, two)
+    assert torch.allclose(torch.tensor(moved.points[0]), pixel(two), atol=1.0 / SIZE)
+
+
+def test_scores_of_labels():
+    true = torch.tensor([[0, 1, 1, 2], [2, 2, 3, 3]])
+    assert look.mean_iou(true, true, 4) == 1 and look.pixel_accuracy(true, true) == 1
+    wrong = torch.tensor([[0, 1, 2, 2], [2, 2, 3, 0]])
+    assert look.mean_iou(wrong, true, 4) == pytest.approx((1 / 2 + 3 / 4 + 1 / 2) / 3)
+    assert look.pixel_accuracy(wrong, true) == pytest.approx(5 / 7)
+
+
+def test_true_labels_never_flip_between_views_and_noise_does():
+    scene = scenes.load("toybox", size=40)
+    frames = scene.frames("test")[:6]
+    true = look.true_classes(scene, frames)
+    assert look.flips(true, scene, frames) == 0
+    noise = torch.randint(1, 5, true.shape, generator=torch.Generator().manual_seed(0))
+    assert look.flips(noise, scene, frames) == pytest.approx(0.75, abs=0.05)
+
+
+def test_a_question_points_into_its_answer():
+    scene = scenes.load("toybox", size=40)
+    asked = look.questions(scene, scene.frames("test")[:3])
+    assert len(asked) > 10 and all(a.name != "board" for a in asked)
+    for a in asked:
+        (x, y), (x0, y0, x1, y1) = a.point.points[0], a.box.box
+        assert a.mask[int(y * 40), int(x * 40)] and x0 <= x <= x1 and y0 <= y <= y1
+        assert look.mask_iou(a.mask.float(), a.mask) == 1
+    assert look.prompted_iou(asked, lambda a, prompt: 1.0 - a.mask.float()) == {"point": 0.0, "box": 0.0}
+
+
+def test_edit_iou_counts_changed_pixels():
+    before, after = torch.zeros(1, 4, 4, 3), torch.zeros(1, 4, 4, 3)
+    after[0, :2, :, 1] = 0.5
+    mask = torch.zeros(1, 4, 4, dtype=torch.bool)
+    mask[0, 1:3] = True
+    assert look.edit_iou(before, after, mask) == pytest.approx(4 / 12)
+
+
+def test_colours_of_features_are_shared_by_maps_and_ignore_length():
+    maps = torch.randn(3, M, 6, 6, generator=torch.Generator().manual_seed(0))
+    colours = look.FeatureColours(maps)
+    assert torch.allclose(colours(maps[1]), colours(5 * maps[1]), atol=1e-4)
+    assert colours(maps[1]).shape == (6, 6, 3) and not torch.allclose(colours(maps[0]), colours(maps[1]), atol=0.1)
