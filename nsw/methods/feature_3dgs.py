@@ -26,7 +26,7 @@ from nsw.methods import gaussian_splatting as gs
 from nsw.methods.density_control import Refined
 from nsw.models.feature_gaussians import FeatureGaussians
 from nsw.models.gaussians import Gaussians
-from nsw.models.teacher import NOTHING, FeatureTeacher, resized
+from nsw.models.teacher import FeatureTeacher, resized
 from nsw.renderers.splats import rasterizer, render_view
 from nsw.scenes.scene import Scene
 
@@ -39,9 +39,13 @@ def teacher_maps(teacher: FeatureTeacher, pictures: Float[Tensor, "n H W 3"]) ->
     return torch.stack([teacher.encode(picture).float() for picture in pictures])
 
 
-def behind_the_splats(teacher: FeatureTeacher, scene: Scene) -> Float[Tensor, "M"] | None:
-    """Return the vector of the word "nothing" for a scene cut out of its background, None for pictures that are full."""
-    return teacher.embed(NOTHING) if scene.has_alpha and NOTHING in teacher.words else None
+@torch.no_grad()
+def behind_the_splats(maps: Maps, scene: Scene) -> Float[Tensor, "M"] | None:
+    """Return what the teacher says, in the mean, where the training pictures are transparent; None for pictures that are full."""
+    if not scene.has_alpha:
+        return None
+    alphas = resized(scene.alphas("train")[:, None], *maps.shape[2:])[:, 0].to(maps)
+    return maps.permute(0, 2, 3, 1)[alphas < 0.01].mean(0)
 
 
 def composited(
@@ -123,9 +127,12 @@ class FeatureRates:
 
     @classmethod
     def for_budget(cls, n_steps: int) -> FeatureRates:
-        """Return rates for a run of n_steps: the paper's at 30,000, larger and decaying for a short one. Measured."""
+        """Return rates for a run of n_steps: the paper's at 30,000, larger and decaying for a short one.
+
+        Found on the validation views of toybox.
+        """
         short = min(max(math.log(30_000 / n_steps) / math.log(30), 0.0), 1.0)
-        return cls(1e-3 * 15**short, 1e-4 * 50**short, 0.1**short)
+        return cls(1e-3 * 15**short, 1e-4 * 150**short, 0.1**short)
 
 
 class FeatureTraining(gs.Training):

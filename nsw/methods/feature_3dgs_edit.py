@@ -101,20 +101,22 @@ def recoloured(
 
 @torch.no_grad()
 def carried(prompt: Prompt, model: FeatureGaussians, seen_from: Cameras, to: Cameras) -> Prompt | None:
-    """Return a point prompt of one camera as another sees it: through the depth of the splats. None when it leaves the picture.
+    """Return a point prompt of one camera as another sees it, through the depth of the splats.
 
-    A point that something hides over there is carried all the same: the mask then is of what hides it.
+    None when no point is left: it is out of the picture there, or something stands before it.
     """
-    depth = render_view(model, seen_from).depth[0]
+    depth, depth_there = (render_view(model, camera).depth[0].cpu() for camera in (seen_from, to))
+    seen_from, to = seen_from.to("cpu"), to.to("cpu")
     rays, size = camera_rays(seen_from), torch.tensor([seen_from.width, seen_from.height])
     points = []
     for point in prompt.points:
         column, row = (torch.tensor(point) * size).long().clamp(max=size - 1).tolist()
         i = row * seen_from.width + column
-        place = rays.origins[i] + rays.directions[i] * (depth[row, column].cpu() / rays.z_per_t[i])
+        place = rays.origins[i] + rays.directions[i] * (depth[row, column] / rays.z_per_t[i])
         pixel, z = project(to, place[None])
         x, y = (pixel[0, 0] / torch.tensor([to.width, to.height])).tolist()
-        if float(z) > 0 and 0 <= x <= 1 and 0 <= y <= 1:
+        inside = float(z) > 0 and 0 <= x < 1 and 0 <= y < 1
+        if inside and float(depth_there[int(y * to.height), int(x * to.width)]) > 0.96 * float(z):
             points.append((x, y))
     return Prompt(points=tuple(points)) if points else None
 

@@ -188,7 +188,7 @@ class FeatureColours:
     """
 
     def __init__(self, maps: Float[Tensor, "n M h w"]):
-        rows = torch.nn.functional.normalize(maps, dim=1).permute(0, 2, 3, 1).reshape(-1, maps.shape[1]).double()
+        rows = torch.nn.functional.normalize(maps.cpu(), dim=1).permute(0, 2, 3, 1).reshape(-1, maps.shape[1]).double()
         self.mean = rows.mean(0)
         values, vectors = torch.linalg.eigh((rows - self.mean).T @ (rows - self.mean))
         self.axes = vectors[:, -3:].flip(-1)

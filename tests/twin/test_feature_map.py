@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -31,7 +32,8 @@ def test_feature_maps_and_their_gradients(n_features, joint):
     fast, cameras, pull = a_scene(n_features)
     exact = copy.deepcopy(fast).double()
     seen = f3.feature_map(fast, cameras, (15, 20), joint=joint)
-    true = f3.feature_map(exact, cameras, (15, 20), joint=joint)
+    double = replace(cameras, cam_from_world=cameras.cam_from_world.double(), Ks=cameras.Ks.double())
+    true = f3.feature_map(exact, double, (15, 20), joint=joint)
     assert torch.allclose(seen.double(), true, atol=2e-5)
     (seen * pull).sum().backward()
     (true * pull.double()).sum().backward()

@@ -87,11 +87,13 @@ def test_the_decoder_is_a_matrix_for_each_pixel(scene):
     assert torch.allclose(f3.feature_map(nowhere, camera)[0, :, 0, 0], model.decoder.bias, atol=1e-5)
 
 
-def test_without_speed_up_the_word_for_nothing_stands_behind(scene, teacher):
+def test_without_speed_up_the_background_of_the_photographs_stands_behind(scene, maps):
     model, camera = a_model(scene, M), scene.views("test")[0]
     model.opacities.data.fill_(-20)
-    behind = f3.behind_the_splats(teacher, scene)
-    assert torch.allclose(f3.feature_map(model, camera, behind=behind)[0, :, 3, 3], teacher.embed("nothing"), atol=1e-5)
+    behind = f3.behind_the_splats(maps, scene)
+    empty = scene.alphas("train")[:, ::2, ::2] + scene.alphas("train")[:, 1::2, 1::2] == 0
+    assert torch.allclose(behind, maps.permute(0, 2, 3, 1)[empty].mean(0), atol=0.05)
+    assert torch.allclose(f3.feature_map(model, camera, behind=behind)[0, :, 3, 3], behind, atol=1e-5)
 
 
 def test_training_keeps_the_picture_of_plain_splats_and_learns_features(scene, teacher, maps):
@@ -195,6 +197,10 @@ def test_a_prompt_is_carried_to_the_place_in_another_view(scene):
 
     moved = edit.carried(Prompt(points=(tuple(pixel(one).tolist()),)), model, one, two)
     assert torch.allclose(torch.tensor(moved.points[0]), pixel(two), atol=1.0 / SIZE)
+    halfway = (two.origins + point) / 2
+    screen = Gaussians.from_values(torch.cat([point, halfway]), *(x.expand(2, *x.shape[1:]) for x in shape), torch.zeros(2, 3))
+    prompt = Prompt(points=(tuple(pixel(one).tolist()),))
+    assert edit.carried(prompt, FeatureGaussians.around(screen, 4, M), one, two) is None  # something stands before it
 
 
 def test_scores_of_labels():
