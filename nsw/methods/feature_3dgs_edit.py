@@ -17,7 +17,7 @@ from nsw.cameras import Cameras, camera_rays, project
 from nsw.methods.feature_3dgs import feature_map
 from nsw.models.feature_gaussians import FeatureGaussians
 from nsw.models.sh import rgb_from_sh0, sh0_from_rgb
-from nsw.models.teacher import FeatureTeacher, Prompt
+from nsw.models.teacher import CLASSES, FeatureTeacher, Prompt
 from nsw.renderers.splats import render_view
 
 
@@ -35,6 +35,13 @@ def likeness(features: Float[Tensor, "*n M"], teacher: FeatureTeacher, words: Se
     """Return cosines of features with the vectors of words, in [-1, 1]."""
     vectors = torch.stack([teacher.embed(word) for word in words]).to(features)
     return normalize(features, dim=-1) @ vectors.T
+
+
+def rivals(teacher: FeatureTeacher, word: str) -> list[str]:
+    """Return the words that compete with one: classes with classes, names of things with one another, "nothing" and "board"."""
+    if word in CLASSES:
+        return [other for other in CLASSES if other != word]
+    return [*CLASSES[:2], *(other for other in teacher.words if other not in (*CLASSES, word))]
 
 
 def answer(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -134,6 +134,11 @@ def questions(scene: Scene, frames: str | Sequence[int], least: int = 12, skip: 
     return asked
 
 
+def largest(asked: Iterable[Asked]) -> Asked:
+    """Return the question about what covers most pixels."""
+    return max(asked, key=lambda one: int(one.mask.sum()))
+
+
 def mask_iou(probability: Float[Tensor, "h w"], mask: Bool[Tensor, "H W"]) -> float:
     """Return intersection over union of a soft mask, brought to the picture's size and cut at one half, with the true one."""
     predicted = spread(probability, mask.shape) > 0.5
@@ -214,9 +219,10 @@ def spread(mask: Float[Tensor, "h w"], size: Sequence[int]) -> Float[Tensor, "H 
 def tinted(
     picture: Float[Tensor, "H W 3"], mask: Float[Tensor, "h w"], colour: Sequence[float] = (0.84, 0.37, 0.0)
 ) -> Float[Tensor, "H W 3"]:
-    """Return the picture, pale, with the places of a soft mask in a colour."""
+    """Return the picture in grey, with the places of a soft mask in a colour."""
     share = spread(mask, picture.shape[:2])[..., None]
-    return (0.5 + 0.5 * picture) * (1 - share) + share * (0.35 * picture + 0.65 * torch.tensor(colour))
+    grey = (0.15 + 0.85 * picture.mean(-1, keepdim=True)).expand_as(picture)
+    return grey * (1 - share) + share * (0.3 * picture + 0.7 * torch.tensor(colour))
 
 
 def marked(picture: Float[Tensor, "H W 3"], prompt: Prompt | None) -> Float[Tensor, "H W 3"]:

@@ -166,6 +166,13 @@ def test_words_select_the_splats_that_carry_them(scene, teacher):
     assert torch.equal(model.features, before)  # the official code normalises in place
 
 
+def test_words_compete_with_words_of_their_kind(teacher):
+    assert edit.rivals(teacher, "ball") == [word for word in CLASSES if word != "ball"]
+    assert {"nothing", "board", "giraffe"} <= set(edit.rivals(teacher, "duck")) and "figure" not in edit.rivals(teacher, "duck")
+    shares = [edit.answer(torch.randn(5, M), teacher, word, CLASSES) for word in CLASSES]
+    assert all(bool(((share > 0) & (share < 1)).all()) for share in shares)
+
+
 def test_deleting_and_extracting_share_the_splats_between_them(scene, teacher):
     model, camera = a_model(scene, M), scene.views("test")[0]
     first = words_for(model, teacher)
@@ -173,7 +180,7 @@ def test_deleting_and_extracting_share_the_splats_between_them(scene, teacher):
     assert bool((gone.activated_opacities[first] < 1e-6).all()) and torch.equal(gone.opacities[~first], model.opacities[~first])
     assert bool((left.activated_opacities[~first] < 1e-6).all()) and torch.equal(left.opacities[first], model.opacities[first])
     everything, nothing = (edit.deleted(model, chosen) for chosen in (torch.ones_like(first), torch.zeros_like(first)))
-    assert float(render_view(everything, camera).alpha.max()) < 1e-4
+    assert render_view(everything, camera).alpha.max().item() < 1e-4
     assert torch.equal(render_view(nothing, camera).rgb, render_view(model, camera).rgb)
 
 
