@@ -1,9 +1,20 @@
-"""Run every measurement, one after the other, each with its tables: `python -m tests.bench`. Pages go to `results/`."""
+"""Run every measurement, one after the other, each with its tables: `python -m tests.bench`. Pages go to `results/`.
 
+`python -m tests.bench scaling viewer` runs some of them.
+"""
+
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
-for script in sorted(Path(__file__).parent.glob("bench_*.py")):
-    print(f"== {script.stem}", flush=True)
-    subprocess.run([sys.executable, str(script)], check=True)
+import nsw
+
+names = sys.argv[1:] or sorted(script.stem.removeprefix("bench_") for script in Path(__file__).parent.glob("bench_*.py"))
+print(f"nsw {nsw.__version__}; threads of torch spin {os.environ['GOMP_SPINCOUNT']} times before they sleep", flush=True)
+for name in names:
+    print(f"\n== bench_{name}", flush=True)
+    began = time.perf_counter()
+    subprocess.run([sys.executable, str(Path(__file__).parent / f"bench_{name}.py")], check=True)
+    print(f"({time.perf_counter() - began:.0f} s)", flush=True)
