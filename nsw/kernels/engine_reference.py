@@ -12,7 +12,10 @@ from nsw.kernels.rasterize_reference import rasterize_to_pixels
 
 
 def project(means, covars, quats, scales, opacities, viewmats, Ks, view: View, packed: bool):
-    """Project [B,N] splats into [B,C] cameras; rows are the visible pairs with their ids, or all B*C*N pairs and None."""
+    """Project [(B,) N] splats into [(B,) C] cameras; rows are the visible pairs with their ids, or all B*C*N pairs and None."""
+    if means.dim() == 2:
+        given = (means, covars, quats, scales, opacities, viewmats, Ks)
+        means, covars, quats, scales, opacities, viewmats, Ks = (None if t is None else t[None] for t in given)
     projected, ids = project_visible(means, covars, quats, scales, opacities, viewmats, Ks, view)
     if packed:
         return projected, ids
@@ -25,8 +28,9 @@ def shade(sh_degree: int, means, coefficients, viewmats, radii, ids) -> Tensor:
     """Colours [R,3] seen from each camera: max(0, 0.5 + harmonics); 0 for culled pairs.
 
     Args:
-        means [B,N,3], coefficients [B, C or 1, N, K, 3], viewmats [B,C,4,4], radii [R,2].
+        means [(B,) N, 3], coefficients [B, C or 1, N, K, 3], viewmats [(B,) C, 4, 4], radii [R,2].
     """
+    means, viewmats = (t if t.dim() > n else t[None] for t, n in ((means, 2), (viewmats, 3)))
     n_cameras = viewmats.shape[1]
     camera_centres = torch.inverse(viewmats)[..., :3, 3]
     directions = rows_of_pairs(means[:, None] - camera_centres[:, :, None], ids, n_cameras)

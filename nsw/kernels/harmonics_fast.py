@@ -11,7 +11,8 @@ import math
 import numpy as np
 
 from nsw.kernels.compiling import helper, kernel
-from nsw.kernels.entry_vectors import entry_add, entry_dot, entry_fill, entry_load, entry_store, entry_zero
+from nsw.kernels.entry_vectors import entry_add, entry_fill, entry_load, entry_store, entry_zero
+from nsw.kernels.simd_rows import read
 
 f4 = np.float32
 MAX_DEGREE = 3
@@ -67,9 +68,12 @@ def basis_slope(degree, x, y, z, g):
 
 
 @helper
-def unit_direction(mean, centre):
-    """From the camera to the splat, of length 1, and 1/length; zero if both are in one place."""
-    x, y, z = mean[0] - centre[0], mean[1] - centre[1], mean[2] - centre[2]
+def unit_direction(means, b, n, centres, k):
+    """From camera k of scene b to splat n, of length 1, and 1/length; zero if both are in one place.
+
+    Whole arrays are handed down: a row of one, cut out for every splat, costs as much as all the arithmetic.
+    """
+    x, y, z = means[b, n, 0] - centres[b, k, 0], means[b, n, 1] - centres[b, k, 1], means[b, n, 2] - centres[b, k, 2]
     inverse = ONE / max(math.sqrt(x * x + y * y + z * z), f4(1e-12))
     return x * inverse, y * inverse, z * inverse, inverse
 
@@ -98,7 +102,7 @@ def shade_forward(degree, means, coefficients, centres, seen, colors, share, n_s
             color = entry_zero(like)
             if seen[row]:
                 image, n = row // N, row % N
-                x, y, z, _ = unit_direction(means[image // C, n], centres[image // C, image % C])
+                x, y, z, _ = unit_direction(means, image // C, n, centres, image % C)
                 fill_basis(degree, x, y, z, basis)
                 at, color = first_coefficient(coefficients, image, n, C), entry_fill(HALF, like)
                 for i in range(n_bases):
@@ -107,34 +111,16 @@ def shade_forward(degree, means, coefficients, centres, seen, colors, share, n_s
             colors[row, 0], colors[row, 1], colors[row, 2] = max(rgb[0], ZERO), max(rgb[1], ZERO), max(rgb[2], ZERO)
 
 
-@helper
-def shade_one_backward(degree, mean, centre, numbers, at, color, v_color, gradients, basis, pull, like):
-    """Add one view's gradient to the coefficients; return that of the direction's raw vector (mean - centre)."""
-    n_bases = (degree + 1) ** 2
-    for c in range(3):  # where the clamp at 0 acted, the colour does not answer
-        pull[c] = v_color[c] if color[c] > ZERO else ZERO
-    rgb = entry_load(pull, 0, like)
-    x, y, z, inverse = unit_direction(mean, centre)
-    fill_basis(degree, x, y, z, basis)
-    for i in range(n_bases):
-        place = at + 3 * i
-        entry_store(gradients, place, entry_add(entry_load(gradients, place, like), basis[i], rgb))
-        pull[i] = entry_dot(rgb, entry_load(numbers, place, like))
-    dx, dy, dz = basis_slope(degree, x, y, z, pull)
-    along = dx * x + dy * y + dz * z
-    return (dx - along * x) * inverse, (dy - along * y) * inverse, (dz - along * z) * inverse
-
-
 @kernel
 def shade_backward(degree, means, coefficients, centres, seen, colors, v_colors, v_coefficients, v_directions, share, n_shares):
     """Gradients of `shade_forward`.
 
     Args:
-        v_coefficients: zeros shaped like `coefficients`, added to.
+        v_coefficients: shaped like `coefficients`, written.
         v_directions: [B*C*N, 3], written: gradients of (mean - centre) of every pair.
     """
     B, C, N = centres.shape[0], centres.shape[1], means.shape[1]
-    n_splats, like = B * N, (ZERO, ZERO, ZERO)
+    n_splats, used, size = B * N, 3 * (degree + 1) ** 2, 3 * coefficients.shape[3]
     numbers, gradients = coefficients.reshape(-1), v_coefficients.reshape(-1)
     basis, pull = np.empty(16, np.float32), np.empty(16, np.float32)
     for task in range(share, (n_splats + BLOCK - 1) // BLOCK, n_shares):
@@ -143,9 +129,24 @@ def shade_backward(degree, means, coefficients, centres, seen, colors, v_colors,
             for k in range(C):
                 image = b * C + k
                 row, at = image * N + n, first_coefficient(coefficients, image, n, C)
-                dx, dy, dz = ZERO, ZERO, ZERO
+                first, dx, dy, dz = k == 0 or coefficients.shape[1] > 1, ZERO, ZERO, ZERO
+                if first:
+                    for i in range(at + (used if seen[row] else 0), at + size):
+                        gradients[i] = ZERO
                 if seen[row]:
-                    dx, dy, dz = shade_one_backward(
-                        degree, means[b, n], centres[b, k], numbers, at, colors[row], v_colors[row], gradients, basis, pull, like
-                    )
+                    # Where the clamp at 0 acted, the colour does not answer.
+                    red = v_colors[row, 0] if colors[row, 0] > ZERO else ZERO
+                    green = v_colors[row, 1] if colors[row, 1] > ZERO else ZERO
+                    blue = v_colors[row, 2] if colors[row, 2] > ZERO else ZERO
+                    x, y, z, inverse = unit_direction(means, b, n, centres, k)
+                    fill_basis(degree, x, y, z, basis)
+                    for i in range(used // 3):
+                        place, weight = at + 3 * i, basis[i]
+                        before = (ZERO, ZERO, ZERO) if first else (gradients[place], gradients[place + 1], gradients[place + 2])
+                        gradients[place], gradients[place + 1] = before[0] + weight * red, before[1] + weight * green
+                        gradients[place + 2] = before[2] + weight * blue
+                        pull[i] = red * read(numbers, place) + green * read(numbers, place + 1) + blue * read(numbers, place + 2)
+                    dx, dy, dz = basis_slope(degree, x, y, z, pull)
+                    along = dx * x + dy * y + dz * z
+                    dx, dy, dz = (dx - along * x) * inverse, (dy - along * y) * inverse, (dz - along * z) * inverse
                 v_directions[row, 0], v_directions[row, 1], v_directions[row, 2] = dx, dy, dz

@@ -69,8 +69,11 @@ def empty(shape: int | tuple[int, ...], dtype=np.float32) -> np.ndarray:
     >>> array.shape, array.dtype.name, array.ctypes.data % 64
     ((3000, 2), 'float32', 0)
     """
+    n = shape if isinstance(shape, int) else math.prod(shape)
+    if n < LEAST >> 3:  # whatever the type, at most eight bytes each
+        return np.empty(shape, dtype)
     shape, dtype = (shape,) if isinstance(shape, int) else shape, np.dtype(dtype)
-    n_bytes = math.prod(shape) * dtype.itemsize
+    n_bytes = n * dtype.itemsize
     return np.empty(shape, dtype) if n_bytes < LEAST else np.asarray(_Loan(_block(n_bytes + LINE), shape, dtype))
 
 

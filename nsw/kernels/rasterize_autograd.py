@@ -89,6 +89,10 @@ def undraw(drawing: Drawing, conics, opacities, v_picture, v_alpha, outputs, abs
     run_shared(gather_gradients, n_workers if len(d.order) > SMALL else 1, *splats, want_absolute, *outputs, target)
 
 
+def _rows(values: torch.Tensor, *tail: int) -> np.ndarray:
+    return values.detach().contiguous().numpy().reshape(-1, *tail)
+
+
 def _padded(values: torch.Tensor, n_channels: int) -> np.ndarray:
     values = values.detach()
     if values.shape[-1] < n_channels:
@@ -96,41 +100,61 @@ def _padded(values: torch.Tensor, n_channels: int) -> np.ndarray:
     return values.contiguous().numpy()
 
 
+@dataclass(frozen=True)
+class Album:
+    """What backward needs of several pictures: the drawings, and the rows that they were drawn from."""
+
+    drawings: list[Drawing]
+    arrays: tuple[np.ndarray, ...]
+    alphas: np.ndarray
+
+
+def draw_album(
+    means2d, conics, opacities, colors, backgrounds, depths, radii, bounds, width, height, n_workers: int, learns: bool
+) -> tuple[torch.Tensor, torch.Tensor, Album]:
+    """Draw pictures [I,H,W,D] and alphas [I,H,W,1]; the arguments are those of `CompositeImage`."""
+    n_images, n_given = len(bounds) - 1, colors.shape[-1]
+    n_channels = padded_channels(n_given)
+    arrays = (
+        _rows(means2d, 2), _rows(conics, 3), _rows(opacities), _padded(colors, n_channels), _rows(depths), _rows(radii, 2),
+    )  # fmt: skip
+    behind = zeros((n_images, n_channels)) if backgrounds is None else _padded(backgrounds, n_channels)
+    pictures, alphas = empty((n_images, height, width, n_channels)), empty((n_images, height, width, 1))
+    drawings = [
+        draw(arrays, bounds[i], bounds[i + 1], behind[i], pictures[i], alphas[i], n_workers, learns) for i in range(n_images)
+    ]
+    shown = torch.from_numpy(pictures)
+    shown = shown if n_given == n_channels else shown[..., :n_given].contiguous()
+    return shown, torch.from_numpy(alphas), Album(drawings, arrays, alphas)
+
+
 class CompositeImage(torch.autograd.Function):
-    """Pictures [I,H,W,D] and alphas [I,H,W,1] of rows of splats; rows bounds[i]..bounds[i+1] belong to picture i."""
+    """Pictures [I,H,W,D] and alphas [I,H,W,1] of rows of splats; rows bounds[i]..bounds[i+1] belong to picture i.
+
+    Means, conics, opacities, depths and radii may have any leading dimensions: their rows are counted through.
+    """
 
     @staticmethod
-    def forward(
-        ctx, means2d, conics, opacities, colors, backgrounds, depths, radii, bounds, width, height, absgrad, n_workers, learns
-    ):
-        n_images, n_given = len(bounds) - 1, colors.shape[-1]
-        n_channels = padded_channels(n_given)
-        plain = [t.detach().contiguous().numpy() for t in (means2d, conics, opacities)]
-        arrays = (*plain, _padded(colors, n_channels), depths.detach().contiguous().numpy(), radii.contiguous().numpy())
-        behind = zeros((n_images, n_channels)) if backgrounds is None else _padded(backgrounds, n_channels)
-        pictures = empty((n_images, height, width, n_channels))
-        alphas = empty((n_images, height, width, 1))
-        ctx.drawings = [
-            draw(arrays, bounds[i], bounds[i + 1], behind[i], pictures[i], alphas[i], n_workers, learns) for i in range(n_images)
-        ]
-        ctx.arrays, ctx.absgrad, ctx.n_workers, ctx.n_given = arrays, absgrad, n_workers, n_given
-        ctx.alphas = alphas if backgrounds is not None and backgrounds.requires_grad else None
-        pictures = torch.from_numpy(pictures)
-        return pictures if n_given == n_channels else pictures[..., :n_given].contiguous(), torch.from_numpy(alphas)
+    def forward(ctx, *given):
+        *rows, absgrad, n_workers = given
+        pictures, alphas, ctx.album = draw_album(*rows, n_workers, True)
+        ctx.shapes, ctx.n_given = [t.shape for t in rows[:3]], rows[3].shape[-1]
+        ctx.absgrad, ctx.n_workers, ctx.behind = absgrad, n_workers, rows[4] is not None and rows[4].requires_grad
+        return pictures, alphas
 
     @staticmethod
     def backward(ctx, v_pictures, v_alphas):
-        _, conics, opacities, colors, _, _ = ctx.arrays
+        _, conics, opacities, colors, _, _ = ctx.album.arrays
         n_channels, n_rows = colors.shape[1], len(colors)
         v_pictures, v_alphas = _padded(v_pictures, n_channels), v_alphas.contiguous().numpy()
         outputs = [zeros((n_rows,) + tail) for tail in ((2,), (3,), (), (n_channels,))]
         absolute = None if ctx.absgrad is None else zeros((n_rows, 2))
-        for i, drawing in enumerate(ctx.drawings):
+        for i, drawing in enumerate(ctx.album.drawings):
             undraw(drawing, conics, opacities, v_pictures[i], v_alphas[i], outputs, absolute, ctx.n_workers)
         if absolute is not None:
             ctx.absgrad.add_(torch.from_numpy(absolute))
-        v_means2d, v_conics, v_opacities, v_colors = (torch.from_numpy(array) for array in outputs)
-        v_backgrounds = None
-        if ctx.alphas is not None:
-            v_backgrounds = torch.from_numpy(np.einsum("ihwc,ihwd->ic", v_pictures, 1 - ctx.alphas)[:, : ctx.n_given])
-        return (v_means2d, v_conics, v_opacities, v_colors[:, : ctx.n_given], v_backgrounds) + (None,) * 8
+        v_rows = [torch.from_numpy(array.reshape(shape)) for array, shape in zip(outputs, ctx.shapes, strict=False)]
+        v_colors, v_backgrounds = torch.from_numpy(outputs[3]), None
+        if ctx.behind:
+            v_backgrounds = torch.from_numpy(np.einsum("ihwc,ihwd->ic", v_pictures, 1 - ctx.album.alphas)[:, : ctx.n_given])
+        return (*v_rows, v_colors if ctx.n_given == n_channels else v_colors[:, : ctx.n_given], v_backgrounds) + (None,) * 7

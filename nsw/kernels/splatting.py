@@ -15,6 +15,7 @@ apply and plain torch elsewhere (float64, unusual lenses); `rasterization_refere
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -97,9 +98,10 @@ def _refuse_unsupported(options: dict, camera_model: str) -> None:
         )
 
 
-def _require(condition: bool, message: str) -> None:
+def _require(condition: bool, message: str | Callable[[], str]) -> None:
+    """Messages with values in them are functions: putting twelve into words takes as long as projecting a thousand splats."""
     if not condition:
-        raise InputError(f"rasterization: {message}")
+        raise InputError(f"rasterization: {message if isinstance(message, str) else message()}")
 
 
 def _check(
@@ -107,8 +109,8 @@ def _check(
     view: View, sh_degree, tile_size, render_mode, rasterize_mode, channel_chunk,
 ) -> None:  # fmt: skip
     """Say which argument does not fit before anything is computed."""
-    _require(means.dim() >= 2 and means.shape[-1] == 3, f"means must be [..., N, 3], got {tuple(means.shape)}.")
-    _require(viewmats.dim() >= 3, f"viewmats must be [..., C, 4, 4], got {tuple(viewmats.shape)}.")
+    _require(means.dim() >= 2 and means.shape[-1] == 3, lambda: f"means must be [..., N, 3], got {tuple(means.shape)}.")
+    _require(viewmats.dim() >= 3, lambda: f"viewmats must be [..., C, 4, 4], got {tuple(viewmats.shape)}.")
     batch, (N, C) = tuple(means.shape[:-2]), (means.shape[-2], viewmats.shape[-3])
     if covars is None:
         _require(quats is not None and scales is not None, "give quats and scales, or covars.")
@@ -117,26 +119,33 @@ def _check(
         expected = {"covars": (covars, (N, 3, 3))}
     expected |= {"opacities": (opacities, (N,)), "viewmats": (viewmats, (C, 4, 4)), "Ks": (Ks, (C, 3, 3))}
     for name, (tensor, tail) in expected.items():
-        _require(tuple(tensor.shape) == batch + tail, f"{name} must be {list(batch + tail)}, got {list(tensor.shape)}.")
+        if tensor.shape != batch + tail:
+            _require(False, f"{name} must be {list(batch + tail)}, got {list(tensor.shape)}.")
     tail = tuple(colors.shape[-1:]) if sh_degree is None else tuple(colors.shape[-2:])
     lead = tuple(colors.shape[: -len(tail)])
-    _require(lead in (batch + (N,), batch + (C, N)), f"colors must be [..., (C,) N, D] or, with sh_degree, [..., (C,) N, K, 3],"
-             f" got {list(colors.shape)} for N={N}, C={C}.")  # fmt: skip
+    _require(
+        lead in (batch + (N,), batch + (C, N)),
+        lambda: (
+            f"colors must be [..., (C,) N, D] or, with sh_degree, [..., (C,) N, K, 3], got {list(colors.shape)} for N={N}, C={C}."
+        ),
+    )
     if sh_degree is not None:
-        _require(0 <= sh_degree <= 4, f"sh_degree must be 0 to 4, got {sh_degree}.")
-        _require(tail[1] == 3, f"with sh_degree, colors must end in [K, 3], got {list(colors.shape)}.")
+        _require(0 <= sh_degree <= 4, lambda: f"sh_degree must be 0 to 4, got {sh_degree}.")
+        _require(tail[1] == 3, lambda: f"with sh_degree, colors must end in [K, 3], got {list(colors.shape)}.")
         _require(
-            (sh_degree + 1) ** 2 <= tail[0], f"sh_degree={sh_degree} needs {(sh_degree + 1) ** 2} coefficients, got {tail[0]}."
+            (sh_degree + 1) ** 2 <= tail[0],
+            lambda: f"sh_degree={sh_degree} needs {(sh_degree + 1) ** 2} coefficients, got {tail[0]}.",
         )
     if backgrounds is not None and render_mode.startswith("RGB"):
-        _require(tuple(backgrounds.shape) == batch + (C, tail[-1]), f"backgrounds must be {list(batch + (C, tail[-1]))},"
+        _require(tuple(backgrounds.shape) == batch + (C, tail[-1]), lambda: f"backgrounds must be {list(batch + (C, tail[-1]))},"
                  f" got {list(backgrounds.shape)}.")  # fmt: skip
-    _require(render_mode in RENDER_MODES, f"render_mode must be one of {', '.join(RENDER_MODES)}, got {render_mode!r}.")
+    _require(render_mode in RENDER_MODES, lambda: f"render_mode must be one of {', '.join(RENDER_MODES)}, got {render_mode!r}.")
     _require(
-        rasterize_mode in ("classic", "antialiased"), f'rasterize_mode must be "classic" or "antialiased", got {rasterize_mode!r}.'
+        rasterize_mode in ("classic", "antialiased"),
+        lambda: f'rasterize_mode must be "classic" or "antialiased", got {rasterize_mode!r}.',
     )
-    _require(view.camera_model in ("pinhole", "ortho", "fisheye"), f"unknown camera_model {view.camera_model!r}.")
-    _require(view.width > 0 and view.height > 0, f"width and height must be positive, got {view.width} x {view.height}.")
+    _require(view.camera_model in ("pinhole", "ortho", "fisheye"), lambda: f"unknown camera_model {view.camera_model!r}.")
+    _require(view.width > 0 and view.height > 0, lambda: f"width and height must be positive, got {view.width} x {view.height}.")
     _require(tile_size > 0 and channel_chunk > 0, "tile_size and channel_chunk must be positive.")
 
 
@@ -148,20 +157,23 @@ def _rasterize(engine, splats, view: View, sh_degree, packed, tile_size, render_
     # A sparse gradient cannot pass through a reshape: these rows are taken from the very tensors that were given.
     sparse = project_sparse(means, covars, quats, scales, opacities, viewmats, Ks, view) if sparse_grad else None
     per_camera = colors.dim() - len(batch) == (3 if sh_degree is None else 4)
+    # One picture of one scene with all its splats: what was given are the rows, and no view of them need enter autograd's graph.
+    as_given = (opacities, colors) if not batch and C == 1 and not packed and not per_camera else None
     colors = colors.reshape((B, C if per_camera else 1, N) + colors.shape[len(batch) + 1 + per_camera :])
-    means, covars, quats, scales, opacities, viewmats, Ks = (
-        None if t is None else t.reshape((B,) + t.shape[len(batch) :])
-        for t in (means, covars, quats, scales, opacities, viewmats, Ks)
-    )
+    if batch:
+        means, covars, quats, scales, opacities, viewmats, Ks = (
+            None if t is None else t.reshape((B,) + t.shape[len(batch) :])
+            for t in (means, covars, quats, scales, opacities, viewmats, Ks)
+        )
     projected, ids = sparse or engine.project(means, covars, quats, scales, opacities, viewmats, Ks, view, packed)
-    opacities_seen = rows_of_pairs(opacities[:, None], ids, C)
+    opacities_seen = as_given[0] if as_given else rows_of_pairs(opacities.view(B, 1, N), ids, C)
     if projected.compensations is not None:
         opacities_seen = opacities_seen * projected.compensations
     if sh_degree is None:
-        channels = rows_of_pairs(colors, ids, C)
+        channels = as_given[1] if as_given else rows_of_pairs(colors, ids, C)
     else:
         channels = engine.shade(sh_degree, means, colors, viewmats, projected.radii, ids)
-    if backgrounds is not None:
+    if backgrounds is not None and batch:
         backgrounds = backgrounds.reshape(B * C, -1)
     channels, backgrounds = _with_depth(render_mode, channels, projected.depths, backgrounds)
     meta = Meta.build(projected, opacities_seen, ids, batch, (B, C, N), tile_size, view)

@@ -118,7 +118,8 @@ def ssim_forward(x, y, n_rows, height, colours, mean, square, product, ssims, di
             if taken < top or taken >= top + height:
                 ring[at : at + rows] = f4(0)
             else:
-                line_x[pad : pad + width], line_y[pad : pad + width] = x[taken], y[taken]
+                for j in range(width):  # a loop: from `a[...] = b[...]` numba compiles an error message as well, for seconds
+                    line_x[pad + j], line_y[pad + j] = x[taken, j], y[taken, j]
                 blur_pair(line_x, line_y, window, colours, stride, ring, at)
             done = taken - HALF
             if done >= row:
@@ -152,9 +153,9 @@ def ssim_backward(x, y, n_rows, height, colours, mean, square, product, g_ssim, 
                 ring[at : at + rows] = f4(0)
             else:
                 first = taken * stride
-                lines[0][pad : pad + width] = mean[first : first + width]
-                lines[1][pad : pad + width] = square[first : first + width]
-                lines[2][pad : pad + width] = product[first : first + width]
+                for j in range(width):
+                    lines[0][pad + j], lines[1][pad + j] = mean[first + j], square[first + j]
+                    lines[2][pad + j] = product[first + j]
                 for i in range(3):
                     blur_row(lines[i], window, colours, stride, ring, at + i * stride)
             done = taken - HALF

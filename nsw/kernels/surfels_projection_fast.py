@@ -73,6 +73,17 @@ def disk_box(T, z, view):
     return ZERO, ZERO, 0, 0
 
 
+@helper
+def three(rows, b, n):
+    """A row's numbers as a tuple: unlike the row itself, it costs nothing to hand down."""
+    return rows[b, n, 0], rows[b, n, 1], rows[b, n, 2]
+
+
+@helper
+def four(rows, b, n):
+    return rows[b, n, 0], rows[b, n, 1], rows[b, n, 2], rows[b, n, 3]
+
+
 @kernel
 def project_disks_forward(means, quats, scales, viewmats, Ks, view, radii, means2d, depths, transforms, normals, share, n_shares):
     """Project N surfels of B scenes into C cameras each; outputs have rows B*C*N, zeros for culled pairs. transforms: [R, 9]."""
@@ -83,7 +94,8 @@ def project_disks_forward(means, quats, scales, viewmats, Ks, view, radii, means
         for row in range(task * BLOCK, min((task + 1) * BLOCK, n_rows)):
             image, n = row // N, row % N
             b, k = image // C, image % C
-            z, n0, n1, n2, _ = transform_rows(viewmats[b, k], Ks[b, k], means[b, n], quats[b, n], scales[b, n], T)
+            disk = three(means, b, n), four(quats, b, n), three(scales, b, n)
+            z, n0, n1, n2, _ = transform_rows(viewmats[b, k], Ks[b, k], disk[0], disk[1], disk[2], T)
             x, y, rx, ry = disk_box(T, z, view)
             for i in range(9):
                 if not math.isfinite(T[i]):
@@ -135,27 +147,29 @@ def columns_gradient(K, v_T):
 
 @kernel
 def project_disks_backward(
-    means, quats, scales, viewmats, Ks, radii, transforms, v_means2d, v_depths, v_transforms, v_normals, v_means, v_quats, v_scales,
+    means, quats, scales, viewmats, Ks, radii, v_means2d, v_depths, v_transforms, v_normals, v_means, v_quats, v_scales,
     v_views, share, n_shares,
 ):  # fmt: skip
-    """Sum each surfel's gradient over its cameras; see `project_backward` for the shapes. v_transforms is added to."""
+    """Sum each surfel's gradient over its cameras; see `project_backward` for the shapes."""
     B, N, C = means.shape[0], means.shape[1], viewmats.shape[1]
     n_tasks = (N + BLOCK - 1) // BLOCK
-    T, out = np.empty(9, np.float32), np.empty(9, np.float32)
+    T, v_T, out = np.empty(9, np.float32), np.empty(9, np.float32), np.empty(9, np.float32)
     for task in range(share, B * n_tasks, n_shares):
         b, first = task // n_tasks, (task % n_tasks) * BLOCK
-        for n in range(first, min(first + BLOCK, N)):
-            for k in range(C):
+        for k in range(C):
+            V, K, total = viewmats[b, k], Ks[b, k], v_views[b, task % n_tasks, k]
+            for n in range(first, min(first + BLOCK, N)):
                 row = (b * C + k) * N + n
                 if radii[row, 0] <= 0 or radii[row, 1] <= 0:
                     continue
-                V, mean, scale, quat, v_T = viewmats[b, k], means[b, n], scales[b, n], quats[b, n], v_transforms[row]
-                _, _, _, _, sign = transform_rows(V, Ks[b, k], mean, quat, scale, T)
-                add_box_gradient(transforms[row], (v_means2d[row, 0], v_means2d[row, 1]), v_T)
-                a, c, p = columns_gradient(Ks[b, k], v_T)
+                mean, quat, scale = three(means, b, n), four(quats, b, n), three(scales, b, n)
+                _, _, _, _, sign = transform_rows(V, K, mean, quat, scale, T)
+                for i in range(9):
+                    v_T[i] = v_transforms[row, i]
+                add_box_gradient(T, (v_means2d[row, 0], v_means2d[row, 1]), v_T)
+                a, c, p = columns_gradient(K, v_T)
                 p = (p[0], p[1], p[2] + v_depths[row])
-                g = v_normals[row]
-                n_cam = (sign * g[0], sign * g[1], sign * g[2])
+                n_cam = (sign * v_normals[row, 0], sign * v_normals[row, 1], sign * v_normals[row, 2])
                 w, x, y, z, inverse = unit_quaternion(quat[0], quat[1], quat[2], quat[3])
                 axes = rotation_columns(w, x, y, z)
                 ra, rc = rotate(V, axes[0]), rotate(V, axes[1])
@@ -178,7 +192,6 @@ def project_disks_backward(
                     v_quats[b, n, i] += out[3 + i]
                 v_scales[b, n, 0] += s0
                 v_scales[b, n, 1] += s1
-                total = v_views[b, task % n_tasks, k]
                 for i in range(3):
                     for j in range(3):
                         total[i * 4 + j] += p[i] * mean[j] + a[i] * axes[0][j] + c[i] * axes[1][j] + n_cam[i] * axes[2][j]
@@ -198,7 +211,7 @@ class _ProjectDisks(torch.autograd.Function):
         radii = np.empty((n_rows, 2), np.int32)
         outputs = [np.empty((n_rows,) + tail, np.float32) for tail in ((2,), (), (9,), (3,))]
         run_shares(project_disks_forward, _shares(n_rows), *inputs, settings, radii, *outputs)
-        ctx.arrays = (inputs, radii, outputs[2])
+        ctx.arrays = (inputs, radii)
         tensors = [torch.from_numpy(array) for array in (radii, *outputs)]
         ctx.mark_non_differentiable(tensors[0])
         tensors[3] = tensors[3].view(-1, 3, 3)
@@ -206,14 +219,13 @@ class _ProjectDisks(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, _, v_means2d, v_depths, v_transforms, v_normals):
-        inputs, radii, transforms = ctx.arrays
+        inputs, radii = ctx.arrays
         means, quats, scales, viewmats, _ = inputs
         (B, N), C = means.shape[:2], viewmats.shape[1]
         grads = [np.zeros_like(array) for array in (means, quats, scales)]
         v_views = np.zeros((B, -(-N // BLOCK), C, N_VIEW_GRADS), np.float32)
-        v_transforms = np.array(v_transforms.reshape(-1, 9).numpy(), order="C")  # a copy: the kernel adds to it
-        given = [v_means2d.contiguous().numpy(), v_depths.contiguous().numpy(), v_transforms, v_normals.contiguous().numpy()]
-        run_shares(project_disks_backward, _shares(B * N), *inputs, radii, transforms, *given, *grads, v_views)
+        given = [v.contiguous().numpy() for v in (v_means2d, v_depths, v_transforms.reshape(-1, 9), v_normals)]
+        run_shares(project_disks_backward, _shares(B * N), *inputs, radii, *given, *grads, v_views)
         v_viewmats = torch.zeros(B, C, 4, 4)
         v_viewmats[..., :3, :] = torch.from_numpy(v_views).sum(dim=1).view(B, C, 3, 4)
         return (*(torch.from_numpy(grad) for grad in grads), v_viewmats, None, None)

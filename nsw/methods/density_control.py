@@ -101,12 +101,13 @@ def accumulate(rows: Rows, meta: Mapping, absgrad: bool = False) -> None:
     Call it after `backward`; `meta` is the rasterizer's dictionary.
     """
     means2d = meta["means2d"]
-    gradient = means2d.absgrad if absgrad else means2d.grad
-    half_size = gradient.new_tensor([meta["width"] / 2, meta["height"] / 2]) * meta["n_cameras"]
-    visible = (meta["radii"] > 0).all(dim=-1).reshape(-1, len(rows["count"]))
-    norms = (gradient * half_size).norm(dim=-1).reshape(visible.shape)
-    rows["grad2d"] += torch.where(visible, norms, torch.zeros_like(norms)).sum(dim=0)
-    rows["count"] += visible.sum(dim=0)
+    gradient, n = means2d.absgrad if absgrad else means2d.grad, len(rows["count"])
+    x, y = (gradient[..., i] * (meta[side] / 2 * meta["n_cameras"]) for i, side in enumerate(("width", "height")))
+    visible = (meta["radii"][..., 0] > 0) & (meta["radii"][..., 1] > 0)
+    norms = torch.where(visible, torch.hypot(x, y), 0.0)
+    for norms_seen, seen in zip(norms.reshape(-1, n), visible.reshape(-1, n), strict=True):  # camera by camera
+        rows["grad2d"] += norms_seen
+        rows["count"] += seen
 
 
 @torch.no_grad()

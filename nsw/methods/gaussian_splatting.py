@@ -100,10 +100,10 @@ def training_view(
     frames = scene.splits["train"]
     frame = frames[frame_at(step, len(frames), seed)].reshape(1)
     if background is None and scene.has_alpha:
-        colour = torch.rand(3, generator=generator_at(seed, step, 2))
+        colour = torch.rand(3, generator=generator_at(seed, step, 2)).to(device)
     else:
-        colour = torch.full((3,), 1.0 if background is None else background)
-    return scene.cameras[frame].to(device), scene.pixels(frame, colour, device), colour.to(device)
+        colour = torch.full((3,), 1.0 if background is None else background, device=device)
+    return scene.cameras[frame].to(device), scene.pixels(frame, colour, device), colour
 
 
 def sh_degree_at(step: int, n_steps: int, top: int = 3) -> int:
@@ -191,7 +191,7 @@ class Training:
             optimizer = self.optimizers[name]
             optimizer.param_groups[0]["lr"] = rate
             optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            self.gaussians.params[name].grad = None
         if self.control is None or step >= self.control.stop:
             return None
         accumulate(self.rows, meta, self.control.absgrad)
