@@ -29,3 +29,12 @@ class Render:
     def to(self, device: torch.device | str) -> Render:
         extras = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in self.extras.items()}
         return Render(self.rgb.to(device), self.alpha.to(device), self.depth.to(device), extras)
+
+
+def backdrop(background: float | Tensor, like: Tensor) -> Tensor:
+    """Return a background as a tensor beside `like`; a grey level is filled in there, without a copy out of the host's memory.
+
+    >>> backdrop(0.5, torch.zeros(2)).item()
+    0.5
+    """
+    return background.to(like) if isinstance(background, Tensor) else like.new_full((), background)

@@ -16,7 +16,7 @@ from torch import Tensor
 from nsw.cameras import Cameras
 from nsw.errors import InputError
 from nsw.models.gaussians import Gaussians
-from nsw.renderers.render import Render
+from nsw.renderers.render import Render, backdrop
 
 
 def rasterizer(backend: str, device: torch.device) -> Callable:
@@ -75,7 +75,6 @@ def render_view(
     means = gaussians.means
     cameras = cameras.to(means.device)
     n = len(cameras)
-    colour = torch.as_tensor(background, dtype=means.dtype, device=means.device).expand(3)
     renders, alphas, meta = rasterizer(backend, means.device)(
         means,
         gaussians.quats,
@@ -87,7 +86,7 @@ def render_view(
         cameras.width,
         cameras.height,
         sh_degree=degree,
-        backgrounds=colour.expand(n, 3).contiguous(),
+        backgrounds=backdrop(background, means).expand(n, 3).contiguous(),
         eps2d=eps2d,
         packed=False,
         absgrad=absgrad,

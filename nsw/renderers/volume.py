@@ -22,7 +22,7 @@ from nsw.errors import InputError
 from nsw.kernels.occupancy import OccGridEstimator, ray_aabb_intersect
 from nsw.kernels.packed import exclusive_sum
 from nsw.models.field import Field
-from nsw.renderers.render import Render
+from nsw.renderers.render import Render, backdrop
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def composite(
     transmittance = torch.exp(-exclusive_sum(optical_depth))
     weights = transmittance * alphas
     opacity = weights.sum(-1)
-    rgb = (weights[..., None] * rgbs).sum(-2) + (1.0 - opacity)[..., None] * torch.as_tensor(background).to(rgbs)
+    rgb = (weights[..., None] * rgbs).sum(-2) + (1.0 - opacity)[..., None] * backdrop(background, rgbs)
     return rgb, opacity, weights
 
 
@@ -356,7 +356,7 @@ def _render_packed(
     backend, where = packed_backend(near.device), dict(ray_indices=ray_indices, n_rays=len(rays))
     weights, _, _ = backend.render_weight_from_density(t_starts, t_ends, densities, **where)
     alpha = backend.accumulate_along_rays(weights, None, **where)
-    rgb = backend.accumulate_along_rays(weights, rgbs, **where) + (1.0 - alpha) * torch.as_tensor(background).to(rgbs)
+    rgb = backend.accumulate_along_rays(weights, rgbs, **where) + (1.0 - alpha) * backdrop(background, rgbs)
     depth = backend.accumulate_along_rays(weights, t[:, None], **where) / alpha.clamp_min(torch.finfo(alpha.dtype).eps)
     return RayRender(rgb, alpha[:, 0], depth[:, 0], weights, t, t_starts, t_ends, densities, rgbs, ray_indices)
 
@@ -382,7 +382,7 @@ def render_view(
     """
     options = {**getattr(field, "render_defaults", {}), **options}
     rays = camera_rays(cameras)
-    rgb = torch.as_tensor(background).to(rays.origins).expand(3).repeat(len(rays), 1)
+    rgb = backdrop(background, rays.origins).expand(3).repeat(len(rays), 1)
     alpha, depth = torch.zeros_like(rays.z_per_t), torch.zeros_like(rays.z_per_t)
     hits = ray_bounds(field, rays, near, far)[2].nonzero()[:, 0]
     for some in hits.split(chunk):
