@@ -2,8 +2,8 @@
 
 A kernel handles messages one after another, so a click waits until the running cell has ended. ipykernel 7 can handle
 messages in threads beside the main one ("subshells"), but from 7.4 on it sends a widget's messages back to the shell that
-last used the widget: to the very cell that is running. The few buttons that must answer at once are therefore given a
-subshell of their own.
+last used the widget: to the very cell that is running. What must answer at once, a training's buttons and the viewer, is therefore
+given a subshell of its own.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _own_subshell(kernel: Any) -> str | None:
 def answer_at_once(*widgets: Any) -> bool:
     """Let messages of these widgets be handled while a cell is running; return whether the kernel can.
 
-    Their callbacks then run in a thread of their own, beside the cell: they should do no more than set a flag.
+    Their callbacks then run in a thread of their own, beside the cell: they may set a flag, or draw what the cell is changing.
     """
     from nsw.widgets.frontend import shell
 

@@ -43,12 +43,18 @@ class Viewer:
         small = coarse and self.seconds > _FAST
         cameras = self.control.sized(max(16, self.size // 2) if small else self.size)
         began = time.perf_counter()
-        with torch.no_grad():
-            out = pictures.to_array(self.render(cameras))
+        try:
+            out = self._drawn(cameras)
+        except Exception:  # noqa: BLE001 - a cell that trains the model may have changed its size while it was read
+            out = self._drawn(cameras)
         taken = time.perf_counter() - began
         # A full picture has four times the pixels: the first one, which may have compiled kernels, does not count for ever.
         self.seconds = min(self.seconds, 4 * taken) if small else taken
         return out
+
+    def _drawn(self, cameras: Cameras):
+        with torch.no_grad():
+            return pictures.to_array(self.render(cameras))
 
     def key(self, name: str) -> bool:
         """Move by one key; True when the key means something."""
@@ -102,9 +108,10 @@ def _start(scene_or_cameras: Any) -> tuple[Cameras, torch.Tensor]:
 
 
 def _box(view: Viewer, alt: str, first: Any):
-    """Return the live box: the frame, buttons for the keyboard, size and readout."""
+    """Return the live box: the frame, buttons for the keyboard, size and readout; it answers while a cell is training, too."""
     import ipywidgets
 
+    from nsw.runs.events import answer_at_once
     from nsw.widgets.viewer_frame import ViewerFrame
 
     error, readout = ipywidgets.HTML(), ipywidgets.HTML()
@@ -128,4 +135,5 @@ def _box(view: Viewer, alt: str, first: Any):
     text = ipywidgets.HTML(f'<span style="font-size:0.85em;opacity:0.8">{html.escape(alt)} {HELP}</span>')
     box = ipywidgets.VBox([frame, ipywidgets.HBox([*buttons, size, readout], layout={"flex_flow": "row wrap"}), text, error])
     box.add_class("nsw-viewer")
+    answer_at_once(frame, *buttons, size)
     return box

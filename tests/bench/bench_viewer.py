@@ -2,6 +2,8 @@
 
 A ball of splats through `nsw.renderers.splats.render_view` without gradients, as `nsw.widgets.viewer` calls it, from a new camera
 every time. Once with one colour a splat, once with harmonics of degree 3; and while another thread trains 10,000 splats.
+
+Then the viewer of notebook 03 at its laptop size: it turns around the very splats that are being trained meanwhile.
 """
 
 from __future__ import annotations
@@ -20,10 +22,14 @@ from report import write
 import nsw.scenes
 from nsw.cameras import Cameras
 from nsw.methods import gaussian_splatting
+from nsw.methods.density_control import DensityControl
 from nsw.models.gaussians import Gaussians, GaussiansSettings
 from nsw.renderers.splats import render_view
+from nsw.widgets.inline_viewer import Viewer
 
 TURNS = 60
+ASKED = (10, 30, 1000)  # pictures a second that someone who turns the viewer asks for, at most
+N_START, N_MOST, N_STEPS, WIDTH, VIEWER_WIDTH = 1500, 8000, 700, 128, 256  # notebook 03 at laptop size
 
 
 def gaussians(n: int, width: int, height: int, sh_degree: int) -> tuple[Gaussians, Cameras]:
@@ -71,6 +77,44 @@ def training(n: int = 10_000, width: int = 200):
         thread.join()
 
 
+def notebook_run(asked: int) -> tuple[float, list[float]]:
+    """Train as notebook 03 does at laptop size, and turn its viewer; return the training's seconds and each picture's ms."""
+    scene, drawn = nsw.scenes.load("toybox", size=WIDTH), []
+    control = DensityControl().for_budget(N_STEPS, max_splats=N_MOST, every=50, grow_gradient=2e-4)
+    splats = Gaussians.from_points(gaussian_splatting.starting_points(scene, N_START), sh_degree=2)
+    trained = gaussian_splatting.Training(splats, scene.scale, N_STEPS, control=control)
+    view = Viewer(lambda cameras: render_view(splats, cameras), scene.views("test")[0], scene.aabb.mean(0), VIEWER_WIDTH)
+    view.picture()
+    thread = threading.Thread(target=gaussian_splatting.fit, args=(trained, scene, range(N_STEPS)))
+    began = time.perf_counter()
+    thread.start()
+    while asked and thread.is_alive():
+        start = time.perf_counter()
+        view.control.orbit(0.05, 0.0)
+        view.picture(coarse=True)
+        spent = time.perf_counter() - start
+        drawn.append(1e3 * spent)
+        time.sleep(max(0.0, 1.0 / asked - spent))
+    thread.join()
+    return time.perf_counter() - began, drawn
+
+
+def while_it_trains() -> list[str]:
+    """Return the table of the notebook's training beside its viewer."""
+    heads = ["pictures asked for, a second", "drawn, a second", "median, ms", "95 % below, ms", "training, s", "slower by"]
+    about = f"Notebook 03 at laptop size: up to {N_MOST} splats, {WIDTH} px, {N_STEPS} steps; viewer of {VIEWER_WIDTH} px."
+    lines = ["", about, "", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    notebook_run(1)
+    alone, _ = notebook_run(0)
+    lines.append(f"| 0 | 0 | - | - | {alone:.1f} | - |")
+    for asked in ASKED:
+        seconds, drawn = notebook_run(asked)
+        shown = f"{len(drawn) / seconds:.0f} | {statistics.median(drawn):.1f} | {sorted(drawn)[int(0.95 * len(drawn))]:.1f}"
+        lines.append(f"| {asked} | {shown} | {seconds:.1f} | {100 * (seconds / alone - 1):.0f} % |")
+    print("\n".join(lines))
+    return lines
+
+
 def main() -> None:
     heads = ["splats, picture", "harmonics", "beside it", "median, ms", "95 % below, ms", "at most"]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
@@ -82,6 +126,7 @@ def main() -> None:
             shown += [f"{middle:.1f}", f"{late:.1f}", "-" if beside else f"{limit:.0f}"]
             lines.append("| " + " | ".join(map(str, shown)) + " |")
             print(lines[-1], flush=True)
+    lines += while_it_trains()
     write("viewer", "Pictures of the viewer", machine(), lines)
 
 
