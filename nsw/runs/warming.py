@@ -23,6 +23,7 @@ def _splats(scene, generator: torch.Generator) -> None:
     render_view(splats, view).rgb.sum().backward()  # with depth, which training leaves out
     with torch.no_grad():
         render_view(splats, view)
+        render_view(splats, view, depth=False)
 
 
 def _features(scene, generator: torch.Generator) -> None:
@@ -93,8 +94,8 @@ def _networks(scene, generator: torch.Generator) -> None:
     fit_nerf(CoarseFineSettings(box=box, **sizes), scene, 2, generator, n_rays=16)
 
 
-def _positions(scene, generator: torch.Generator) -> None:
-    """Gradients of lookups with respect to the points: normals."""
+def _lookups(scene, generator: torch.Generator) -> None:
+    """Lookups at every number of channels that a notebook has, and their gradients with respect to the points: normals."""
     from nsw.kernels import hash_encode, hash_levels
     from nsw.kernels.cp_lookup import cp_lookup
     from nsw.kernels.grid_lookup import grid_lookup
@@ -102,11 +103,15 @@ def _positions(scene, generator: torch.Generator) -> None:
 
     levels, box = hash_levels(2, 4, 8, 8), torch.tensor([[0.0, 0, 0], [1, 1, 1]])
     points = torch.rand(16, 3, generator=generator).requires_grad_()
-    lines = [torch.rand(4, 4, requires_grad=True) for _ in range(3)]
-    planes = [torch.rand(4, 4, 4, requires_grad=True) for _ in range(3)]
-    found = [grid_lookup(torch.rand(4, 4, 4, 1, requires_grad=True), points, box)]
-    found += [hash_encode(torch.rand(levels.n_rows, 2, requires_grad=True), points, levels)]
-    found += [vm_lookup(planes, lines, points, box, summed=True), cp_lookup(lines, points, box, summed=True)]
+    found = [hash_encode(torch.rand(levels.n_rows, 2, requires_grad=True), points, levels)]
+    found += [grid_lookup(torch.rand(4, 4, 4, 1, requires_grad=True), points, box)]
+    for n in (3, 12, 27):
+        found += [grid_lookup(torch.rand(4, 4, 4, n, requires_grad=True), points.detach(), box)]
+    for rank in (1, 2, 4, 8, 16):  # the widths of vectors; any other rank is made of these
+        lines = [torch.rand(4, rank, requires_grad=rank >= 4) for _ in range(3)]
+        planes = [torch.rand(4, 4, rank, requires_grad=rank >= 4) for _ in range(3)]
+        at = points if rank == 4 else points.detach()
+        found += [vm_lookup(planes, lines, at, box, summed=True), cp_lookup(lines, at, box, summed=True)]
     sum(values.sum() for values in found).backward()
 
 
@@ -142,7 +147,7 @@ KINDS: dict[str, Callable] = {
     "hash grids": _hash_grid,
     "factored grids": _factored_grid,
     "networks": _networks,
-    "positions": _positions,
+    "lookups": _lookups,
     "other calls of gsplat and nerfacc": _calls,
 }
 

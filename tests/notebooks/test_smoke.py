@@ -1,7 +1,4 @@
-"""Every notebook runs from the first cell to the last at `smoke`, solutions included, and its claims hold.
-
-No notebook waits for the compiler: `nsw doctor --warm` has compiled what each of them calls.
-"""
+"""Every notebook runs from the first cell to the last at `smoke`, solutions included, and its claims hold."""
 
 from __future__ import annotations
 
@@ -9,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nsw.kernels.compiling import kernel_cache_folder
-from nsw.runs import headless, warming
+from nsw.runs import headless
 from nsw.runs.screen import Screen
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
@@ -18,13 +14,8 @@ LIMIT_MINUTES = 5.0  # the budget is 45 s on two free cores; a shared machine ma
 LIMIT_MB = 2048.0
 
 
-@pytest.fixture(scope="module")
-def warm():
-    return list(warming.warm())
-
-
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
-def test_notebook_at_smoke(path, tmp_path, monkeypatch, warm):
+def test_notebook_at_smoke(path, tmp_path, monkeypatch):
     monkeypatch.setenv("NSW_RUNS", str(tmp_path))
     (job,) = headless.plan([str(path)], preset="smoke", timeout=LIMIT_MINUTES)
     headless.execute(job, Screen())
@@ -34,5 +25,3 @@ def test_notebook_at_smoke(path, tmp_path, monkeypatch, warm):
         assert job.claims is not None and job.claims["certified"] and job.claims["claims"]
         assert not job.failed_claims
     assert job.output.is_file() and (job.folder / "budget.json").is_file()
-    if kernel_cache_folder() is not None:
-        assert "nsw: compiling" not in job.output.read_text(encoding="utf-8")
