@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numba
 from numba.core import event
+from numba.extending import register_jitable
 
 from nsw.kernels import simd
 
@@ -58,7 +59,7 @@ def kernel_cache_folder() -> Path | None:
 def kernel(function):
     """Compile a function for this machine on its first call, without Python's lock, and keep the result for the next process."""
     folder = kernel_cache_folder()
-    options = {"fastmath": FASTMATH, "error_model": "numpy", "nogil": True}
+    options = {"fastmath": FASTMATH, "error_model": "numpy", "nogil": True, "no_cfunc_wrapper": True}  # C never calls one
     if folder is None:
         return numba.njit(**options)(function)
     # numba reads the folder from its global settings while it decorates; other users of numba keep theirs.
@@ -70,8 +71,12 @@ def kernel(function):
 
 
 def helper(function):
-    """Compile a small function that kernels call; LLVM puts its body into theirs."""
-    return numba.njit(fastmath=FASTMATH, error_model="numpy", inline="never")(function)
+    """Let kernels call a small function, whose body LLVM then puts into theirs; called from Python it stays plain Python.
+
+    It is compiled without the two entries that Python and C would need: to make those takes longer than the function itself.
+    """
+    options = {"fastmath": FASTMATH, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    return register_jitable(**options)(function)
 
 
 class _Progress(event.Listener):

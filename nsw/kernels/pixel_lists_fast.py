@@ -85,7 +85,7 @@ class _CompositeLists(torch.autograd.Function):
         if backgrounds is not None:
             behind[:, :n_given] = backgrounds.detach().numpy()
         order, radii = np.arange(n_rows, dtype=np.int32), np.full((n_rows, 2), FAR, np.int32)
-        records, n_tiles = empty((n_rows + LANES) * record_size.py_func(n_channels)), lists.starts.shape[1] - 1
+        records, n_tiles = empty((n_rows + LANES) * record_size(n_channels)), lists.starts.shape[1] - 1
         bounds, n_parts = records.view(np.int32), 4 * n_threads()
         splats = (means2d, conics, radii, opacities)
         run_shared(prepare_given, n_threads(), n_parts, order, *splats, channels, width, height, records, bounds)
@@ -108,7 +108,7 @@ class _CompositeLists(torch.autograd.Function):
         v_picture = np.zeros(alphas.shape[:-1] + (n_channels,), np.float32)
         v_picture[..., : ctx.n_given] = v_pictures.numpy()
         v_alpha, want_absolute = v_alphas.contiguous().numpy(), None if ctx.absolute is None else True
-        sums = empty(len(lists.members) * sums_size.py_func(n_channels, want_absolute))
+        sums = empty(len(lists.members) * sums_size(n_channels, want_absolute))
         v_behind = np.einsum("ihwc,ihwd->ic", v_picture, 1 - alphas)
         for i in range(len(lists.starts)):
             tiles = (lists.starts[i], tile_stops[i], lists.members, lists.slots, records, records.view(np.int32), behind[i])

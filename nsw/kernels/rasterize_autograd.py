@@ -57,7 +57,7 @@ def draw(arrays, first_row: int, last_row: int, background, picture, alpha, n_wo
     """
     means2d, conics, opacities, colors, depths, radii = arrays
     height, width, n_channels = picture.shape
-    n_tiles, size = -(-height // TILE) * -(-width // TILE), record_size.py_func(n_channels)
+    n_tiles, size = -(-height // TILE) * -(-width // TILE), record_size(n_channels)
     order = empty(last_row - first_row, np.int32)
     n = sort_by_depth(depths.view(np.uint32), radii, first_row, last_row, order)
     order, helpers = order[:n], n_workers if n > SMALL else 1
@@ -80,7 +80,7 @@ def draw(arrays, first_row: int, last_row: int, background, picture, alpha, n_wo
 def undraw(drawing: Drawing, conics, opacities, v_picture, v_alpha, outputs, absgrad, n_workers: int) -> None:
     """Write the gradients of one picture's rows into `outputs` (means2d, conics, opacities, colors) and `absgrad`."""
     d, n_channels, want_absolute = drawing, v_picture.shape[-1], None if absgrad is None else True
-    sums = empty(len(d.members) * sums_size.py_func(n_channels, want_absolute))
+    sums = empty(len(d.members) * sums_size(n_channels, want_absolute))
     lists = (d.tile_start, d.tile_stop, d.members, d.slots, d.records, d.records.view(np.int32))
     pixels = (d.background, d.state, v_picture, v_alpha)
     run_shared(rasterize_backward, n_workers, *lists, *pixels, want_absolute, _like(n_channels), sums)

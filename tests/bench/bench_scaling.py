@@ -49,7 +49,7 @@ def ceilings() -> tuple[float, float]:
 
 def visited(drawing, width: int) -> int:
     """Return how many pixels the forward pass works on: those of all blocks that boxes touch, up to each tile's last splat."""
-    size, tiles_x = record_size.py_func(3), -(-width // TILE)
+    size, tiles_x = record_size(3), -(-width // TILE)
     tile = np.repeat(np.arange(len(drawing.tile_stop)), np.diff(drawing.tile_start))
     kept = np.arange(len(tile)) < drawing.tile_stop[tile]
     tile, member = tile[kept], drawing.members[kept]
