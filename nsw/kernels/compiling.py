@@ -73,7 +73,7 @@ def kernel(function):
 def helper(function):
     """Let kernels call a small function, whose body LLVM then puts into theirs; called from Python it stays plain Python.
 
-    It is compiled without the two entries that Python and C would need: to make those takes longer than the function itself.
+    It is compiled without the two entries that Python and C would need, which take about as long as the function itself.
     """
     options = {"fastmath": FASTMATH, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
     return register_jitable(**options)(function)
