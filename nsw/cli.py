@@ -24,7 +24,9 @@ Examples:
   nsw board                           one table of all claims, and the executed gallery
   nsw scene photos DIR --out SCENE    your own photos as a scene
   nsw view gaussian_splatting         a trained run in a 3D viewer in the browser
+  nsw view scan.spz                   a file of splats there: .ply, .splat, .spz or .glb
   nsw export gaussian_splatting mp4   an orbit video of a trained run
+  nsw export scan.ply spz             a file of splats in another format
   nsw convert dvgo --to gaussians --out DIR   a trained run as another kind of model
 """
 SCENE_HELP = "Scenes: list them, make them, fetch them, build them from photos."
@@ -146,34 +148,42 @@ def scene_photos(photos: Positional[Path], /, out: Path) -> int:
     return photos_scene(photos, out)
 
 
-def view(run: Positional[str], /, port: int = 0, host: str = "127.0.0.1") -> int:
-    """Open a trained run in the 3D viewer, until Ctrl-C.
+def view(
+    run: Positional[str],
+    /,
+    port: int = 0,
+    host: str = "127.0.0.1",
+    up: Annotated[str | None, arg(metavar="+z|-z|+y|-y|+x|-x")] = None,
+) -> int:
+    """Open a trained run, or a file of Gaussians, in the 3D viewer, until Ctrl-C.
 
     Args:
-        run: folder or slug of a run.
+        run: folder or slug of a run, or a .ply, .splat, .spz or .glb.
         port: 0 takes a free one.
         host: address to listen on; 0.0.0.0 lets other machines in.
+        up: the direction that is up; by default what the file says, else -y.
     """
     from nsw.runs.kept import view_run
 
-    return view_run(run, port=port, host=host)
+    return view_run(run, port=port, host=host, up=up)
 
 
 def export(run: Positional[str], what: Positional[str], /, out: OptionalPath = None, frames: int = 90) -> int:
-    """Write what a run has learned to a file.
+    """Write what a run has learned, or a file of Gaussians, to a file.
 
     Args:
-        run: folder or slug of a run.
-        what: ply, points, mp4 or gif.
-        out: the file; by default it stands in the run's folder.
+        run: folder or slug of a run, or a .ply, .splat, .spz or .glb.
+        what: ply, spz, glb, splat, points, mp4 or gif.
+        out: the file; by default it stands in the run's folder, or beside the file.
         frames: pictures of an orbit.
     """
-    from nsw.export import export_run
-    from nsw.runs.kept import find_run
+    from nsw.export import export_file, export_run
+    from nsw.runs.kept import find_run, splat_file
 
     if frames < 2:
         raise InputError(f"--frames is {frames}: an orbit needs at least 2 pictures.")
-    print(export_run(find_run(run), what, out, frames))
+    file = splat_file(run)
+    print(export_run(find_run(run), what, out, frames) if file is None else export_file(file, what, out))
     return 0
 
 

@@ -1,7 +1,6 @@
-"""What leaves the workbench: Gaussians and points as .ply, orbits as .mp4 and .gif.
+"""What leaves the workbench: Gaussians as .ply, .spz, .glb and .splat (see `nsw.formats`), points as .ply, orbits as .mp4 and .gif.
 
-Files appear whole or not at all. The Gaussian .ply is the layout that the public viewers read: one vertex a splat with
-raw values (log scales, logit opacity, quaternion w first), harmonics channel by channel.
+Files appear whole or not at all.
 """
 
 from __future__ import annotations
@@ -15,112 +14,16 @@ from torch import Tensor
 
 from nsw.cameras import Cameras, orbit
 from nsw.errors import InputError
-from nsw.models.gaussians import Gaussians, GaussiansSettings
+from nsw.formats import SUFFIXES, load, up_of
+from nsw.formats.glb import save_glb
+from nsw.formats.ply import load_ply, save_ply
+from nsw.formats.splat import save_splat
+from nsw.formats.spz import save_spz
+from nsw.models.gaussians import Gaussians
 from nsw.models.state import replacing, write_bytes
 from nsw.scenes.scene import Points, Scene
 
-_PLY_TYPES = {
-    **dict.fromkeys(("float", "float32"), "<f4"),
-    **dict.fromkeys(("double", "float64"), "<f8"),
-    **dict.fromkeys(("uchar", "uint8"), "u1"),
-    **dict.fromkeys(("char", "int8"), "i1"),
-    **dict.fromkeys(("ushort", "uint16"), "<u2"),
-    **dict.fromkeys(("short", "int16"), "<i2"),
-    **dict.fromkeys(("uint", "uint32"), "<u4"),
-    **dict.fromkeys(("int", "int32"), "<i4"),
-}
-_HEADER_LIMIT = 65_536
-
-
-def _splat_columns(n_rest: int) -> list[str]:
-    rest = [f"f_rest_{i}" for i in range(n_rest)]
-    scales, rotation = [f"scale_{i}" for i in range(3)], [f"rot_{i}" for i in range(4)]
-    return ["x", "y", "z", "nx", "ny", "nz", *(f"f_dc_{i}" for i in range(3)), *rest, "opacity", *scales, *rotation]
-
-
-def save_ply(gaussians: Gaussians, path: Path | str) -> Path:
-    """Write Gaussians as a binary .ply: x y z, nx ny nz (0), f_dc_*, f_rest_* (all of red first), opacity, scale_*, rot_*.
-
-    Values are raw, except that quaternions are normalised and an isotropic model writes its one scale three times.
-    """
-    if len(gaussians) == 0:
-        raise InputError(f"{path}: there are no Gaussians to write; train the model first.")
-    with torch.no_grad():
-        rest = gaussians.shN.transpose(1, 2).flatten(1)
-        columns = [gaussians.means, torch.zeros_like(gaussians.means), gaussians.sh0[:, 0], rest, gaussians.opacities[:, None]]
-        columns += [gaussians.log_scales, torch.nn.functional.normalize(gaussians.quats, dim=-1)]
-        table = torch.cat(columns, dim=1).cpu().numpy().astype("<f4")
-    names = _splat_columns(rest.shape[1])
-    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(table)}", *(f"property float {n}" for n in names)]
-    write_bytes(Path(path), "\n".join([*header, "end_header\n"]).encode("ascii") + table.tobytes())
-    return Path(path)
-
-
-def _read_header(path: Path, data: bytes) -> tuple[int, np.dtype, int]:
-    """Return the number of vertices, their record type and where they begin."""
-    end = data.find(b"end_header", 0, _HEADER_LIMIT)
-    newline = data.find(b"\n", end)
-    if not data.startswith(b"ply") or end < 0 or newline < 0:
-        raise InputError(f'{path} is not a .ply file: expected a header from "ply" to "end_header".')
-    lines = [line.split() for line in data[:end].decode("ascii", "replace").splitlines()[1:]]
-    lines = [words for words in lines if words and words[0] not in ("comment", "obj_info")]
-    if not lines or lines[0] != ["format", "binary_little_endian", "1.0"]:
-        raise InputError(f"{path}: only binary little-endian .ply files hold Gaussians here, convert it first.")
-    elements = [i for i, words in enumerate(lines) if words[0] == "element"]
-    if not elements or elements[0] != 1 or len(lines[1]) != 3 or lines[1][1] != "vertex" or not lines[1][2].isdigit():
-        raise InputError(f'{path}: expected "element vertex N" as the first element of the .ply header.')
-    fields = []
-    for words in lines[2 : elements[1] if len(elements) > 1 else None]:
-        if len(words) != 3 or words[0] != "property" or words[1] not in _PLY_TYPES:
-            raise InputError(f'{path}: cannot read the header line "{" ".join(words)}" of a Gaussian .ply.')
-        fields.append((words[2], _PLY_TYPES[words[1]]))
-    if len({name for name, _ in fields}) != len(fields):
-        raise InputError(f"{path}: the .ply header names a property twice; export the file again.")
-    return int(lines[1][2]), np.dtype(fields), newline + 1
-
-
-def load_ply(path: Path | str) -> Gaussians:
-    """Return the Gaussians of a .ply in the standard layout; harmonics of degree 0 to 3, further properties are ignored.
-
-    Raises:
-        InputError: when the file is missing, cut off, of another layout, or holds values that are not finite.
-    """
-    path = Path(path)
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"There is no file {path}.") from None
-    except OSError as error:
-        raise InputError(f"Cannot read {path}: {(error.strerror or str(error)).lower()}.") from error
-    n, record, begin = _read_header(path, data)
-    names = record.names or ()
-    rest = sorted((name for name in names if name.startswith("f_rest_")), key=lambda name: (len(name), name))
-    missing = [name for name in _splat_columns(0) if name not in names and name not in ("nx", "ny", "nz")]
-    if missing:
-        raise InputError(f"{path}: no Gaussian .ply, the properties {', '.join(missing)} are missing.")
-    if len(rest) not in (0, 9, 24, 45) or rest != [f"f_rest_{i}" for i in range(len(rest))]:
-        raise InputError(f"{path}: expected 0, 9, 24 or 45 properties f_rest_*, counted from 0, found {len(rest)}.")
-    if n == 0 or len(data) - begin < n * record.itemsize:
-        found = (len(data) - begin) // record.itemsize
-        raise InputError(f"{path} is cut off or empty: its header promises {n} splats, {found} are there; copy the file again.")
-    table = np.frombuffer(data, record, count=n, offset=begin)
-
-    def read(*columns: str) -> Tensor:
-        return torch.from_numpy(np.stack([table[name].astype(np.float32) for name in columns], axis=1))
-
-    raw = {
-        "means": read("x", "y", "z"),
-        "scales": read("scale_0", "scale_1", "scale_2"),
-        "quats": read("rot_0", "rot_1", "rot_2", "rot_3"),
-        "opacities": read("opacity")[:, 0],
-        "sh0": read("f_dc_0", "f_dc_1", "f_dc_2")[:, None],
-        "shN": read(*rest).unflatten(1, (3, -1)).transpose(1, 2) if rest else torch.zeros(n, 0, 3),
-    }
-    for name, value in raw.items():
-        bad = (~torch.isfinite(value)).nonzero()
-        if len(bad):
-            raise InputError(f"{path}: {name} of splat {int(bad[0, 0])} is not finite; export the file again.")
-    return Gaussians(GaussiansSettings(sh_degree=round((len(rest) / 3 + 1) ** 0.5) - 1)).fill(**raw)
+__all__ = ["load_ply", "save_glb", "save_ply", "save_splat", "save_spz"]  # formats by name; `nsw.formats.save` goes by the suffix
 
 
 def save_points(points: Points, path: Path | str) -> Path:
@@ -230,8 +133,48 @@ def orbit_images(model: torch.nn.Module, scene: Scene, n: int = 60, size: int | 
     return torch.stack(pictures)
 
 
+def _what(word: str) -> str:
+    """Return the suffix of what a person asks for, without the dot for pictures and points.
+
+    Raises:
+        InputError: naming the words there are.
+    """
+    words = [suffix[1:] for suffix in SUFFIXES] + ["points", "mp4", "gif"]
+    if word not in words:
+        raise InputError(f'Cannot export "{word}": expected {", ".join(words)}.')
+    return f".{word}" if f".{word}" in SUFFIXES else word
+
+
+def _save_splats(gaussians: Gaussians, what: str, path: Path, up: str) -> Path:
+    """Write Gaussians, or only their centres, as `what` has it, whatever the file is called."""
+    if what == "points":
+        return save_points(gaussian_points(gaussians), path)
+    savers = {".ply": save_ply, ".spz": save_spz, ".glb": save_glb, ".splat": save_splat}
+    return savers[what](gaussians, path, up)
+
+
+def export_file(path: Path | str, what: str, out: Path | str | None = None) -> Path:
+    """Write a file of Gaussians in another format, or its points.
+
+    Args:
+        path: a .ply, .splat, .spz or .glb.
+        what: ply, splat, spz, glb or points.
+        out: the file; by default it stands beside the other one.
+
+    Raises:
+        InputError: when the file cannot be read or written, or would replace itself.
+    """
+    path, what = Path(path), _what(what)
+    if what in ("mp4", "gif"):
+        raise InputError(f"{path} is a file without a scene: an orbit needs one; nsw view {path.name} shows it.")
+    out = Path(out) if out is not None else path.with_name(path.stem + ("_points.ply" if what == "points" else what))
+    if out.exists() and out.samefile(path):
+        raise InputError(f"{out} would replace the file that is read: give another name with --out.")
+    return _save_splats(load(path), what, out, up_of(path))
+
+
 def export_run(folder: Path | str, what: str, out: Path | str | None = None, n: int = 90) -> Path:
-    """Write what a run has learned: "ply" (Gaussians), "points", "mp4" or "gif" (an orbit of n pictures).
+    """Write what a run has learned: "ply", "spz", "glb", "splat" (Gaussians), "points", "mp4" or "gif" (an orbit of n pictures).
 
     Args:
         folder: of the run, or of one of its models.
@@ -240,21 +183,20 @@ def export_run(folder: Path | str, what: str, out: Path | str | None = None, n: 
     Raises:
         InputError: when the run, its model or its scene is missing, or the model has no such form.
     """
-    from nsw.models.io import load
+    from nsw.models.io import load as load_model
     from nsw.runs.kept import kept_folder, load_scene
     from nsw.runs.model_card import grey
 
-    suffixes = {"ply": ".ply", "points": "_points.ply", "mp4": ".mp4", "gif": ".gif"}
-    if what not in suffixes:
-        raise InputError(f'Cannot export "{what}": expected {", ".join(suffixes)}.')
-    folder = Path(folder)
+    kind, folder = _what(what), Path(folder)
     kept = kept_folder(folder)
-    model = load(kept)
-    path = Path(out) if out is not None else folder / f"{kept.name}{suffixes[what]}"
-    if what in ("ply", "points"):
+    model = load_model(kept)
+    path = Path(out) if out is not None else folder / (kept.name + ("_points.ply" if what == "points" else f".{what}"))
+    if what not in ("mp4", "gif"):
         if not isinstance(model, Gaussians):
-            raise InputError(f"The model in {kept} is a {type(model).__name__}: only Gaussians become a .ply, ask for mp4 or gif.")
-        return save_ply(model, path) if what == "ply" else save_points(gaussian_points(model), path)
+            raise InputError(
+                f"The model in {kept} is a {type(model).__name__}: only Gaussians are written as {what}, ask for mp4 or gif."
+            )
+        return _save_splats(model, kind, path, "+z")
     scene = load_scene(kept)
     if scene is None:
         raise InputError(f"The model in {kept} was kept without a scene: an orbit needs one; ask for ply or points.")

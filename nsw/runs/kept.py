@@ -116,12 +116,27 @@ def load_kept(run: Path) -> tuple[Any, Any]:
     return load(folder), load_scene(folder)
 
 
-def view_run(name: str, *, port: int = 0, host: str = "127.0.0.1") -> int:
-    """Serve a run's model in the 3D viewer until Ctrl-C."""
+def splat_file(name: str | Path) -> Path | None:
+    """Return the path when `name` is a file, or is called like a file of Gaussians; None for what may be a run."""
+    from nsw.formats import SUFFIXES
+
+    path = Path(name).expanduser()
+    return path if str(name) and not path.is_dir() and (path.is_file() or path.suffix.lower() in SUFFIXES) else None
+
+
+def view_run(name: str, *, port: int = 0, host: str = "127.0.0.1", up: str | None = None) -> int:
+    """Serve a run's model, or a file of Gaussians, in the 3D viewer until Ctrl-C."""
+    from nsw import formats
+
     if not 0 <= port < 65536:
         raise InputError(f"--port is {port}: expected 0 (any free port) to 65535.")
-    model, scene = load_kept(find_run(name))
+    path = splat_file(name)
+    if path is None:
+        (model, scene), stands = load_kept(find_run(name)), "+z"
+    else:
+        model, scene, stands = formats.load(path), None, formats.up_of(path)
+        print(f"{path}: {len(model):,} splats, harmonics of degree {model.settings.sh_degree}", flush=True)
     from nsw.widgets import serve
 
-    serve(model, scene, port=port, host=host)
+    serve(model, scene, port=port, host=host, up=up or stands)
     return 0

@@ -19,6 +19,9 @@ from nsw.widgets.pictures import to_array
 
 _REST = 0.3  # seconds without camera movement before the full picture
 _COARSE, _FULL = 160, 512  # widths of the live picture, pixels
+_COARSE_DETAIL = 384  # while moving, of a model that comes with levels of detail
+_MANY = 150_000  # splats from which `serve` builds levels of detail
+UPS = ("+z", "-z", "+y", "-y", "+x", "-x")
 _MOST_FRUSTUMS = 64
 LIVE, ELLIPSOIDS, POINTS = "live model", "ellipsoids", "points"
 
@@ -58,12 +61,34 @@ def client_camera(wxyz: Any, position: Any, fov: float, aspect: float, width: in
     return Cameras(cam_from_world[None], K[None], width, height)
 
 
+def framing(gaussians: Any, up: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return where to look, from where, and the direction that is up, to see all but the outermost splats.
+
+    Args:
+        gaussians: a model of splats.
+        up: a signed axis, as "+z".
+    """
+    step = max(1, len(gaussians) // 50_000)
+    with torch.no_grad():
+        centres, opaque = gaussians.means[::step].cpu().numpy(), gaussians.activated_opacities[::step].cpu().numpy() > 0.1
+    centres = centres[opaque] if opaque.any() else centres
+    middle = np.median(centres, axis=0)
+    distance = 2.2 * max(1e-3, float(np.quantile(np.linalg.norm(centres - middle, axis=1), 0.8)))
+    axis = "xyz".index(up[1])
+    upward, aside, ahead = np.zeros((3, 3))
+    upward[axis] = 1.0 if up[0] == "+" else -1.0
+    aside[(axis + 1) % 3], ahead[(axis + 2) % 3] = 1.0, -1.0
+    direction = 0.8 * aside + 0.5 * ahead + 0.45 * upward
+    return middle, middle + distance * direction / np.linalg.norm(direction), upward
+
+
 class _LiveView(threading.Thread):
     """Draws the model for one browser: the newest camera only, coarse while it moves and full at rest."""
 
-    def __init__(self, client: Any, model: Any, background: float, shown: threading.Event):
+    def __init__(self, client: Any, model: Any, background: float, shown: threading.Event, moving: Any = None):
         super().__init__(daemon=True, name="nsw-live-view")
         self.client, self.model, self.background, self.shown = client, model, background, shown
+        self.moving = moving  # what is drawn instead of the model while the camera moves, or None
         self.moved, self.over = threading.Event(), threading.Event()
 
     def run(self) -> None:
@@ -78,7 +103,7 @@ class _LiveView(threading.Thread):
                 full = True
                 continue
             full = not moved
-            self._draw(_FULL if full else _COARSE, full)
+            self._draw(_FULL if full else _COARSE if self.moving is None else _COARSE_DETAIL, full)
 
     def _draw(self, width: int, full: bool) -> None:
         from nsw.renderers import render_view
@@ -86,7 +111,7 @@ class _LiveView(threading.Thread):
         camera = self.client.camera
         cameras = client_camera(camera.wxyz, camera.position, camera.fov, camera.aspect, width).to(_device(self.model))
         with torch.no_grad():
-            out = render_view(self.model, cameras, background=self.background)
+            out = render_view(self.model if full or self.moving is None else self.moving, cameras, background=self.background)
         depth = None
         if full:
             # Where nothing was hit the picture is behind everything, so that cameras and points stay visible.
@@ -119,10 +144,11 @@ def _quiet_console():
 class ViserView:
     """A running server: its `url`, and `stop()`."""
 
-    def __init__(self, model: Any, scene: Any, port: int, host: str):
+    def __init__(self, model: Any, scene: Any, port: int, host: str, up: str = "+z", moving: Any = None):
         import viser
 
-        self.model, self.scene, self.host = model, scene, host
+        self.model, self.scene, self.host, self.up, self.moving = model, scene, host, up, moving
+        self.background = 0.0 if getattr(scene, "background", "white") == "black" else 1.0
         self.port = free_port(host, port)
         with _quiet_console():
             self.server = viser.ViserServer(host=host, port=self.port, label="Neural Scene Workbench", verbose=False)
@@ -131,9 +157,12 @@ class ViserView:
         self.splats = hasattr(model, "covariances")
         self.live = threading.Event()
         self.views: dict[int, _LiveView] = {}
-        self.server.scene.set_up_direction("+z")
+        self.server.scene.set_up_direction(up)
         if scene is not None:
             self._add_scene()
+        elif self.splats:
+            camera = self.server.initial_camera
+            camera.look_at, camera.position, camera.up = framing(model, up)
         self._add_gui()
         self.server.on_client_connect(self._connected)
         self.server.on_client_disconnect(self._left)
@@ -197,8 +226,28 @@ class ViserView:
         if self.scene is not None:
             shown = gui.add_checkbox("training views", initial_value=True)
             shown.on_update(lambda _: self._toggle(shown.value))
+        elif self.splats:
+            dark = gui.add_checkbox("dark background", initial_value=False)
+            dark.on_update(lambda _: self._shade(0.0 if dark.value else 1.0))
+            ups = gui.add_dropdown("up", options=UPS, initial_value=self.up, hint="a file does not say which way is up")
+            ups.on_update(lambda _: self._stand(ups.value))
         gui.add_markdown("Drag turns, right-drag moves, the wheel zooms. Click a training view to stand there.")
         self._show()
+
+    def _shade(self, background: float) -> None:
+        """Draw over another grey from now on."""
+        self.background = background
+        for view in list(self.views.values()):
+            view.background = background
+            view.moved.set()
+
+    def _stand(self, up: str) -> None:
+        """Turn every browser so that the direction `up` is up, in front of the whole model."""
+        self.server.scene.set_up_direction(up)
+        look_at, position, upward = framing(self.model, up)
+        for client in self.server.get_clients().values():
+            with client.atomic():
+                client.camera.up_direction, client.camera.position, client.camera.look_at = upward, position, look_at
 
     def _toggle(self, visible: bool) -> None:
         self.server.scene.add_frame("/training views", show_axes=False, visible=visible)
@@ -231,8 +280,7 @@ class ViserView:
             )
 
     def _connected(self, client: Any) -> None:
-        background = 0.0 if getattr(self.scene, "background", "white") == "black" else 1.0
-        view = self.views[client.client_id] = _LiveView(client, self.model, background, self.live)
+        view = self.views[client.client_id] = _LiveView(client, self.model, self.background, self.live, self.moving)
         client.camera.on_update(lambda _: view.moved.set())
         view.start()
         view.moved.set()
@@ -273,13 +321,28 @@ def viser_view(model: Any, scene: Any = None, port: int = 0, host: str = "127.0.
     return view
 
 
-def serve(model: Any, scene: Any = None, port: int = 0, host: str = "127.0.0.1") -> None:
-    """Show a model in the browser until Ctrl-C; `nsw view RUN` ends here.
+def serve(model: Any, scene: Any = None, port: int = 0, host: str = "127.0.0.1", up: str = "+z") -> None:
+    """Show a model in the browser until Ctrl-C; `nsw view` ends here.
+
+    Many splats on a CPU get levels of detail first, from which pictures are drawn while the camera moves.
+
+    Args:
+        up: the direction that is up in the model's world, a signed axis.
 
     Raises:
-        InputError: when the port is taken.
+        InputError: when the port is taken, or `up` is no axis.
     """
-    view = ViserView(model, scene, port, host)
+    from nsw.models.gaussians import Gaussians
+
+    if up not in UPS:
+        raise InputError(f'The direction that is up is "{up}": expected {", ".join(UPS)}.')
+    moving = None
+    if isinstance(model, Gaussians) and len(model) >= _MANY and model.means.device.type == "cpu":
+        from nsw.renderers.detail import DetailTree
+
+        print(f"Building levels of detail over {len(model):,} splats ...", flush=True)
+        moving = DetailTree(model)
+    view = ViserView(model, scene, port, host, up, moving)
     told = "" if scene is not None else " (the model alone: no scene was kept with it)"
     print(f"{view.url}{told}\nCtrl-C stops.", flush=True)
     try:

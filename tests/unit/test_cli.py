@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import nsw
-from nsw import cli
+from nsw import cli, export
 from nsw.runs import folders
 
 
@@ -71,6 +71,14 @@ def test_help(args, capsys):
         (["view", "gaussian_splatting", "--port", "99999"], "0 .any free port. to 65535"),
         (["view", "gaussian_splatting", "--port", "-1"], "65535"),
         (["view", "a**"], 'no run "a..'),
+        (["view", "none.spz"], "There is no file none.spz"),
+        (["view", "some.txt"], "holds no Gaussians"),
+        (["view", "some.ply", "--up", "x"], 'up is "x"'),
+        (["export", "none.ply", "spz"], "There is no file none.ply"),
+        (["export", "some.ply", "obj"], 'Cannot export "obj"'),
+        (["export", "some.ply", "mp4"], "a file without a scene"),
+        (["export", "some.ply", "ply"], "would replace the file"),
+        (["export", "some.ply", "spz", "--out", "some.ply"], "would replace the file"),
         (["scene", "info", "nope"], 'No scene "nope"'),
         (["scene", "info", "."], "not a scene"),
         (["scene", "get", "nope"], 'No data set "nope"'),
@@ -82,7 +90,9 @@ def test_help(args, capsys):
     ],
 )
 def test_mistakes_are_one_sentence_on_stderr(place, capsys, args, says):
-    kept_run(place)
+    run = kept_run(place)
+    export.export_run(run, "ply", place / "some.ply")
+    (place / "some.txt").write_text("hello")
     before = sorted(path for path in place.rglob("*"))
     capsys.readouterr()
     assert call(*args) == 2
@@ -90,6 +100,36 @@ def test_mistakes_are_one_sentence_on_stderr(place, capsys, args, says):
     assert told.startswith("nsw: ") and told.count("\n") == 1
     assert re.search(says, told), told
     assert sorted(path for path in place.rglob("*")) == before  # nothing half-written
+
+
+def test_a_run_becomes_files_and_a_file_becomes_others(place, capsys):
+    from nsw import formats
+
+    kept_run(place)
+    capsys.readouterr()
+    assert call("export", "gaussian_splatting", "spz", "--out", "a.spz") == 0
+    for what in ("ply", "glb", "splat"):
+        assert call("export", "a.spz", what) == 0
+    told = capsys.readouterr().out.split()
+    assert told == ["a.spz", "a.ply", "a.glb", "a.splat"] and all((place / name).is_file() for name in told)
+    first = formats.load("a.spz")
+    assert all(torch.equal(formats.load(name).means.sort(0)[0], first.means.sort(0)[0]) for name in told[1:4])
+    assert call("export", "gaussian_splatting", "ply", "--out", "run.ply") == 0
+    assert (formats.up_of("run.ply"), formats.up_of("a.ply")) == ("+z", "-y")
+    assert call("export", "run.ply", "points") == 0 and (place / "run_points.ply").is_file()
+
+
+@pytest.mark.parametrize("args", [[], ["--up=-z"]])
+def test_view_opens_a_file_of_splats(place, monkeypatch, capsys, args):
+    served = []
+    monkeypatch.setattr(
+        "nsw.widgets.viser_server.serve", lambda model, scene, **options: served.append((len(model), scene, options))
+    )
+    export.export_run(kept_run(place), "glb", place / "a.glb")
+    capsys.readouterr()
+    assert call("view", "a.glb", *args) == 0
+    assert served == [(4, None, {"port": 0, "host": "127.0.0.1", "up": "-z" if args else "-y"})]
+    assert capsys.readouterr().out == "a.glb: 4 splats, harmonics of degree 3\n"
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import torch
 from nsw import InputError
 from nsw.cameras import orbit
 from nsw.models.gaussians import Gaussians
+from nsw.renderers.detail import DetailTree
 from nsw.scenes import Points, Scene
 from nsw.widgets import viser_server
 
@@ -96,7 +97,55 @@ def test_live_view_draws_coarse_then_full_and_clears(gaussians):
         live.moved.set()
         assert sent.acquire(timeout=60) and sent.acquire(timeout=60)
         assert drawn[1:] == [(160, False), (512, True)]
+        live.moving = DetailTree(gaussians)
+        live.moved.set()
+        assert sent.acquire(timeout=60) and sent.acquire(timeout=60)
+        assert drawn[3:] == [(384, False), (512, True)]  # a cut through levels of detail affords more pixels
     finally:
         live.end()
         live.join(20)
     assert not live.is_alive()
+
+
+@pytest.mark.parametrize("up", viser_server.UPS)
+def test_a_file_is_framed_with_its_up_direction(gaussians, up):
+    look_at, position, upward = viser_server.framing(gaussians, up)
+    assert abs(upward).sum() == 1 and upward["xyz".index(up[1])] == (1 if up[0] == "+" else -1)
+    away = np.linalg.norm(gaussians.means.detach().numpy() - look_at, axis=1).max()
+    assert np.linalg.norm(position - look_at) > away and (position - look_at) @ upward > 0
+
+
+def test_a_model_without_a_scene_can_be_stood_up_and_darkened(gaussians):
+    view = viser_server.ViserView(gaussians, None, 0, "127.0.0.1", up="-y")
+    try:
+        assert np.allclose(view.server.initial_camera.up, [0, -1, 0])
+        drawn = types.SimpleNamespace(background=1.0, moved=threading.Event())
+        view.views[0] = drawn
+        view._shade(0.0)
+        assert drawn.background == 0.0 and drawn.moved.is_set() and view.background == 0.0
+        view._stand("+z")
+    finally:
+        view.views.clear()
+        view.stop()
+    with pytest.raises(InputError, match='"z": expected .z'):
+        viser_server.serve(gaussians, None, up="z")
+
+
+def test_many_splats_are_served_with_levels_of_detail(gaussians, monkeypatch, capsys):
+    made = []
+
+    class Ended(Exception):
+        pass
+
+    def opened(model, scene, port, host, up, moving):
+        made.append((up, moving))
+        raise Ended
+
+    monkeypatch.setattr(viser_server, "ViserView", opened)
+    for least in (10, 1000):
+        monkeypatch.setattr(viser_server, "_MANY", least)
+        with pytest.raises(Ended):
+            viser_server.serve(gaussians, None, up="-y")
+    assert [up for up, _ in made] == ["-y", "-y"]
+    assert isinstance(made[0][1], DetailTree) and made[1][1] is None
+    assert capsys.readouterr().out == "Building levels of detail over 20 splats ...\n"
