@@ -1,4 +1,4 @@
-"""What leaves the workbench: Gaussians as .ply, .spz, .glb and .splat (see `nsw.formats`), points as .ply, orbits as .mp4 and .gif.
+"""What leaves the workbench: Gaussians as .ply, .spz, .glb and .splat (see `nsw.formats`), points as .ply, meshes, .mp4, .gif.
 
 Files appear whole or not at all.
 """
@@ -43,6 +43,25 @@ def gaussian_points(gaussians: Gaussians, min_opacity: float = 0.1) -> Points:
     with torch.no_grad():
         shown = gaussians.activated_opacities >= min_opacity
         return Points(gaussians.means[shown].cpu(), gaussians.base_rgb[shown].clamp(0, 1).cpu())
+
+
+def save_mesh(mesh, path: Path | str) -> Path:
+    """Write a mesh (trimesh.Trimesh) in the format of the file's name: .ply, .obj, .stl or .glb.
+
+    glTF has y up: a .glb is turned so that the world's z points up in every viewer.
+    """
+    path = Path(path)
+    kind = path.suffix.lower().lstrip(".")
+    if kind not in ("ply", "obj", "stl", "glb"):
+        raise InputError(f"{path}: a mesh is written as .ply, .obj, .stl or .glb.")
+    if len(mesh.faces) == 0:
+        raise InputError(f"{path}: the mesh has no faces; there is nothing to write.")
+    if kind == "glb":
+        mesh = mesh.copy()
+        mesh.apply_transform([[1, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
+    data = mesh.export(file_type=kind)
+    write_bytes(path, data if isinstance(data, bytes) else data.encode("utf-8"))
+    return path
 
 
 def _frames(images: Tensor | np.ndarray | Sequence, path: Path | str) -> np.ndarray:

@@ -36,6 +36,7 @@ _HOME = {
     "serve": "viser_server",
     "method_map": "methods_map",
     "camera_figure": "camera_chart",
+    "mesh_figure": "mesh_chart",
 }
 
 __all__ = sorted(_HOME)

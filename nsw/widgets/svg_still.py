@@ -1,6 +1,6 @@
 """A plotly figure as a plain SVG still, for the places where no plotly renderer runs (converted notebooks, GitHub, mail).
 
-It draws what the notebooks use: scatter, bar, heatmap and image traces on one or several pairs of axes, and 3D scatter
+It draws what the notebooks use: scatter, bar, heatmap and image traces on one or several pairs of axes, and 3D scatter and mesh
 traces as a parallel projection. Other traces are named in the still instead of being left out silently.
 """
 
@@ -292,8 +292,9 @@ def _map_panel(
 
 
 def _projected(traces: list[dict], width: float, height: float, margin: dict) -> list[str]:
-    """Return 3D points and lines seen along a fixed oblique direction (world z up)."""
-    azimuth, elevation = math.radians(-60), math.radians(25)
+    """Return 3D points, lines and meshes seen along a fixed oblique direction (world z up); meshes from their front."""
+    solid = any(t["type"] == "mesh3d" for t in traces)
+    azimuth, elevation = math.radians(-90 if solid else -60), math.radians(30 if solid else 25)
     right = np.array([-math.sin(azimuth), math.cos(azimuth), 0.0])
     up = np.array([-math.sin(elevation) * math.cos(azimuth), -math.sin(elevation) * math.sin(azimuth), math.cos(elevation)])
     points = [np.stack([values(t.get(k)).astype(np.float64) for k in "xyz"], -1) for t in traces]
@@ -307,13 +308,27 @@ def _projected(traces: list[dict], width: float, height: float, margin: dict) ->
     scale = float((room / span).min())
     offset = np.array([margin["l"], margin["t"]]) + (room - span * scale) / 2
     parts: list[str] = []
-    for i, (trace, xy) in enumerate(zip(traces, flat, strict=True)):
-        at = (xy - low) * scale + offset
+    places = [(xy - low) * scale + offset for xy in flat]
+    if solid:
+        towards = -np.cross(right, up)
+        meshes = [(t, at, scale * (p @ towards)) for t, at, p in zip(traces, places, points, strict=True) if t["type"] == "mesh3d"]
+        parts.append(_painted(meshes, width, height))
+    for i, (trace, at) in enumerate(zip(traces, places, strict=True)):
+        if trace["type"] == "mesh3d":
+            continue
         if trace["type"] == "scatter3d":
             parts += _scatter_marks(at[:, 0], at[:, 1], {"mode": "markers", **trace}, _colour(trace, i))
         else:
             parts.append(f'<text x="{margin["l"]}" y="{margin["t"] + 18 * i}">({trace["type"]} trace: see the live figure)</text>')
     return parts
+
+
+def _painted(meshes: list, width: float, height: float) -> str:
+    from nsw.widgets.mesh_still import painting
+    from nsw.widgets.pictures import data_url, png_bytes
+
+    source = data_url(png_bytes(painting(meshes, width, height)))
+    return f'<image href="{source}" x="0" y="0" width="{width}" height="{height}"/>'
 
 
 def _annotations(layout: dict, data: list[dict], width: float, height: float, margin: dict) -> list[str]:
