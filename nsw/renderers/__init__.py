@@ -22,13 +22,13 @@ def render_view(model, cameras: Cameras, *, background=1.0, **options) -> Render
     """Render pictures of any model.
 
     By its own `render_view` where it has one; voxel grids by the march made for them; other fields by volume rendering;
-    networks that are asked once a ray answer for themselves; Gaussians are splatted.
+    networks that are asked once a ray answer for themselves; Gaussians are splatted, surfels as discs.
 
     Args:
         model: something that draws itself, a field, which answers `.query`, a `RayDistribution` or `LightField`, or
             `nsw.models.gaussians.Gaussians`.
         background: grey level or colour [3].
-        options: passed on to `render_view` of `nsw.renderers.volume`, `whole_rays` or `splats`.
+        options: passed on to `render_view` of `nsw.renderers.volume`, `whole_rays`, `splats` or `surfels`.
     """
     if hasattr(model, "render_view"):
         return model.render_view(cameras, background=background, **options)
@@ -43,9 +43,11 @@ def render_view(model, cameras: Cameras, *, background=1.0, **options) -> Render
         from nsw.renderers import whole_rays
 
         return whole_rays.render_view(model, cameras, background=background, **options)
-    from nsw.renderers import splats
+    from nsw.models.surfels import Surfels
+    from nsw.renderers import splats, surfels
 
-    return splats.render_view(model, cameras, background=background, **options)
+    renderer = surfels if isinstance(model, Surfels) else splats
+    return renderer.render_view(model, cameras, background=background, **options)
 
 
 def _made_for(model):

@@ -37,14 +37,17 @@ def _features(scene, generator: torch.Generator) -> None:
 
 
 def _surfels(scene, generator: torch.Generator) -> None:
-    from nsw.kernels import rasterization_2dgs
-    from nsw.models.gaussians import Gaussians
+    from nsw.methods import gaussian_splatting as gs
+    from nsw.methods import gaussian_splatting_2d as gs2d
+    from nsw.models.surfels import Surfels
+    from nsw.renderers import render_view
 
-    splats, view = Gaussians.random(scene.aabb, 100, generator, sh_degree=1), scene.views("test")[0]
-    shape = [splats.means, splats.quats, splats.activated_scales, splats.activated_opacities, splats.sh]
-    where = [view.cam_from_world, view.Ks, view.width, view.height]
-    rgb, *_ = rasterization_2dgs(*shape, *where, sh_degree=1, render_mode="RGB+ED")
-    rgb.sum().backward()
+    surfels = Surfels.from_points(gs.starting_points(scene, 100), sh_degree=1, generator=generator)
+    for terms in (gs2d.Regularisers(normal_from=0, distortion_from=0), gs2d.Regularisers(0.05, 0.0, 0), gs2d.Regularisers(0, 0)):
+        gs2d.fit(gs2d.Training(surfels, scene.scale, 2, control=gs2d.density_control(2)), scene, range(2), terms)
+    with torch.no_grad():
+        render_view(surfels, scene.views("test")[0])
+        render_view(surfels, scene.views("test")[0], ray_depth=False)
 
 
 def _dense_grid(scene, generator: torch.Generator) -> None:

@@ -1,0 +1,154 @@
+"""Look at 2D Gaussians: what one ray meets, the discs themselves, and how near normals and depth come to the truth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nsw import metrics
+from nsw.cameras import Cameras, orbit
+from nsw.kernels.projection_reference import rotation_from_quaternion
+from nsw.kernels.rasterize_reference import TRANSMITTANCE_MIN
+from nsw.kernels.surfels_reference import RayRules, distort, meet_disks
+from nsw.methods.gaussian_splatting_2d import mesh_of
+from nsw.models.gaussians import Gaussians
+from nsw.models.meshes import discs
+from nsw.models.surfels import Surfels
+from nsw.renderers import meshes, splats, surfels
+from nsw.renderers.tsdf import fused_mesh
+from nsw.scenes.scene import Scene
+
+
+@dataclass(frozen=True)
+class RayHits:
+    """The K discs that one ray blends, front to back: depth where it meets them, weights, and the ray's distortion."""
+
+    depth: Float[Tensor, "K"]
+    weight: Float[Tensor, "K"]
+    distortion: float
+
+    @property
+    def expected(self) -> float:
+        """Expected depth of the ray; 0 where nothing is met."""
+        return float((self.weight * self.depth).sum() / self.weight.sum().clamp_min(1e-6))
+
+
+@torch.no_grad()
+def ray_hits(model: Surfels, camera: Cameras, row: int, column: int, depth_range: tuple[float, float]) -> RayHits:
+    """Return what the ray of a pixel meets, by the rules of the rasterizer."""
+    rules = RayRules(True, 0.01, True, depth_range)
+    meta = surfels.render_view(model, camera[0], depth=False).extras["meta"]
+    rows = [meta[name][0].cpu() for name in ("means2d", "ray_transforms", "opacities", "depths", "radii")]
+    seen = (rows[4] > 0).all(-1)
+    order = rows[3].masked_fill(~seen, torch.inf).argsort(stable=True)[: int(seen.sum())]
+    pixel = torch.tensor([[column + 0.5, row + 0.5]])
+    alphas, depth = meet_disks(pixel, *(values[order] for values in rows[:3]), rules)
+    drawn = alphas[0] > 0
+    alpha, depth = alphas[0, drawn], depth[0, drawn]
+    after = torch.cumprod(1 - alpha, dim=0)
+    alpha = torch.where(after > TRANSMITTANCE_MIN, alpha, 0.0)
+    weight = alpha * torch.cumprod(torch.cat([torch.ones(1), 1 - alpha]), dim=0)[:-1]
+    return RayHits(depth, weight, float(distort(weight[None], depth[None], rules)[0]))
+
+
+@torch.no_grad()
+def disc_picture(model: Gaussians, cameras: Cameras, radius: float = 1.0, least: float = 0.3) -> Float[Tensor, "H W 3"]:
+    """Return the splats drawn as hard opaque discs in the plane of their two longer axes, in their own colours.
+
+    Args:
+        radius: of the discs, in standard deviations.
+        least: fainter splats are left out.
+    """
+    shown = model.activated_opacities > least
+    rotations, scales = rotation_from_quaternion(model.quats[shown]), model.activated_scales[shown]
+    order = scales.argsort(dim=1, descending=True)
+    axes = rotations.gather(2, order[:, None].expand(-1, 3, -1))
+    sides = 10
+    mesh = discs(model.means[shown], axes, scales.gather(1, order), radius, sides)
+    rgb = model.base_rgb[shown].clamp(0, 1).cpu().repeat_interleave(sides, dim=0)
+    return meshes.render_view(mesh, cameras[0].to("cpu"), rgb=rgb).rgb[0]
+
+
+def tilted_disc(tilt: float, size: float, n_pixels: int = 72) -> dict[str, Float[Tensor, "H W"]]:
+    """Return opacity and depth of one disc, exact and as 3DGS draws it, by EWA; depths 1.4 to 2.6 are 0 to 1, nothing is 1.
+
+    Args:
+        tilt: degrees from facing the camera (0) to edge-on (90), about the picture's horizontal axis.
+        size: standard deviation of the disc; the camera is 2 away.
+    """
+    camera = orbit(1, 2.0, 0.0, fov_x_degrees=60.0, width=n_pixels, height=n_pixels)
+    half = math.radians(90 - tilt) / 2
+    turn = [[math.cos(half), 0.0, math.sin(half), 0.0]]
+    disc = Surfels.from_values([[0, 0, 0]], [[size, size, size]], turn, [0.95], [[0.0, 0.45, 0.7]])
+    with torch.no_grad():
+        drawn = {"exact": surfels.render_view(disc, camera), "EWA": splats.render_view(disc, camera)}
+    depth = {name: torch.where(r.alpha[0] > 0.1, (r.depth[0] - 1.4) / 1.2, 1.0) for name, r in drawn.items()}
+    alphas = {f"{name} opacity": r.alpha[0] for name, r in drawn.items()}
+    return alphas | {f"{name} depth": depth[name] for name in drawn}
+
+
+@torch.no_grad()
+def thickness(model: Surfels, camera: Cameras, depth_range: tuple[float, float]) -> Float[Tensor, "H W*2 3"]:
+    """Return two pictures side by side: how thick each ray is (five times the root of its distortion, white is 1), and normals."""
+    render = surfels.render_view(model, camera[0], distortion_range=depth_range)
+    grey = (5 * render.extras["distortion"][0, ..., None].clamp_min(0).sqrt()).clamp(0, 1).expand(-1, -1, 3)
+    return torch.cat([grey, meshes.colours_of(render.extras["normals"][0])], dim=1).cpu()
+
+
+def angles(normals: Float[Tensor, "*n 3"], true: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n"]:
+    """Return degrees between normals of any length and the true ones; NaN where there is no true one."""
+    cosine = (torch.nn.functional.normalize(normals.cpu(), dim=-1) * true).sum(-1).clamp(-1, 1)
+    return torch.where(true.norm(dim=-1) > 0.5, torch.rad2deg(torch.acos(cosine)), torch.nan)
+
+
+def true_mesh(scene: Scene, voxel: float, truncation: float, split: str = "train"):
+    """Return the mesh fused from the exact depth maps: what the fusion itself can do at best."""
+    depth = scene.depth[scene.frames(split)].float()
+    return fused_mesh(depth, scene.views(split), scene.aabb, voxel, truncation, empty=depth == 0)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A model's surface against the truth.
+
+    Attributes:
+        mesh: fused from the depth of the training views.
+        surface: its scores.
+        depth: mean error of drawn depth over the test pixels that hit the true surface, world units.
+        from_depth: mean angle of the normals of drawn depth there, degrees.
+        rendered: the same for drawn normals; None for a model that draws none.
+    """
+
+    mesh: object
+    surface: metrics.SurfaceScores
+    depth: float
+    from_depth: float
+    rendered: float | None
+
+
+@torch.no_grad()
+def judge(render: Callable, scene: Scene, truth: tuple[Tensor, Tensor], *, depth: str = "expected", **shape) -> Judged:
+    """Fuse what a model draws for the training views, and compare it and the test views with the truth.
+
+    Args:
+        render: `render(cameras) -> Render` for a batch of one camera.
+        scene: with true depth and normals; all maps are drawn at its size.
+        truth: points of the true surface and their normals.
+        depth, shape: of `gaussian_splatting_2d.mesh_of`.
+    """
+    mesh = mesh_of(render, scene, depth=depth, **shape)
+    frames = scene.frames("test")
+    cameras = scene.cameras[frames]
+    drawn = [render(cameras[i]).to("cpu") for i in range(len(frames))]
+    maps = torch.cat([r.depth for r in drawn])
+    from_depth, true = surfels.normals_from_depth(maps, cameras), scene.normals[frames].float()
+    true = torch.where((from_depth.norm(dim=-1) > 0.5)[..., None], true, 0.0)  # the border has no differences
+    error = metrics.normal_error_degrees
+    rendered = error(torch.cat([r.extras["normals"] for r in drawn]), true) if "normals" in drawn[0].extras else None
+    off = metrics.depth_error(maps, scene.depth[frames].float())
+    return Judged(mesh, metrics.surface_scores(mesh, *truth), off, error(from_depth, true), rendered)
