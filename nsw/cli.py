@@ -114,7 +114,7 @@ def scene_make(name: Positional[str], /, size: int | None = None, spp: int | Non
     """Render a bundled scene anew with Mitsuba, larger if asked (extra synth); a stopped run continues.
 
     Args:
-        name: toybox, tea, shelf, room or town.
+        name: toybox, tea, shelf, room, town, toybox_defocus or toybox_motion.
         size: width of the pictures in pixels.
         spp: light paths a pixel.
         out: folder; by default one of that name and size here.

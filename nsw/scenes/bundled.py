@@ -14,7 +14,7 @@ from nsw.cameras import camera_rays
 from nsw.errors import InputError
 from nsw.scenes.scene import Points, Scene
 
-_ORDER = ("toybox", "tea", "shelf", "room", "town")
+_ORDER = ("toybox", "tea", "shelf", "room", "town", "toybox_defocus", "toybox_motion")
 N_POINTS = 4000
 
 

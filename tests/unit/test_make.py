@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from nsw import scenes
-from nsw.cameras import camera_rays, project
+from nsw.cameras import Cameras, camera_rays, project
 from nsw.errors import InputError
+from nsw.scenes.exposures import Exposure, circle_of_confusion, poses
 from nsw.scenes.make import SCENES, make_scene, making, shapes, store, textures
 from nsw.scenes.make.denoise import denoised
 from nsw.scenes.make.describe import Description, Material, Things, looking
@@ -113,6 +114,49 @@ def test_things_that_share_a_material_keep_their_ids():
     assert len(studio.groups) == 1
     assert set(ids[:, :16].ravel()) == {-1, 0} and set(ids[:, 16:].ravel()) == {-1, 1}
     assert np.isclose(depth[ids >= 0].min(), 3.6, atol=0.02)
+
+
+def _spot(exposed, at):
+    """Return the alpha [64, 64] of a ball of a pixel's size at a place, and the camera."""
+    from nsw.scenes.make.render import Studio
+
+    things = Things()
+    things.add("ball", "ball", (shapes.placed(shapes.ball(0.03), at), Material((0.5, 0.5, 0.5))))
+    cameras = looking(np.array([[0.0, -4, 0]]), np.zeros(3), 30.0, 64, 64)
+    box, view = np.array([[-1.0] * 3, [1.0] * 3]), [("train", "train_000")]
+    look = dict(exposures=[exposed], transparent=True)
+    d = Description("spot", things.items, things.names, things.classes, cameras, view, box, 1.0, 8.0, **look)
+    return Studio(d, 256, 0, denoise=False).view(0).rgba[..., 3], cameras
+
+
+def _moments(alpha):
+    rows, columns = np.mgrid[:64, :64] + 0.5
+    weight = alpha / alpha.sum()
+    middle = np.array([(weight * columns).sum(), (weight * rows).sum()])
+    return middle, np.array([(weight * (columns - middle[0]) ** 2).sum(), (weight * (rows - middle[1]) ** 2).sum()])
+
+
+def test_defocus_spreads_a_point_over_its_circle_of_confusion():
+    """A disc of diameter c has the variance c^2 / 16 along either axis, on top of the sharp ball's own."""
+    lens = Exposure(aperture=0.15, focus=3.0)
+    _, sharp = _moments(_spot(Exposure(), (0, 0.5, 0))[0])
+    alpha, cameras = _spot(lens, (0, 0.5, 0))
+    c = circle_of_confusion(lens, torch.tensor([4.5]), float(cameras.Ks[0, 0, 0])).item()
+    assert c > 3
+    assert _moments(alpha)[1] - sharp == pytest.approx([c**2 / 16] * 2, rel=0.12)
+    assert _moments(_spot(lens, (0, -1, 0))[0])[1] == pytest.approx(_moments(_spot(Exposure(), (0, -1, 0))[0])[1], abs=0.03)
+
+
+def test_shake_spreads_a_point_along_the_cameras_path():
+    shake = Exposure(shift=((0.2, 0.0, 0.0), (0.0, 0.1, 0.0)), turn=((0.0, 0.0, 0.05), (0.0, 0.0, 0.0)))
+    alpha, cameras = _spot(shake, (0.2, 0, 0.2))
+    path = poses(shake, cameras.world_from_cam[0], 16)
+    moved = Cameras(torch.linalg.inv(path), cameras.Ks.expand(16, 3, 3), 64, 64)
+    pixels = project(moved, torch.tensor([[0.2, 0, 0.2]]))[0][:, 0].numpy()
+    middle, spread = _moments(alpha)
+    _, sharp = _moments(_spot(Exposure(), (0.2, 0, 0.2))[0])
+    assert middle == pytest.approx(pixels.mean(0), abs=0.1)
+    assert spread - sharp == pytest.approx(pixels.var(0), rel=0.06, abs=0.05)
 
 
 def test_a_stopped_rendering_continues(tiny, tmp_path, monkeypatch):

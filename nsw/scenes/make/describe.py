@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from nsw.cameras import Cameras, intrinsics, look_at
+from nsw.scenes.exposures import Exposure
 from nsw.scenes.make.shapes import Mesh
 
 
@@ -54,6 +55,8 @@ class Description:
         exposure: factor on linear light before it becomes sRGB.
         spp: samples a pixel of the bundled pictures.
         maps: which truth maps are stored beside the pictures.
+        backdrop: linear light of a wall behind everything, seen by the camera alone; None shows the sky, or nothing.
+        exposures: how each view is exposed; None takes pinholes that stand still.
     """
 
     name: str
@@ -71,6 +74,12 @@ class Description:
     exposure: float = 1.0
     spp: int = 64
     maps: Sequence[str] = field(default=("depth", "normals", "albedo", "ids"))
+    backdrop: float | None = None
+    exposures: Sequence[Exposure] | None = None
+
+    def exposed(self, index: int) -> Exposure:
+        """Return how view `index` is exposed."""
+        return self.exposures[index] if self.exposures else Exposure()
 
 
 class Things:

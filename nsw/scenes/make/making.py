@@ -11,7 +11,7 @@ from nsw.scenes.bundled import data_dir
 from nsw.scenes.make import store
 from nsw.scenes.make.describe import Description
 
-SCENES = ("toybox", "tea", "shelf", "room", "town")
+SCENES = ("toybox", "tea", "shelf", "room", "town", "toybox_defocus", "toybox_motion")
 LICENCE = "CC0-1.0"
 REVISION = 1  # of the generators; part of the settings, so that views of two revisions never mix
 
@@ -50,7 +50,7 @@ def make_scene(
     left as it is.
 
     Args:
-        name: toybox, tea, shelf, room or town.
+        name: toybox, tea, shelf, room, town, toybox_defocus or toybox_motion.
         out: folder of the scene; empty, absent, or of an earlier call with the same settings. None takes NAME-WIDTH beside
             the bundled scenes, for example data/toybox-800.
         size: picture width in pixels; None for the bundled size.

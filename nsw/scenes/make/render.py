@@ -11,12 +11,14 @@ import numpy as np
 
 from nsw.cameras import camera_rays
 from nsw.errors import InputError
+from nsw.scenes import exposures
 from nsw.scenes.make import shapes
 from nsw.scenes.make.denoise import denoised
 from nsw.scenes.make.describe import Description, Item, Material
 from nsw.scenes.make.textures import display, linear
 
 SAMPLES_A_PASS = 2**21  # bounds memory: a wavefront of this many paths takes about 1 GB
+MOMENTS = 16  # cameras along the path of a shaken exposure
 
 
 @dataclass(frozen=True)
@@ -144,15 +146,26 @@ class Studio:
             out["sky"] = {"type": "envmap", "bitmap": bitmap, "to_world": mi.ScalarTransform4f(world)}
         return out
 
-    def _sensor(self, index: int) -> Any:
+    def _sensors(self, index: int) -> list[Any]:
+        """Return Mitsuba's cameras of a view: one, or one for every moment of a shaken exposure."""
+        exposure = self.description.exposed(index)
+        return [
+            self._sensor(pose.double().numpy(), exposure)
+            for pose in exposures.poses(exposure, self.description.cameras[index].world_from_cam[0], MOMENTS)
+        ]
+
+    def _sensor(self, world_from_cam: np.ndarray, exposure: exposures.Exposure) -> Any:
         import mitsuba as mi
 
         cameras = self.description.cameras
-        pose = cameras[index].world_from_cam[0].double().numpy() @ np.diag([-1.0, -1.0, 1.0, 1.0])  # Mitsuba: x left, y up
-        focal = float(cameras.Ks[index, 0, 0])
+        pose = world_from_cam @ np.diag([-1.0, -1.0, 1.0, 1.0])  # Mitsuba: x left, y up
+        focal = float(cameras.Ks[0, 0, 0])
+        lens = {"type": "perspective"}
+        if exposure.aperture:
+            lens = {"type": "thinlens", "aperture_radius": exposure.aperture, "focus_distance": exposure.focus}
         return mi.load_dict(
             {
-                "type": "perspective",
+                **lens,
                 "to_world": mi.ScalarTransform4f(pose),
                 "fov": float(np.degrees(2 * np.arctan(cameras.width / (2 * focal)))),
                 "fov_axis": "x",
@@ -175,27 +188,30 @@ class Studio:
         import mitsuba as mi
 
         d = self.description
-        path = {"type": "path", "max_depth": d.max_depth, "rr_depth": 8, "hide_emitters": d.transparent}
+        path = {"type": "path", "max_depth": d.max_depth, "rr_depth": 8, "hide_emitters": d.transparent or d.backdrop is not None}
         integrator = mi.load_dict({"type": "aov", "aovs": "albedo:albedo,normal:sh_normal", "inner": path})
-        sensor = self._sensor(index)
+        sensors = self._sensors(index)
         pixels = d.cameras.width * d.cameras.height
         rounds = max(1, -(-self.spp * pixels // (2 * SAMPLES_A_PASS)))
-        each = max(1, -(-self.spp // (2 * rounds)))
+        each = max(1, -(-self.spp // (2 * rounds * len(sensors))))
         halves = np.zeros((2, d.cameras.height, d.cameras.width, 10))
-        for i in range(2 * rounds):
+        for i in range(2 * rounds * len(sensors)):
             seed = (self.seed * 1_000_003 + index * 4096 + i) % 2**31
+            sensor = sensors[i // (2 * rounds)]
             halves[i % 2] += np.nan_to_num(
                 np.array(mi.render(self.scene, sensor=sensor, integrator=integrator, seed=seed, spp=each))
             )
-        return halves / rounds
+        return halves / (rounds * len(sensors))
 
     def view(self, index: int) -> ViewMaps:
         """Render camera `index` and its truth maps."""
         halves = self.light(index)
         mean = denoised(halves) if self.denoise else halves.mean(0)
         depth, normals, albedo, ids = self.truth(index)
-        alpha = np.clip(mean[..., 3:4], 0, 1) if self.description.transparent else np.ones_like(mean[..., 3:4])
-        straight = mean[..., :3] * self.description.exposure / np.maximum(alpha, 1e-6)
+        d, alpha = self.description, np.clip(mean[..., 3:4], 0, 1)
+        light = mean[..., :3] * d.exposure + (0.0 if d.backdrop is None else d.backdrop * (1 - alpha))
+        alpha = alpha if d.transparent else np.ones_like(alpha)
+        straight = light / np.maximum(alpha, 1e-6)
         rgba = np.concatenate([display(np.where(alpha > 0, straight, 0)), alpha], -1)
         return ViewMaps(rgba, depth, normals, albedo, ids)
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from nsw.errors import InputError
+from nsw.scenes.exposures import facts
 from nsw.scenes.make.describe import Description
 
 PROGRESS = "making.json"
@@ -135,8 +136,9 @@ def _transforms(d: Description) -> dict[str, dict[str, Any]]:
     K = d.cameras.Ks[0].double().numpy()
     poses = d.cameras.world_from_cam.double().numpy() @ np.diag([1.0, -1.0, -1.0, 1.0])  # to OpenGL axes
     frames: dict[str, list[dict[str, Any]]] = {}
-    for (split, stem), pose in zip(d.views, poses, strict=True):
-        entry = {"file_path": f"images/{stem}.png", "transform_matrix": [[float(f"{x:.8g}") for x in row] for row in pose]}
+    for i, ((split, stem), pose) in enumerate(zip(d.views, poses, strict=True)):
+        matrix = [[float(f"{x:.8g}") for x in row] for row in pose]
+        entry = {"file_path": f"images/{stem}.png", "transform_matrix": matrix, **facts(d.exposed(i))}
         if split in MAIN_SPLITS:
             frames.setdefault("transforms.json", []).append({**entry, "split": split})
         else:
