@@ -12,7 +12,9 @@ import torch
 from nsw import scenes
 from nsw.cameras import camera_rays
 from nsw.errors import InputError
+from nsw.methods.deblurring_3dgs_inspect import sharpness
 from nsw.scenes import bundled
+from nsw.scenes.exposures import Exposure, exposures
 
 NAMES = bundled.names()
 COUNTS = {
@@ -21,7 +23,11 @@ COUNTS = {
     "shelf": dict(train=24, test=8),
     "room": dict(train=24, test=6, walk=12),
     "town": dict(train=30, test=8),
+    "toybox_defocus": dict(train=26, test=8),
+    "toybox_motion": dict(train=26, test=8),
 }
+BLURRED = ("toybox_defocus", "toybox_motion")  # white behind, and of the truth maps the depth alone
+SHARP = [name for name in NAMES if name not in BLURRED]
 
 
 def test_all_scenes_are_bundled():
@@ -52,14 +58,15 @@ def test_scene_is_complete_and_consistent(name):
     assert {k: len(v) for k, v in splits.items() if len(v)} == COUNTS[name]
     assert len(torch.cat(list(splits.values())).unique()) == len(scene)
     hit = scene.depth > 0
-    assert ((scene.ids >= 0) == hit).all() and int(scene.ids.max()) < len(scene.id_names)
+    if name in SHARP:
+        assert ((scene.ids >= 0) == hit).all() and int(scene.ids.max()) < len(scene.id_names)
     distance = (scene.depth.flatten() / camera_rays(scene.cameras).z_per_t)[hit.flatten()]
     assert scene.near < distance.min() and distance.max() < scene.far
     assert len(scene.points) == bundled.N_POINTS
     inside = ((scene.points.xyz >= scene.aabb[0] - 0.01) & (scene.points.xyz <= scene.aabb[1] + 0.01)).all(-1)
     assert inside.float().mean() > (0.99 if name in ("toybox", "room") else 0.9)
-    if name in ("toybox", "tea"):
-        assert scene.has_alpha and scene.background == "white"
+    if name.startswith(("toybox", "tea")):
+        assert scene.has_alpha == (name in SHARP) and (scene.background == "white") == (name in SHARP)
         assert torch.allclose(scene.cameras.origins.norm(dim=-1), torch.full((len(scene),), 4.0), atol=1e-4)
         to_centre = -scene.cameras.origins / 4.0
         assert ((scene.cameras.world_from_cam[:, :3, 2] * to_centre).sum(-1) > 0.999).all()
@@ -87,7 +94,7 @@ def test_cameras_stand_where_the_scene_says(name):
         assert (eyes[:, 2] > scene.aabb[1, 2]).all() and (ahead[:, 2] < -0.7).all()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SHARP)
 def test_pictures_are_well_exposed_and_show_many_things(name):
     scene = scenes.load(name)
     colour = scene.images[..., :3][scene.ids >= 0].float() / 255
@@ -95,6 +102,25 @@ def test_pictures_are_well_exposed_and_show_many_things(name):
     assert (colour.min(-1).values > 0.99).float().mean() < 0.03 and (colour.max(-1).values < 0.02).float().mean() < 0.03
     seen = scene.ids[scene.splits["train"]].unique()
     assert (seen >= 0).sum() >= 0.6 * len(scene.id_names)  # the outskirts of town lie beyond every view
+
+
+@pytest.mark.parametrize("name", BLURRED)
+def test_blurred_scenes_say_how_each_picture_was_exposed(name):
+    """Training views are softer than the sharp test views; where nothing is, the wall is white."""
+    scene, told = scenes.load(name), exposures(scenes.load(name))
+    train, test = ([told[i] for i in scene.splits[split].tolist()] for split in ("train", "test"))
+    assert all(e == Exposure() for e in test) and len(set(train)) == len(train)
+    assert all((e.aperture > 0) != e.moves for e in train) and {e.moves for e in train} == {name == "toybox_motion"}
+    soft, sharp = (sharpness(scene.pixels(split)) for split in ("train", "test"))
+    assert soft < 0.7 * sharp
+    assert (scene.pixels("test")[scene.depth[scene.splits["test"]] == 0] > 0.99).all(-1).float().mean() > 0.9
+
+
+def test_both_blurred_scenes_show_the_same_sharp_views():
+    a, b = (scenes.load(name) for name in BLURRED)
+    assert torch.equal(a.cameras.cam_from_world, b.cameras.cam_from_world) and torch.equal(a.depth, b.depth)
+    test = a.splits["test"]
+    assert (a.images[test].int() - b.images[test].int()).abs().max() <= 1
 
 
 @pytest.fixture
