@@ -4,22 +4,23 @@ What the paper adds to Gaussian splatting: a small network enlarges the splats (
 pictures are averaged (a shaking camera), the result is compared with the blurred photograph, and the splats themselves have
 to be sharp. Because blur ruins points from structure from motion, points are added once, and pruning spares what is far.
 The training is in `deblurring_3dgs_fit.py`.
+
+Two things are added. Growing splats that are opaque and overlap does not blur a surface, so they may be thinned; and copies,
+which the paper keeps for shakes, explain a lens as well, since each point of it sees the scene from a place of its own.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from nsw.cameras import Cameras
-from nsw.kernels.harmonics import spherical_harmonics
 from nsw.models.blur_mlp import BlurMLP
 from nsw.models.gaussians import Gaussians
 from nsw.models.learned_exposures import LearnedExposures
-from nsw.models.sh import sh0_from_rgb
 from nsw.renderers.splats import render_view
 
 
@@ -32,7 +33,6 @@ class Changed:
     activated_scales: Float[Tensor, "N 3"]
     quats: Float[Tensor, "N 4"]
     activated_opacities: Float[Tensor, "N"]
-    sh0: Float[Tensor, "N 1 3"]
 
     def __getattr__(self, name: str):
         return getattr(self.base, name)
@@ -49,7 +49,6 @@ class Blur:
         turn: also multiply the quaternions, as the paper does. That turns splats, which can undo what they have learned.
         thin: let a splat that grows become more transparent, as light that is spread over more pixels does. The paper does not.
         light: average light, not display values. A sensor does; the paper does not.
-        blend: also blend the splats as light.
         start: step from which the blur is in use.
         lr: Adam's rate for the network, which falls to a tenth at the last step.
     """
@@ -61,7 +60,6 @@ class Blur:
     turn: bool = True
     thin: bool = False
     light: bool = False
-    blend: bool = False
     start: int = 0
     lr: float = 1e-3
 
@@ -153,14 +151,7 @@ def changed(gaussians: Gaussians, blur: Blur, means: Tensor, scales: Tensor, qua
     """Return splats with other places, sizes and turns, and with what these do to opacity."""
     opacities = gaussians.activated_opacities
     opacities = thinned(opacities, gaussians.activated_scales, scales) if blur.thin else opacities
-    return Changed(gaussians, means, scales, quats, opacities, gaussians.sh0)
-
-
-def shone(splats: Changed, camera: Cameras, degree: int) -> Changed:
-    """Return splats whose only harmonic is the light that they send to a camera, in place of display values in all directions."""
-    directions = splats.base.means.detach() - camera.origins[0].to(splats.means)
-    rgb = (0.5 + spherical_harmonics(degree, directions, splats.sh[:, : (degree + 1) ** 2])).clamp_min(0)
-    return replace(splats, sh0=sh0_from_rgb(to_light(rgb))[:, None])
+    return Changed(gaussians, means, scales, quats, opacities)
 
 
 def blurred_view(sets: list, camera: Cameras, blur: Blur, background: Tensor | float = 1.0, sh_degree: int = 3) -> tuple:
@@ -168,16 +159,12 @@ def blurred_view(sets: list, camera: Cameras, blur: Blur, background: Tensor | f
 
     $$b = \gamma\Big(\tfrac1{M+1} \textstyle\sum_m \gamma^{-1}(c_m)\Big), \quad \gamma \text{ sRGB's curve, or nothing}$$
     """
-    degree = min(sh_degree, sets[0].settings.sh_degree)
-    behind = torch.as_tensor(background, dtype=torch.float32, device=sets[0].means.device).expand(3)
-    if blur.blend:
-        sets, behind, degree = [shone(splats, camera, degree) for splats in sets], to_light(behind), 0
-    renders = [render_view(splats, camera, background=behind, sh_degree=degree, depth=False) for splats in sets]
-    pictures = torch.stack([render.rgb for render in renders])
-    if blur.light and not blur.blend and len(sets) > 1:
-        pictures = to_light(pictures)
-    mean = pictures.mean(0)
-    return to_display(mean) if blur.blend or (blur.light and len(sets) > 1) else mean, [r.extras["meta"] for r in renders]
+    options = dict(background=background, sh_degree=sh_degree, depth=False)
+    renders = [render_view(splats, camera, **options) for splats in sets]
+    pictures, metas = torch.stack([render.rgb for render in renders]), [render.extras["meta"] for render in renders]
+    if blur.light and len(sets) > 1:
+        return to_display(to_light(pictures).mean(0)), metas
+    return pictures.mean(0), metas
 
 
 @torch.no_grad()

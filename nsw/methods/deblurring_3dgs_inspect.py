@@ -15,6 +15,7 @@ from nsw.methods.deblurring_3dgs import Blur, blurred_view, changed, copies, to_
 from nsw.models.blur_mlp import BlurMLP
 from nsw.models.gaussians import Gaussians
 from nsw.models.learned_exposures import LearnedExposures
+from nsw.renderers.splat_probe import recoloured
 from nsw.renderers.splats import render_view
 from nsw.scenes.exposures import Exposure, exposures, poses
 from nsw.scenes.scene import Scene
@@ -52,6 +53,12 @@ def unsharp(pictures: Float[Tensor, "n H W 3"], amount: float = 1.0, sigma: floa
 
     soft = torch.from_numpy(gaussian_filter(pictures.numpy(), (0, sigma, sigma, 0), mode="nearest"))
     return (pictures + amount * (pictures - soft)).clamp(0, 1)
+
+
+def exposed(aperture: float, focus: float, shake: float) -> Exposure:
+    """Return a lens, or, as soon as the camera shakes, a pinhole on a bent way of about 2 x shake world units."""
+    shift = ((shake, 0.3 * shake, 0.0), (0.0, 0.4 * shake, 0.0))
+    return Exposure(shift=shift) if shake else Exposure(aperture, focus)
 
 
 def lens_cameras(camera: Cameras, exposure: Exposure, n: int = 24) -> Cameras:
@@ -92,6 +99,14 @@ def explained(network: BlurMLP, splats: Gaussians, camera: Cameras, blur: Blur, 
         for x in sets
     ]
     return blurred_view(sets, camera, blur)[0][0].cpu()
+
+
+@torch.no_grad()
+def growth_map(network: BlurMLP, splats: Gaussians, camera: Cameras, blur: Blur) -> Float[Tensor, "H W"]:
+    """Return a picture of the splats in which brightness is the factor on their sizes for this camera; 1 where nothing is."""
+    factor = (copies(network, splats, camera, blur)[-1].activated_scales / splats.activated_scales).mean(1)
+    grey = ((factor - 1) / (blur.most - 1)).clamp(0, 1)[:, None].expand(-1, 3)
+    return 1 + (blur.most - 1) * render_view(recoloured(splats, grey), camera, background=0.0).rgb[0, ..., 0].cpu()
 
 
 def true_lenses(scene: Scene, moments: int = 0) -> LearnedExposures:

@@ -38,9 +38,8 @@ class Exposure:
 def path(pair: Pair, t: Float[Tensor, "n"]) -> Float[Tensor, "n 3"]:
     """Return a t + b (t^2 - 1/3), whose mean over [-1, 1] is zero: the stored pose is the middle of the shake.
 
-    >>> path(((1.0, 0, 0), (0, 3.0, 0)), torch.tensor([-1.0, 0.0]))
-    tensor([[-1.,  2.,  0.],
-            [ 0., -1.,  0.]])
+    >>> path(((1.0, 0, 0), (0, 3.0, 0)), torch.tensor([-1.0, 1.0])).round().tolist()
+    [[-1.0, 2.0, 0.0], [1.0, 2.0, 0.0]]
     """
     a, b = torch.tensor(pair, dtype=t.dtype, device=t.device)
     return a * t[:, None] + b * (t[:, None] ** 2 - 1 / 3)
