@@ -31,6 +31,23 @@ def splat_features(model: FeatureGaussians) -> Float[Tensor, "N M"]:
     return normalize(model.decoded(model.features), dim=1)
 
 
+@torch.no_grad()
+def agreed(model: FeatureGaussians, features: Float[Tensor, "N M"], k: int = 16) -> Float[Tensor, "N M"]:
+    r"""Return what every splat and its neighbours say together: the mean feature of the k nearest, itself among them.
+
+    $$\bar f_i \propto \sum_{j \in \mathrm{kNN}(i)} o_j f_j$$
+
+    Not in the paper. A splat inside a thing is hardly ever seen, so nobody taught it a feature, but it shows once the skin
+    is deleted; one on an edge carries both sides. Counted by opacity, their neighbours know better.
+    """
+    from scipy.spatial import cKDTree
+
+    places = model.means.cpu().numpy()
+    _, nearest = cKDTree(places).query(places, k=list(range(1, min(k, len(places)) + 1)))
+    nearest = torch.from_numpy(nearest).to(features.device)
+    return normalize((features[nearest] * model.activated_opacities[nearest][..., None]).sum(1), dim=1)
+
+
 def likeness(features: Float[Tensor, "*n M"], teacher: FeatureTeacher, words: Sequence[str]) -> Float[Tensor, "*n K"]:
     """Return cosines of features with the vectors of words, in [-1, 1]."""
     vectors = torch.stack([teacher.embed(word) for word in words]).to(features)

@@ -14,7 +14,7 @@ from torch import Tensor
 from nsw.cameras import Cameras, camera_rays, project
 from nsw.errors import InputError
 from nsw.methods.feature_3dgs import feature_map, loss_feature
-from nsw.methods.feature_3dgs_edit import likeness
+from nsw.methods.feature_3dgs_edit import deleted, likeness, rivals, selected
 from nsw.models.feature_gaussians import FeatureGaussians
 from nsw.models.gaussians import Gaussians
 from nsw.models.state import read_json
@@ -183,6 +183,19 @@ def edit_iou(
     """Return intersection over union, pooled over views, of the pixels that an edit changed by `least` with a true mask."""
     changed = (before - after).abs().amax(-1) > least
     return float((changed & mask).sum() / (changed | mask).sum().clamp_min(1))
+
+
+def deletion_iou(
+    model: FeatureGaussians, features: Float[Tensor, "N M"], teacher: FeatureTeacher, draw: Callable, true: Int[Tensor, "n H W"]
+) -> float:
+    """Return the mean of `edit_iou` when blocks, balls, rings and figures are deleted, each by its word.
+
+    Args:
+        draw: pictures [n, H, W, 3] of a model from the views of `true`.
+    """
+    before, words = draw(model), dict(enumerate(CLASSES[2:], 2))
+    chosen = {i: selected(features, teacher, word, rivals(teacher, word)) for i, word in words.items()}
+    return sum(edit_iou(before, draw(deleted(model, chosen[i])), true == i) for i in words) / len(words)
 
 
 class FeatureColours:

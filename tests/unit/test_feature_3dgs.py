@@ -184,6 +184,34 @@ def test_deleting_and_extracting_share_the_splats_between_them(scene, teacher):
     assert torch.equal(render_view(nothing, camera).rgb, render_view(model, camera).rgb)
 
 
+def test_neighbours_outvote_a_splat_that_nobody_taught(scene, teacher):
+    """Two heaps of splats, one of balls and one of rings; a few in each say something else, or are too faint to count."""
+    generator = torch.Generator().manual_seed(0)
+    places = 0.1 * torch.randn(60, 3, generator=generator) + torch.tensor([2.0, 0, 0]) * (torch.arange(60) < 30)[:, None]
+    shape = torch.full((60, 3), 0.05), torch.tensor([[1.0, 0, 0, 0]]).expand(60, 4), torch.full((60,), 0.9)
+    model = FeatureGaussians.around(Gaussians.from_values(places, *shape, torch.zeros(60, 3)), M, M)
+    first = words_for(model, teacher)
+    vectors = edit.splat_features(model)
+    vectors[[3, 17, 40]] = -vectors[[3, 17, 40]]
+    assert not torch.equal(edit.selected(vectors, teacher, "ball", CLASSES), first)
+    assert torch.equal(edit.selected(edit.agreed(model, vectors, 12), teacher, "ball", CLASSES), first)
+    assert torch.allclose(edit.agreed(model, vectors, 1), vectors, atol=1e-5)
+    loud = torch.arange(60) % 5 == 0  # all others are wrong, and transparent
+    model.opacities.data = torch.where(loud, 2.0, -12.0)
+    vectors = torch.where(loud[:, None], edit.splat_features(model), -edit.splat_features(model))
+    assert torch.equal(edit.selected(edit.agreed(model, vectors, 30), teacher, "ball", CLASSES), first)
+
+
+def test_deleting_what_a_word_names_changes_its_pixels(scene, teacher):
+    """All splats are balls: deleting balls changes all that is seen, and other words change nothing."""
+    model, views = a_model(scene, M, n=300), scene.views("test")[:3]
+    words_for(model, teacher, ("ball", "ball"))
+    everything = render_view(model, views).alpha > 0.3
+    draw = lambda splats: render_view(splats, views).rgb.detach()  # noqa: E731
+    iou = look.deletion_iou(model, edit.splat_features(model), teacher, draw, everything.long() * CLASSES.index("ball"))
+    assert 0.25 * 0.6 < iou <= 0.25
+
+
 def test_recolouring_paints_the_chosen_and_nothing_else(scene, teacher):
     model = a_model(scene, M)
     first = words_for(model, teacher)

@@ -152,7 +152,10 @@ def test_clip_and_sam_keep_the_interface(tmp_path):
     mask = dict(hidden_size=8, mlp_dim=16, num_attention_heads=2, iou_head_hidden_dim=8, num_hidden_layers=1)
     prompts = dict(hidden_size=8, image_size=64, patch_size=16, mask_input_channels=4)
     config = hub.SamConfig(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=mask)
-    hub.SamModel(config).save_pretrained(tmp_path / "sam")
+    model = hub.SamModel(config)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)  # the usual start is so small that every mask is 0.5
+    model.save_pretrained(tmp_path / "sam")
     sam = find_teacher(tmp_path / "sam")
     features = sam.encode(torch.rand(20, 30, 3))
     assert features.shape == (8, 4, 4)
