@@ -34,6 +34,7 @@ _HOME = {
     "ray_inspector": "inspector",
     "viser_view": "viser_server",
     "serve": "viser_server",
+    "assembly": "assembly_bench",
     "method_map": "methods_map",
     "camera_figure": "camera_chart",
     "mesh_figure": "mesh_chart",

@@ -129,7 +129,7 @@ def _device(model: Any) -> torch.device:
 
 
 @contextlib.contextmanager
-def _quiet_console():
+def quiet_console():
     """Keep viser's banner out of the notebook: it prints one, through rich, even when it is not verbose."""
     import rich
 
@@ -150,7 +150,7 @@ class ViserView:
         self.model, self.scene, self.host, self.up, self.moving = model, scene, host, up, moving
         self.background = 0.0 if getattr(scene, "background", "white") == "black" else 1.0
         self.port = free_port(host, port)
-        with _quiet_console():
+        with quiet_console():
             self.server = viser.ViserServer(host=host, port=self.port, label="Neural Scene Workbench", verbose=False)
         self.port = self.server.get_port()
         self.url = f"http://{'localhost' if host in ('127.0.0.1', '0.0.0.0') else host}:{self.port}"

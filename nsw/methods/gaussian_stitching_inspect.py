@@ -1,0 +1,77 @@
+"""Measure a stitched object: the jump of colour at the seam, how far the tone is off, and how much texture is left."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from nsw.cameras import Cameras
+from nsw.methods.gaussian_stitching import joined, sobel
+from nsw.models.gaussians import Gaussians
+from nsw.renderers.splat_probe import recoloured
+from nsw.renderers.splats import render_view
+
+
+@torch.no_grad()
+def shares(source: Gaussians, target: Gaussians, camera: Cameras) -> tuple[Bool[Tensor, "H W"], Bool[Tensor, "H W"]]:
+    """Return the pixels that show the source, and those that show the target: the union drawn in black and white."""
+    painted = [recoloured(part, torch.full_like(part.means, grey)) for part, grey in ((source, 0.0), (target, 1.0))]
+    render = render_view(joined(*painted), camera, background=0.0, depth=False)
+    solid, light = render.alpha[0] > 0.9, render.rgb[0, :, :, 0]
+    return solid & (light < 0.3), solid & (light > 0.7)
+
+
+def jump(image: Float[Tensor, "H W 3"], source: Bool[Tensor, "H W"], target: Bool[Tensor, "H W"], reach: int = 2) -> float:
+    """Return the mean distance in RGB between both sides of the seam, each a mean over a window of 2 reach + 1 pixels.
+
+    Windows count that hold at least a row of pixels of either side. 0 where no seam is seen.
+    """
+
+    def local(mask: Tensor) -> tuple[Tensor, Tensor]:
+        m = mask.to(image)[None, None]
+        window = torch.ones(1, 1, 2 * reach + 1, 2 * reach + 1)
+        count = F.conv2d(m, window, padding=reach)
+        colours = F.conv2d((image.permute(2, 0, 1)[:, None] * m), window, padding=reach)
+        return (colours / count.clamp_min(1))[:, 0], count[0, 0]
+
+    (one, n_one), (other, n_other) = local(source), local(target)
+    at = (n_one > 2 * reach) & (n_other > 2 * reach)
+    return float((one - other).norm(dim=0)[at].mean()) if bool(at.any()) else 0.0
+
+
+@torch.no_grad()
+def seam_contrast(model: Gaussians, source: Gaussians, target: Gaussians, truth: Gaussians, cameras: Cameras) -> float:
+    """Return the mean jump at the seam, less what the whole object shows at the same pixels, in RGB units."""
+    excess = []
+    for i in range(len(cameras)):
+        masks = shares(source, target, cameras[i])
+        ours, whole = (render_view(m, cameras[i], depth=False).rgb[0].clamp(0, 1) for m in (model, truth))
+        excess.append(jump(ours, *masks) - jump(whole, *masks))
+    return sum(excess) / len(excess)
+
+
+@torch.no_grad()
+def tone_distance(model: Gaussians, source: Gaussians, target: Gaussians, truth: Gaussians, cameras: Cameras) -> float:
+    r"""Return how far the target's colours are from the whole object's at the same pixels, whatever their places.
+
+    The mean over channels of the Wasserstein distance between histograms, $\int |Q_1(u) - Q_2(u)|\,du$ of the quantiles.
+    """
+    pixels: list[tuple[Tensor, Tensor]] = []
+    for i in range(len(cameras)):
+        mask = shares(source, target, cameras[i])[1]
+        pixels.append(tuple(render_view(m, cameras[i], depth=False).rgb[0].clamp(0, 1)[mask] for m in (model, truth)))
+    ours, whole = (torch.cat(side).sort(dim=0).values for side in zip(*pixels, strict=True))
+    return float((ours - whole).abs().mean())
+
+
+@torch.no_grad()
+def texture_kept(before: Gaussians, after: Gaussians, cameras: Cameras) -> float:
+    """Return the correlation of Sobel magnitudes of the target alone, before and after, over the pixels that it covers."""
+    strengths = []
+    for i in range(len(cameras)):
+        renders = [render_view(model, cameras[i], depth=False) for model in (before, after)]
+        inside = -F.max_pool2d(-(renders[0].alpha > 0.95).float()[:, None], 3, 1, 1)[:, 0] > 0.5  # no outline: it always correlates
+        strengths.append(torch.stack([sobel(render.rgb).norm(dim=-1)[inside] for render in renders]))
+    return float(torch.corrcoef(torch.cat(strengths, dim=1))[0, 1])

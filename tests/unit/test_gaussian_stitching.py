@@ -1,0 +1,177 @@
+"""Stitching: the boundary against brute force, terms against closed forms, frozen what must stay, and the seam that goes."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from nsw.errors import InputError
+from nsw.methods import gaussian_stitching as stitch
+from nsw.methods import gaussian_stitching_fit as fitting
+from nsw.methods import gaussian_stitching_inspect as inspect
+from nsw.methods import gaussian_stitching_parts as parts
+from nsw.models.gaussians import NAMES
+from nsw.models.sh import sh_basis
+from nsw.widgets import assembly_bench
+
+GENERATOR = torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def vases():
+    """Two looks of a vase as a few splats each, the lower half of one and the upper half of the other."""
+    first, second = (parts.vase(look, 1_500) for look in (parts.ORIGINAL, parts.OTHER))
+    low = first.means[:, 2] < 0
+    return stitch.part_of(first, low), stitch.part_of(second, ~low), first
+
+
+@pytest.fixture(scope="module")
+def cameras():
+    return parts.vase_scene(parts.ORIGINAL, 32, 6, 2).cameras
+
+
+def test_the_boundary_is_what_brute_force_finds(vases):
+    source, target, _ = vases
+    boundary = stitch.find_boundary(source, target, beta=0.05, tau=0.5, k=4)
+    with torch.no_grad():
+        both = torch.cat([source.means, target.means])
+        size = (both.max(0).values - both.min(0).values).norm()
+        distance, ids = torch.cdist(target.means.double(), source.means.double()).topk(4, largest=False)
+        expected = ((distance.mean(1) < 0.05 * size) & (target.activated_opacities > 0.5)).nonzero()[:, 0]
+    assert 10 < len(boundary.rows) < len(target) / 2 and torch.equal(boundary.rows, expected)
+    assert torch.allclose(boundary.wanted, source.sh[ids[expected]].mean(1))
+    with pytest.raises(InputError, match="raise beta or lower tau"):
+        stitch.find_boundary(source, target, tau=0.999)
+
+
+def test_drivers_are_boundary_splats_near_the_shaken_place(vases):
+    source, target, _ = vases
+    boundary = stitch.find_boundary(source, target)
+    still = stitch.find_drivers(target, boundary, gamma=0.0, k=3)
+    assert set(still.rows.tolist()).isdisjoint(boundary.rows.tolist())
+    assert len(still.rows) + len(boundary.rows) == len(target)
+    edge = target.means[boundary.rows].double()
+    nearest = torch.cdist(target.means[still.rows].double(), edge).topk(3, largest=False).indices
+    assert torch.equal(still.driving.sort(1).values, nearest.sort(1).values)
+    x, distance = torch.randn(5, 3, generator=GENERATOR), torch.rand(5, generator=GENERATOR)
+    assert torch.allclose(stitch.shaken_place(x, distance, 10.0) - x, torch.sin(10 * distance)[:, None].expand(5, 3), atol=1e-6)
+    assert not torch.equal(stitch.find_drivers(target, boundary, gamma=10.0, k=3).driving, still.driving)
+
+
+def test_terms_are_zero_at_their_goals_and_gradients_stop_where_they_should():
+    n, k = 12, 4
+    harmonics = torch.randn(n, k, 3, generator=GENERATOR, dtype=torch.float64, requires_grad=True)
+    boundary = stitch.Boundary(torch.tensor([0, 3]), harmonics.detach()[[0, 3]])
+    assert float(stitch.loss_feature(harmonics, boundary)) == 0.0
+    drivers = stitch.Drivers(torch.tensor([1, 2, 5]), torch.tensor([[0, 1], [0, 0], [1, 1]]))
+    directions = torch.nn.functional.normalize(torch.randn(n, 3, generator=GENERATOR, dtype=torch.float64), dim=1)
+    weights = torch.rand(n, generator=GENERATOR, dtype=torch.float64)
+    loss = stitch.loss_color(harmonics, directions, boundary, drivers, weights)
+    basis, expected = sh_basis(1, directions), 0.0
+    for row, driving in zip((1, 2, 5), ((0, 3), (0, 0), (3, 3)), strict=True):
+        wanted = sum(basis[row] @ harmonics[d] for d in driving) / 2
+        expected = expected + weights[row] * (basis[row] @ harmonics[row] - wanted).square().sum()
+    assert torch.allclose(loss, expected / weights[[1, 2, 5]].sum())
+    loss.backward()
+    assert float(harmonics.grad[[0, 3]].abs().max()) == 0.0 and float(harmonics.grad[[1, 2, 5]].abs().min()) > 0.0
+
+
+def test_sobel_measures_slopes_and_its_loss_is_zero_for_another_brightness():
+    ramp = 0.1 * torch.arange(8.0)[None, None, :, None].expand(1, 6, 8, 3)
+    slopes = stitch.sobel(ramp)
+    assert torch.allclose(slopes[:, :, 1:-1, 0::2].amax(-1), torch.full((1, 6, 6), 0.2), atol=1e-6)
+    assert torch.allclose(slopes[:, :, 1:-1].sum(-1), torch.full((1, 6, 6), 0.6), atol=1e-5)  # x only
+    covered = torch.ones(1, 6, 8, dtype=torch.bool)
+    assert float(stitch.loss_grad(ramp + 0.3, slopes, covered)) < 1e-10
+    assert float(stitch.loss_grad(2 * ramp, slopes, covered)) > 0.05
+    assert float(stitch.loss_grad(2 * ramp, slopes, ~covered)) == 0.0
+
+
+def test_a_palette_finds_the_colours_counts_votes_and_forgets():
+    colours = torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.9, 0.1], [0.1, 0.1, 0.9], [0.5, 0.5, 0.5]])
+    pixels = colours.repeat_interleave(torch.tensor([40, 30, 20, 10]), 0)
+    pixels = pixels + 0.01 * torch.randn(pixels.shape, generator=GENERATOR)
+    palette = stitch.Palette.start(pixels)
+    for _ in range(4):
+        palette.see(pixels)
+        assert math.isclose(float(palette.weights.sum()), 1.0, abs_tol=1e-6)
+        assert float(torch.cdist(pixels, palette.centres).min(1).values.max()) < 0.12
+    found = torch.cdist(colours, palette.centres).min(1)
+    assert float(found.values.max()) < 0.03
+    before = len(palette.centres)
+    for _ in range(palette.patience):
+        palette.see(pixels[:40])
+    assert len(palette.centres) < before and float((palette.centres - colours[0]).norm(dim=1).max()) < 0.2
+    image = colours[0].expand(1, 3, 3, 3).clone().requires_grad_(True)
+    assert float(stitch.loss_tune(image, torch.ones(1, 3, 3, dtype=torch.bool), palette).detach()) < 0.01
+    assert float(stitch.loss_tune(image, torch.zeros(1, 3, 3, dtype=torch.bool), palette).detach()) == 0.0
+
+
+def test_only_the_targets_harmonics_change(vases, cameras):
+    source, target, _ = vases
+    stitching = fitting.Stitching(source, target, cameras, fitting.Stitch(tau=0.5)).fit(3)
+    for part, now in ((source, stitching.source), (target, stitching.target)):
+        for name in NAMES:
+            same = torch.equal(part.params[name], now.params[name])
+            assert same == (name != "sh0" or part is source), name
+    assert len(stitching.result()) == len(source) + len(target)
+    assert set(stitching.losses(0, 2)) == {"feature", "color", "grad"} and "tune" in stitching.losses(1, 2)
+    again = fitting.Stitching(source, target, cameras, fitting.Stitch(tau=0.5))
+    again.load_state_dict(stitching.state_dict())
+    assert torch.equal(again.target.sh0, stitching.target.sh0)
+
+
+def test_the_seam_goes_and_the_veins_stay(vases, cameras):
+    source, target, whole = vases
+    stitching = fitting.Stitching(source, target, cameras, fitting.Stitch(tau=0.5)).fit(120)
+    seam = {"paste": target, "transfer": fitting.transferred(source, target), "stitched": stitching.target}
+    seam["poisson"] = fitting.poisson(source, target, stitching.boundary)
+    measured = {
+        name: inspect.seam_contrast(stitch.joined(source, part), source, part, whole, cameras) for name, part in seam.items()
+    }
+    assert measured["paste"] > 0.1 and measured["stitched"] < 0.5 * measured["paste"]
+    assert measured["stitched"] < measured["transfer"] and measured["poisson"] < measured["paste"]
+    assert inspect.texture_kept(target, stitching.target, cameras) > 0.6
+    assert math.isclose(inspect.texture_kept(target, target, cameras), 1.0, abs_tol=1e-5)
+    assert abs(inspect.seam_contrast(whole, source, target, whole, cameras)) < 1e-6
+
+
+def test_poisson_keeps_differences_when_the_boundary_asks_for_a_shift(vases):
+    source, target, _ = vases
+    boundary = stitch.find_boundary(source, target)
+    shifted = stitch.Boundary(boundary.rows, target.sh[boundary.rows] + 0.3)
+    moved = fitting.poisson(source, target, shifted).sh0 - target.sh0
+    assert torch.allclose(moved, torch.full_like(moved, 0.3), atol=2e-3)
+
+
+def test_looks_differ_in_hue_and_share_their_places():
+    first, second = (parts.vase(look, 500) for look in (parts.ORIGINAL, parts.OTHER))
+    assert torch.equal(first.means, second.means) and not torch.equal(first.sh0, second.sh0)
+    mean = [part.base_rgb.mean(0) for part in (first, second)]
+    assert mean[0][0] > mean[0][1] > mean[0][2] and mean[1][1] > mean[1][0]
+    with pytest.raises(InputError, match="one kind of splats"):
+        stitch.joined(first, type(first)(type(first.settings)(sh_degree=1)))
+
+
+def test_the_bench_places_cuts_and_stitches(vases, cameras, monkeypatch):
+    source, target, _ = vases
+    monkeypatch.setattr("IPython.display.display", lambda *a, **k: None)
+    recolour = lambda s, t: fitting.Stitching(s, t, cameras, fitting.Stitch(tau=0.5)).fit(2).target  # noqa: E731
+    bench = assembly_bench.assembly(source, target, recolour)
+    try:
+        assert {"/source", "/target/splats", "/boundary"} <= set(bench.server.scene._handle_from_node_name)
+        assert "touch the source" in bench.told.content
+        assert torch.allclose(bench.target().means, target.means, atol=1e-6)
+        bench.stitch()
+        assert "/stitched" in bench.server.scene._handle_from_node_name and bench.recoloured is not None
+        assert len(bench.union()) == len(source) + len(target)
+        bench.gizmo.position, bench.scale.value = (0.0, 0.0, 3.0), 0.5
+        bench.refresh()
+        assert torch.allclose(bench.target().means, 0.5 * target.means + torch.tensor([0.0, 0, 3]), atol=1e-6)
+        assert "move the parts together" in bench.told.content and bench.recoloured is None
+        bench.cut.value = (0.2, 0.4)
+        assert 0 < len(bench.target()) < len(target)
+    finally:
+        bench.stop()
