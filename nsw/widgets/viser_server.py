@@ -231,7 +231,8 @@ class ViserView:
             dark.on_update(lambda _: self._shade(0.0 if dark.value else 1.0))
             ups = gui.add_dropdown("up", options=UPS, initial_value=self.up, hint="a file does not say which way is up")
             ups.on_update(lambda _: self._stand(ups.value))
-        gui.add_markdown("Drag turns, right-drag moves, the wheel zooms. Click a training view to stand there.")
+        stand = " Click a training view to stand there." if self.scene is not None else ""
+        gui.add_markdown(f"Drag turns, right-drag moves, the wheel zooms.{stand}")
         self._show()
 
     def _shade(self, background: float) -> None:

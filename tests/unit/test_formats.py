@@ -134,7 +134,7 @@ def test_spz_columns_decoded_from_the_specification(tmp_path):
     at = 16 + 9 * n
     assert abs(data[at] - 255 * float(splats.activated_opacities[0].detach())) <= 0.5 + STEP
     at += n + 3 * n
-    assert [data[at + i] for i in range(3)] == [round((float(s) + 10) * 16) for s in splats.scales[0]]
+    assert [data[at + i] for i in range(3)] == [round((s + 10) * 16) for s in splats.scales[0].tolist()]
     (word,) = struct.unpack_from("<I", data, at + 3 * n)
     w, i, j, k = torch.nn.functional.normalize(splats.quats[0], dim=0).tolist()
     xyzw = [i, -j, -k, w]
