@@ -57,24 +57,34 @@ def nearest(queries: Float[Tensor, "M 3"], points: Float[Tensor, "N 3"], k: int)
 
 
 @torch.no_grad()
+def gaps(source: Gaussians, target: Gaussians, k: int = 8) -> tuple[Float[Tensor, "N"], Int[Tensor, "N k"]]:
+    r"""Return how far each target splat is from the source, $\tfrac1k \sum_i \|b_i - a\| / L$, and its k nearest source splats.
+
+    L is the diagonal of the box around both parts.
+    """
+    both = torch.cat([source.means, target.means])
+    size = (both.amax(dim=0) - both.amin(dim=0)).norm()
+    distances, ids = nearest(target.means, source.means, k)
+    return distances.mean(dim=1) / size, ids
+
+
+@torch.no_grad()
 def find_boundary(source: Gaussians, target: Gaussians, beta: float = 0.05, tau: float = 0.5, k: int = 8) -> Boundary:
     r"""Return the target splats a that lie within beta of the source and are opaque, with the harmonics they should take.
 
     $$\tfrac1k \textstyle\sum_i \|b_i - a\| < \beta L, \qquad o(a) > \tau, \qquad \tilde h_a = \tfrac1k \sum_i h_{b_i}$$
 
-    over the k nearest source splats; L is the diagonal of the box around both. The paper has beta = 0.05 and tau = 0.95; k = 8
-    is inferred, and tau is lower here because short trainings leave splats less opaque.
+    over the k nearest source splats. The paper has beta = 0.05 and tau = 0.95; k = 8 is inferred, and tau is lower here because
+    short trainings leave splats less opaque.
 
     Raises:
         InputError: when no splat qualifies.
     """
-    both = torch.cat([source.means, target.means])
-    size = (both.amax(dim=0) - both.amin(dim=0)).norm()
-    distances, ids = nearest(target.means, source.means, k)
-    near = (distances.mean(dim=1) < beta * size) & (target.activated_opacities > tau)
+    gap, ids = gaps(source, target, k)
+    near = (gap < beta) & (target.activated_opacities > tau)
     if not bool(near.any()):
         raise InputError(
-            f"No target splat lies within {float(beta * size):.3g} of the source and is more opaque than {tau}: "
+            f"No target splat is nearer to the source than {beta:.3g} sizes of the object and more opaque than {tau}: "
             "move the parts together, raise beta or lower tau."
         )
     return Boundary(near.nonzero()[:, 0], source.sh[ids[near]].mean(dim=1))

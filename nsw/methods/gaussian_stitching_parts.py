@@ -94,4 +94,4 @@ def vase_scene(look: Look, size: int, n_train: int, n_test: int = 4) -> Scene:
     whole = type(between)(torch.cat([c.cam_from_world for c in cameras]), torch.cat([c.Ks for c in cameras]), size, size)
     splits = {"train": torch.arange(n_train), "test": torch.arange(n_train, n_train + n_test)}
     box = torch.tensor([[-0.55, -0.55, -HALF - 0.05], [0.55, 0.55, HALF + 0.05]])
-    return Scene("vase", images, whole, splits, box, 1.0, 4.5, depth=depth)
+    return Scene(f"vase-{look.seed}", images, whole, splits, box, 1.0, 4.5, depth=depth)
