@@ -49,9 +49,9 @@ class _Project(torch.autograd.Function):
             [view.width, view.height, view.near_plane, view.far_plane, view.radius_clip, view.eps2d, view.antialiased], np.float32
         )
         inputs = _arrays(means, quats, scales, opacities, viewmats, Ks)
-        n_splats, n_cameras = means.shape[-2], viewmats.shape[-3]
-        inputs[4], inputs[5] = inputs[4].reshape(-1, n_cameras, 4, 4), inputs[5].reshape(-1, n_cameras, 3, 3)
-        n_rows = len(inputs[4]) * n_cameras * n_splats
+        n_scenes, n_cameras, n_splats = 1 if means.dim() == 2 else len(means), viewmats.shape[-3], means.shape[-2]
+        inputs[4], inputs[5] = (inputs[i].reshape(n_scenes, n_cameras, n, n) for i, n in ((4, 4), (5, 3)))
+        n_rows = n_scenes * n_cameras * n_splats
         radii = empty((n_rows, 2), np.int32)
         outputs = [empty((n_rows,) + tail, np.float32) for tail in ((2,), (), (3,), ())]
         flat = _flat(*inputs[:4], radii, *outputs)

@@ -52,3 +52,9 @@ def test_each_system_has_its_place_for_caches(monkeypatch, system, variable, exp
     assert compiling.user_cache_folder() == expected
     monkeypatch.setenv("NSW_CACHE", "elsewhere")
     assert compiling.user_cache_folder() == Path("elsewhere")
+
+
+def test_a_helper_may_be_called_from_python():
+    from nsw.kernels.splat_lists import record_size
+
+    assert [record_size(n) for n in (3, 6, 7)] == [16, 16, 32]
