@@ -69,17 +69,33 @@ def comparable(student: nn.Module, teacher: nn.Module) -> bool:
     return has_heads(student) and has_heads(teacher) and student.settings.n_geometry == teacher.settings.n_geometry
 
 
-def read(field: Field, points: Float[Tensor, "K 3"], rays: Rays, ray_indices: Int[Tensor, "K"], colour: bool = True) -> Reading:
-    """Return log-density, feature and colour at points; without `colour`, a field of two blocks runs its first one only."""
+def first_block(field: Field, points: Float[Tensor, "K 3"]) -> tuple[Float[Tensor, "K"], Float[Tensor, "K G"] | None]:
+    """Return density in 1 / world unit, and what the field's own colour network reads, None where there is no such network."""
     if isinstance(field, HashGrid | TrunkMLP | VMGrid):
-        density, feature = field.geometry(points)
-        rgb = field.colour(feature, rays.directions, ray_indices) if colour else None
-        return Reading(density.clamp_min(TINY).log(), feature if has_heads(field) else None, rgb)
+        return field.geometry(points)
     if isinstance(field, DenseGrid):  # without its mask: the cells are shared
-        density = field.sigma(points) / field.voxel
-        return Reading(density.clamp_min(TINY).log(), None, field.colour(points, rays.directions, ray_indices))
-    density, rgb = field.query(points, rays.directions.index_select(0, ray_indices))
-    return Reading(density.clamp_min(TINY).log(), None, rgb)
+        return field.sigma(points) / field.voxel, None
+    return field.density(points), None
+
+
+def read(
+    field: Field,
+    points: Float[Tensor, "K 3"],
+    rays: Rays,
+    ray_indices: Int[Tensor, "K"],
+    colour: bool = True,
+    known: tuple[Tensor, Tensor | None] | None = None,
+) -> Reading:
+    """Return log-density, feature and, where asked for, colour at points; `known` is what the first block said there."""
+    density, feature = first_block(field, points) if known is None else known
+    rgb = None
+    if colour and isinstance(field, HashGrid | TrunkMLP | VMGrid):
+        rgb = field.colour(feature, rays.directions, ray_indices)
+    elif colour and isinstance(field, DenseGrid):
+        rgb = field.colour(points, rays.directions, ray_indices)
+    elif colour:
+        rgb = field.query(points, rays.directions.index_select(0, ray_indices)).rgb
+    return Reading(density.clamp_min(TINY).log(), feature if has_heads(field) else None, rgb)
 
 
 def clip_through(s: Float[Tensor, "N"], low: float, high: float) -> Float[Tensor, "N"]:
@@ -133,15 +149,15 @@ def ask(teacher: Teacher, rays: Rays, plan: Plan, generator: torch.Generator) ->
     """
     n_rays = len(rays)
     ray_indices, t, points = march_cells(teacher, rays, teacher.cells, teacher.step, teacher.near, generator)
-    n_marched = len(t)
+    n_marched, known = len(t), first_block(teacher.model, points)
     if plan.threshold > 0 and n_marched:
-        density = read(teacher.model, points, rays, ray_indices, colour=False).log_density.exp()
         edges = (t - teacher.step / 2, t + teacher.step / 2)
         backend = packed_backend(t.device)
-        light = backend.render_weight_from_density(*edges, density, ray_indices=ray_indices, n_rays=n_rays)[1]
+        light = backend.render_weight_from_density(*edges, known[0], ray_indices=ray_indices, n_rays=n_rays)[1]
         kept = (light > plan.threshold).nonzero()[:, 0]
         ray_indices, t, points = (x.index_select(0, kept) for x in (ray_indices, t, points))
-    return Samples(rays, ray_indices, t, points), read(teacher.model, points, rays, ray_indices), n_marched
+        known = tuple(None if x is None else x.index_select(0, kept) for x in known)
+    return Samples(rays, ray_indices, t, points), read(teacher.model, points, rays, ray_indices, known=known), n_marched
 
 
 def composite(reading: Reading, samples: Samples, step: float, background: Float[Tensor, "R 3"]) -> Float[Tensor, "R 3"]:
@@ -155,7 +171,8 @@ def losses(
 ) -> dict[str, Float[Tensor, ""]]:
     r"""Return the weighted terms of a stage.
 
-    $$\text{1: } \lVert h_s - h_t\rVert \qquad \text{2: } \lVert s_s - s_t\rVert + \lVert c_s - c_t\rVert \qquad
+    $$\text{1: } \lambda_h\lVert h_s - h_t\rVert \qquad
+    \text{2: } \lambda_\sigma\lVert s_s - s_t\rVert + \lambda_c\lVert c_s - c_t\rVert \qquad
     \text{3: } \lVert\hat C_s - \hat C_t\rVert + \lambda_\sigma\lVert s_s - s_t\rVert + \lambda_c\lVert c_s - c_t\rVert$$
 
     h is log-density and feature, s the log-density, c the colour at a point, C that of a ray. The paper lets its weight of the
@@ -165,7 +182,7 @@ def losses(
     clipped = [clip_through(r.log_density + math.log(teacher.step), *plan.clip) for r in (ours, truth)]
     if stage == 1:
         h_s, h_t = (torch.cat([s[:, None], r.feature], dim=1) for s, r in zip(clipped, (ours, truth), strict=True))
-        return {"feature": loss_rms(h_s, h_t)}
+        return {"feature": plan.feature * loss_rms(h_s, h_t)}
     terms = {"density": plan.density * loss_rms(*clipped), "colour": plan.colour * loss_rms(ours.rgb, truth.rgb)}
     if stage == 3:
         behind = torch.rand(len(samples.rays), 3, generator=generator, device=samples.t.device)

@@ -31,6 +31,8 @@ class Plan:
         n_samples: samples of a batch; the number of rays follows.
         clip: interval of the logarithm of a sample's optical depth in which densities are compared. The paper's [-2, 7] for the
             density itself is this at its 1024 steps across; so written it means the same at any step.
+        feature: weight of the first stage's term. Adam does not see it there, but remembers it: with a weight of 1 the steps of
+            the second stage are as good as none.
         density, colour: weights of the two point terms beside the picture's, which has 1. `PAPER` has the paper's, as means.
         threshold: samples that the teacher sees less light behind are dropped.
         steps_across: samples along the longest side of the box; 0 takes the teacher's own step, or 128 where it has none.
@@ -45,8 +47,9 @@ class Plan:
     stage2: float = 0.05
     n_samples: int = 8192
     clip: tuple[float, float] = (-7.7, 1.3)
-    density: float = 0.02
-    colour: float = 0.03
+    feature: float = 0.05
+    density: float = 0.06
+    colour: float = 0.1
     threshold: float = 1e-3
     steps_across: int = 0
     n_cells: int = 48
@@ -62,6 +65,7 @@ PAPER = Plan(
     stage1=2 / 30,
     stage2=3 / 30,
     n_samples=1 << 17,
+    feature=0.02,
     density=0.006,
     colour=0.01,
     steps_across=1024,

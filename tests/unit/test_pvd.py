@@ -142,6 +142,35 @@ def test_a_teacher_is_never_trained_and_a_copy_has_nothing_to_learn():
     assert all(p.grad is None for p in teacher_model.parameters())
 
 
+@pytest.mark.parametrize("name", ["hash", "mlp", "vm", "dense"])
+def test_a_teacher_is_asked_once_and_what_it_said_is_what_it_says(name, monkeypatch):
+    model = FIELDS[name]
+    teacher = teach(model, None, PLAN, seeded())
+    asked = []
+    part = "sigma" if name == "dense" else "geometry"
+    own = getattr(type(model), part)
+    monkeypatch.setattr(type(model), part, lambda self, x, *rest: asked.append(len(x)) or own(self, x, *rest))
+    samples, truth, n_marched = pvd.draw(teacher, 64, PLAN, seeded(2))
+    assert asked == [n_marched]
+    again = pvd.read(model, samples.points, samples.rays, samples.ray_indices)
+    for found, expected in zip(truth, again, strict=True):
+        assert (found is None) == (expected is None)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_terms_are_weighted_as_the_plan_says():
+    teacher = teach(hashed(), None, PLAN, seeded())
+    samples, truth, _ = pvd.draw(teacher, 64, PLAN, seeded(2))
+    student = small_mlp(n_geometry=15)
+    for stage in (1, 2, 3):
+        one, other = (
+            pvd.losses(student, teacher, samples, truth, stage, plan, seeded(3))
+            for plan in (PLAN, replace(PLAN, feature=2 * PLAN.feature, density=3 * PLAN.density, colour=4 * PLAN.colour))
+        )
+        for name, factor in {"feature": 2, "density": 3, "colour": 4, "picture": 1}.items():
+            assert name not in one or float(other[name].detach()) == pytest.approx(factor * float(one[name].detach()), rel=1e-4)
+
+
 def test_samples_lie_in_shared_cells_and_where_light_reaches():
     model = ball()
     teacher = teach(model, None, PLAN, seeded())
