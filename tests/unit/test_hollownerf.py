@@ -19,19 +19,10 @@ from nsw.methods import instant_ngp_inspect as hash_look
 from nsw.methods.instant_ngp_fit import Plan
 from nsw.models.hash_grid import HashGrid, HashGridSettings
 from nsw.models.hollow_grid import HollowGrid, HollowGridSettings, soft_gate
-from nsw.scenes import load
-from nsw.scenes.bundled import data_dir
 
 SIZES = dict(n_levels=4, n_features=2, log2_entries=9, n_min=8, n_max=32, width=16, n_cells=16, n_saliency=9)
 PLAN = Plan(n_steps=60, n_samples=4096, skip=False)
 PRUNING = hollow.Pruning(limit=0.3, rho=5e-3)
-
-
-@pytest.fixture(scope="module")
-def scene():
-    if not (data_dir() / "toybox").is_dir():
-        pytest.skip(f"the bundled scene toybox is not in {data_dir()}")
-    return load("toybox", size=24)
 
 
 @pytest.fixture(scope="module")

@@ -17,18 +17,9 @@ from nsw.methods import instant_ngp_fit as fitting
 from nsw.methods import instant_ngp_inspect as look
 from nsw.models.hash_grid import HashGrid, HashGridSettings
 from nsw.renderers.volume import render_rays
-from nsw.scenes import load
-from nsw.scenes.bundled import data_dir
 
 SIZES = dict(n_levels=6, n_features=2, log2_entries=11, n_min=8, n_max=64, width=16, n_cells=24)
 PLAN = fitting.Plan(n_steps=100, n_samples=4096)
-
-
-@pytest.fixture(scope="module")
-def scene():
-    if not (data_dir() / "toybox").is_dir():
-        pytest.skip(f"the bundled scene toybox is not in {data_dir()}")
-    return load("toybox", size=24)
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,6 @@ from nsw.models.field import FieldOutput
 from nsw.models.ray_basis import cosine_basis, fourier_basis, gaussian_basis
 from nsw.models.ray_distribution import CosineDistribution, LightField, RayDistribution, RaySettings
 from nsw.renderers import render_view, volume, whole_rays
-from nsw.scenes import load
-from nsw.scenes.bundled import data_dir
 
 SMALL = dict(depth=3, width=16, skip=2, n_points=4, levels=3, degree=1, n_terms=6, n_samples=12)
 
@@ -39,13 +37,6 @@ def _rays(n: int = 20) -> Rays:
     origins = 3 * torch.nn.functional.normalize(torch.randn(n, 3, generator=generator), dim=-1)
     aims = torch.rand(n, 3, generator=generator) - 0.5
     return Rays(origins, torch.nn.functional.normalize(aims - origins, dim=-1), torch.ones(n))
-
-
-@pytest.fixture(scope="module")
-def scene():
-    if not (data_dir() / "toybox").is_dir():
-        pytest.skip(f"the bundled scene toybox is not in {data_dir()}")
-    return load("toybox", size=24)
 
 
 @pytest.fixture(scope="module")

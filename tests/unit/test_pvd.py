@@ -290,13 +290,7 @@ def test_what_cannot_teach_is_named():
         pvd.convert(faint, STUDENTS["hash"], None, PLAN, seeded())
 
 
-def test_random_cameras_imitate_the_training_cameras():
-    from nsw.scenes import load
-    from nsw.scenes.bundled import data_dir
-
-    if not (data_dir() / "toybox").is_dir():
-        pytest.skip(f"the bundled scene toybox is not in {data_dir()}")
-    scene = load("toybox", size=24)
+def test_random_cameras_imitate_the_training_cameras(scene):
     cameras = random_cameras(50, 24, seeded(), scene.aabb, scene)
     middle = scene.aabb.mean(0)
     there, here = ((c.origins - middle).norm(dim=1) for c in (scene.views("train"), cameras))

@@ -17,21 +17,12 @@ from nsw.methods import pvd_inspect as look
 from nsw.methods import pvd_students as students
 from nsw.models.dense_grid import DenseGrid, DenseGridSettings
 from nsw.renderers import render_view
-from nsw.scenes import load
-from nsw.scenes.bundled import data_dir
 from nsw.widgets.svg_still import svg
 
 PLAN = pvd.Plan(n_steps=4, n_samples=256, n_cells=12, n_poses=4, size=16)
 HASH = dict(n_levels=3, n_features=2, log2_entries=9, n_min=4, n_max=16, width=8)
 TRUNK = dict(depth=2, width=8, skip=0, levels=2)
 KINDS = {"hash": partial(students.hash_grid, **HASH), "mlp": partial(students.mlp, **TRUNK)}
-
-
-@pytest.fixture(scope="module")
-def scene():
-    if not (data_dir() / "toybox").is_dir():
-        pytest.skip(f"the bundled scene toybox is not in {data_dir()}")
-    return load("toybox", size=16)
 
 
 @pytest.fixture(scope="module")
