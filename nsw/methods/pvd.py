@@ -23,6 +23,7 @@ from nsw.methods.pvd_teacher import PAPER, Plan, Teacher, teach
 from nsw.models.dense_grid import DenseGrid
 from nsw.models.field import Field
 from nsw.models.hash_grid import HashGrid
+from nsw.models.headed_vm_grid import HeadedVMGrid
 from nsw.models.trunk_mlp import TrunkMLP
 from nsw.models.vm_grid import VMGrid
 from nsw.renderers.volume import march_cells, packed_backend, sum_on_rays
@@ -60,8 +61,8 @@ class Samples(NamedTuple):
 
 
 def has_heads(field: nn.Module) -> bool:
-    """Return whether a field has the two blocks of the paper: position -> 16 numbers -> colour."""
-    return isinstance(field, HashGrid | TrunkMLP)
+    """Return whether a field has the two blocks of the paper: position -> density and 15 numbers -> colour."""
+    return isinstance(field, HashGrid | TrunkMLP | HeadedVMGrid)
 
 
 def comparable(student: nn.Module, teacher: nn.Module) -> bool:

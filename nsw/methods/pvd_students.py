@@ -18,8 +18,9 @@ from nsw.methods.pvd_teacher import Plan, Teacher
 from nsw.models.dense_grid import DenseGrid, DenseGridSettings
 from nsw.models.factors import VMSizes
 from nsw.models.hash_grid import HashGrid, HashGridSettings
+from nsw.models.headed_vm_grid import HeadedVMGrid, HeadedVMGridSettings
 from nsw.models.trunk_mlp import TrunkMLP, TrunkMLPSettings
-from nsw.models.vm_grid import VMGrid, VMGridSettings
+from nsw.models.vm_grid import VMGrid
 
 
 def hash_grid(
@@ -44,12 +45,18 @@ def new_mlp(teacher: Teacher, plan: Plan, **sizes) -> TrunkMLP:
     The paper's trunk is `depth=8, width=256, skip=4`.
     """
     sizes = {**dict(depth=6, width=128, skip=3), **sizes}
-    if pvd.has_heads(teacher.model):
-        first = teacher.model.density_net[0].weight
-        theirs = teacher.model.settings
+    if isinstance(teacher.model, HashGrid | TrunkMLP):
+        first, theirs = teacher.model.density_net[0].weight, teacher.model.settings
         heads = dict(n_head=first.shape[1], head_width=first.shape[0], n_geometry=theirs.n_geometry, shift=theirs.shift)
         sizes = {**heads, **sizes}
+    elif pvd.has_heads(teacher.model):
+        sizes = {**dict(zip(("n_geometry", "head_width"), colour_head(teacher.model), strict=True)), **sizes}
     return TrunkMLP(TrunkMLPSettings(_box(teacher), n_cells=plan.n_cells, step=teacher.step, **sizes)).to(teacher.aabb.device)
+
+
+def colour_head(field: nn.Module) -> tuple[int, int]:
+    """Return how many features the colour head of a field reads, and how wide its hidden layers are."""
+    return field.settings.n_geometry, field.colour_net[0].out_features
 
 
 def share_cells(model: HashGrid | TrunkMLP | VMGrid, teacher: Teacher) -> None:
@@ -86,9 +93,11 @@ def vm(
     n_colour: int = 16,
     **sizes,
 ) -> Learner:
-    """Return a vector-matrix grid (TensoRF) that learns from a teacher; its colour network is its own, so it inherits nothing."""
-    factors = VMSizes(n_density, n_colour)
-    model = VMGrid(VMGridSettings(_box(teacher), n_voxels, factors, n_cells=plan.n_cells, **sizes)).to(teacher.aabb.device)
+    """Return a vector-matrix grid (TensoRF) that learns from a teacher; its colour head has the sizes of the teacher's, if any."""
+    if pvd.has_heads(teacher.model):
+        sizes = {**dict(zip(("n_features", "mlp_width"), colour_head(teacher.model), strict=True)), **sizes}
+    settings = HeadedVMGridSettings(_box(teacher), n_voxels, VMSizes(n_density, n_colour), n_cells=plan.n_cells, **sizes)
+    model = HeadedVMGrid(settings).to(teacher.aabb.device)
     share_cells(model, teacher)
     return learner(model, tensorf.make_optimizer(model, lr, lr_network), teacher, plan, generator)
 

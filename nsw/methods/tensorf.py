@@ -96,7 +96,7 @@ def losses(model: VMGrid, plan: Plan, progress: float) -> dict[str, Tensor]:
 
 def make_optimizer(model: VMGrid, lr: float = 0.02, lr_network: float = 1e-3) -> MaskedAdam:
     """Return Adam with the paper's two learning rates: factors, then basis and network."""
-    others = [*model.basis.parameters(), *model.mlp.parameters()]
+    others = [p for name, p in model.named_parameters() if not name.startswith("factors.")]
     groups = [dict(params=list(model.factors.parameters()), lr=lr), dict(params=others, lr=lr_network, skip_zero=False)]
     optimizer = MaskedAdam(groups, betas=(0.9, 0.99), eps=EPSILON)
     model.gradients_in_place = True  # this optimiser empties the gradients that the lookups add to

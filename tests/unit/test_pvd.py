@@ -21,6 +21,7 @@ from nsw.models.dense_grid import DenseGrid, DenseGridSettings
 from nsw.models.factors import CPSizes, VMSizes
 from nsw.models.gaussians import Gaussians
 from nsw.models.hash_grid import HashGrid, HashGridSettings
+from nsw.models.headed_vm_grid import HeadedVMGrid, HeadedVMGridSettings
 from nsw.models.hollow_grid import HollowGrid, HollowGridSettings
 from nsw.models.mlp import CoarseFine, CoarseFineSettings, NerfMLP, NerfSettings
 from nsw.models.plenoxel_grid import PlenoxelGrid, PlenoxelGridSettings
@@ -81,7 +82,14 @@ def small_hollow() -> HollowGrid:
     return grid
 
 
+def small_headed_vm() -> HeadedVMGrid:
+    torch.manual_seed(2)
+    settings = dict(n_voxels=12**3, factors=VMSizes(2, 3), n_features=5, mlp_width=8, shift=0.0, n_cells=12)
+    return HeadedVMGrid(HeadedVMGridSettings(**settings))
+
+
 FIELDS = {"dense": ball(), "hash": hashed(), "mlp": small_mlp(), "vm": small_vm(), "hollow": small_hollow()}
+FIELDS["vm with a head"] = small_headed_vm()
 
 
 @pytest.mark.parametrize("field", FIELDS.values(), ids=FIELDS)
@@ -93,7 +101,8 @@ def test_reading_is_the_field_s_own_answer(field):
     density, rgb = field.query(points, directions[index])
     torch.testing.assert_close(found.log_density.exp(), density, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(found.rgb, rgb, rtol=1e-4, atol=1e-5)
-    assert (found.feature is None) == isinstance(field, DenseGrid | VMGrid)
+    assert (found.feature is None) == (not pvd.has_heads(field))
+    assert pvd.has_heads(field) == (not isinstance(field, DenseGrid) and type(field) is not VMGrid)
 
 
 def test_a_trunk_answers_like_its_heads():
@@ -142,7 +151,7 @@ def test_a_teacher_is_never_trained_and_a_copy_has_nothing_to_learn():
     assert all(p.grad is None for p in teacher_model.parameters())
 
 
-@pytest.mark.parametrize("name", ["hash", "mlp", "vm", "dense"])
+@pytest.mark.parametrize("name", ["hash", "mlp", "vm", "vm with a head", "dense"])
 def test_a_teacher_is_asked_once_and_what_it_said_is_what_it_says(name, monkeypatch):
     model = FIELDS[name]
     teacher = teach(model, None, PLAN, seeded())
@@ -211,6 +220,16 @@ def test_heads_are_inherited_where_they_fit():
     twin = hashed()
     twin.table.data.zero_()
     assert "table" in pvd.inherit(twin, teacher, PLAN, seeded()) and torch.equal(twin.table, model.table)
+
+
+def test_a_factored_grid_takes_over_a_colour_head_and_hands_it_on():
+    model = hashed()
+    grid = students.vm(teach(model, None, PLAN, seeded()), PLAN, seeded(), n_voxels=8**3, n_density=2, n_colour=3).model
+    assert pvd.comparable(grid, model) and grid.settings.n_geometry == model.settings.n_geometry
+    other = students.mlp(teach(grid, None, PLAN, seeded()), PLAN, seeded(), **TRUNK).model
+    for student in (grid, other):
+        for ours, theirs in zip(student.colour_net.parameters(), model.colour_net.parameters(), strict=True):
+            assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize("name", STUDENTS)
