@@ -49,7 +49,7 @@ def test_every_teacher_meets_every_student(scene, model):
     drawn = svg(chart, "all conversions")
     assert "from hash" in drawn and "to mlp" in drawn and drawn.count("<text") == 1 + 2 + 2 + 4
     sheet = look.cell_pictures(rows, model, lambda field: render_view(field, scene.views("test")[0]).rgb[0].detach(), "mlp")
-    assert sheet.shape == (16, 48, 3)
+    assert sheet.shape == (24, 72, 3)
 
 
 def test_two_fields_along_one_ray():
@@ -117,6 +117,6 @@ def _hashed(grid):
 
 
 def test_cameras_are_drawn_beside_the_scene_s_own(scene):
-    both = look.with_cameras(scene, orbit(5, 4.0, width=16, height=16), "random")
+    both = look.with_cameras(scene, orbit(5, 4.0, width=24, height=24), "random")
     assert list(both.splits) == ["train", "random"] and len(both.views("random")) == 5
     assert torch.equal(both.views("train").origins, scene.views("train").origins)
