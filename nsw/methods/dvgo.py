@@ -6,6 +6,8 @@ zero gradients `nsw.kernels.masked_adam`; the two stages as functions are in `ns
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -144,6 +146,23 @@ def free_space_mask(
     unit = (centres - coarse.aabb[0]) / (coarse.aabb[1] - coarse.aabb[0])
     i, j, k = (unit * (size - 1)).round().long().clamp_min(0).minimum(size - 1).unbind(-1)
     return near_solid[i, j, k].view(shape)
+
+
+@torch.no_grad()
+def inherit_density(fine: DenseGrid, coarse: DenseGrid, most: float = 0.9) -> None:
+    r"""Begin a fine grid with the densities of a coarse one, where these are above its own start.
+
+    $$\ddot\sigma = \max\big(0,\ \mathrm{softplus}^{-1}(\sigma_{\rm coarse}\, v_{\rm fine} / v_{\rm coarse}) - b\big)$$
+
+    The paper begins with even fog, which takes hundreds of steps to clear: a run of seconds has no time to find everything twice.
+
+    Args:
+        most: opacity of a fine voxel at most, so that a coarse voxel that is too large can still be carved.
+    """
+    sigma = coarse.sigma(fine.vertices().reshape(-1, 3)) * fine.voxel / coarse.voxel
+    sigma = sigma.clamp(1e-9, -math.log1p(-most))
+    raw = sigma + torch.log(-torch.expm1(-sigma)) - fine.shift
+    fine.raw_density.copy_(raw.clamp_min(0).view_as(fine.raw_density))
 
 
 @torch.no_grad()

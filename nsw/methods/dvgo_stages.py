@@ -13,6 +13,7 @@ from torch import Tensor
 from nsw.cameras import Rays, camera_rays
 from nsw.losses import ExtraLoss, loss_entropy, loss_mse
 from nsw.methods import dvgo
+from nsw.methods.instant_ngp import next_batch
 from nsw.models.dense_grid import DenseGrid, DenseGridSettings, post_activation
 from nsw.renderers.volume import render_rays
 from nsw.scenes.scene import Scene
@@ -25,12 +26,16 @@ class Stage:
     Attributes:
         n_voxels: of the full grid.
         n_steps: optimiser steps.
-        n_rays: rays of a batch.
+        n_rays: rays of a batch, of the first one where `n_samples` is given.
+        n_samples: samples a batch that are asked for their colour, the number of rays following; 0 keeps `n_rays`. A grid that
+            begins as fog keeps every sample of a ray, ten times as many as when it has surfaces.
         alpha_init: opacity of a voxel at the start.
         lr, lr_network: learning rates of grids and network.
         last_rate: factor of the learning rates at the end.
         per_point, entropy: weights of the per-point colour loss and of the background entropy.
         threshold: opacity and weight below which samples are dropped.
+        opaque: opacity from which on a coarse voxel, or a cell when the mask is refreshed, counts as solid.
+        inherit: whether a fine grid begins with the coarse densities instead of even fog.
         grow: steps at which the number of voxels doubles, up to `n_voxels`.
         refresh: steps between refreshes of the free-space mask, 0 for none.
         n_features, mlp_width: of the grid; 0 features store colour.
@@ -39,6 +44,7 @@ class Stage:
     n_voxels: int = 40**3
     n_steps: int = 300
     n_rays: int = 2048
+    n_samples: int = 0
     alpha_init: float = 1e-6
     lr: float = 0.1
     lr_network: float = 1e-3
@@ -46,6 +52,8 @@ class Stage:
     per_point: float = 0.1
     entropy: float = 0.01
     threshold: float = 1e-7
+    opaque: float = 1e-3
+    inherit: bool = False
     grow: tuple[int, ...] = ()
     refresh: int = 0
     n_features: int = 0
@@ -86,7 +94,7 @@ def new_coarse(scene: Scene, stage: Stage, activation: Callable = post_activatio
 
 def new_fine(coarse: DenseGrid, stage: Stage, activation: Callable = post_activation) -> DenseGrid:
     """Return the grid of the fine stage: tight box, free-space mask, the voxels it starts with."""
-    box = dvgo.tight_box(coarse)
+    box = dvgo.tight_box(coarse, stage.opaque)
     settings = DenseGridSettings(
         tuple(box.reshape(6).tolist()),
         n_voxels=stage.n_voxels,
@@ -97,7 +105,9 @@ def new_fine(coarse: DenseGrid, stage: Stage, activation: Callable = post_activa
     )
     fine = DenseGrid(settings, activation).to(coarse.aabb.device)
     shape = tuple(max(1, round(float(n))) for n in (fine.aabb[1] - fine.aabb[0]) / fine.voxel)
-    fine.occupied = dvgo.free_space_mask(coarse, fine.aabb, shape)
+    fine.occupied = dvgo.free_space_mask(coarse, fine.aabb, shape, stage.opaque)
+    if stage.inherit:
+        dvgo.inherit_density(fine, coarse)
     return fine
 
 
@@ -113,7 +123,7 @@ def losses(out: dvgo.GridRender, colours: Float[Tensor, "R 3"], stage: Stage) ->
 def maintain(model: DenseGrid, optimizer: dvgo.MaskedAdam, step: int, stage: Stage) -> bool:
     """Do what a step calls for before it: refresh the mask, double the voxels; return whether the grid has grown."""
     if stage.refresh and step % stage.refresh == stage.refresh // 2:
-        dvgo.refresh_mask(model)
+        dvgo.refresh_mask(model, stage.opaque)
     if step not in stage.grow:
         return False
     missing = len(stage.grow) - 1 - stage.grow.index(step)
@@ -143,16 +153,18 @@ def fit(
         extra_loss: one more term, of the batch's colours, their truth and the generator.
     """
     optimizer = dvgo.make_optimizer(model, stage.lr, stage.lr_network, counts)
-    spent = 0.0
+    spent, n_rays = 0.0, stage.n_rays
     for step in range(stage.n_steps):
         start = time.perf_counter()
         maintain(model, optimizer, step, stage)
         dvgo.decay(optimizer, step / stage.n_steps if seconds is None else min(1.0, spent / seconds), stage.last_rate)
-        rays, colours = bank.draw(stage.n_rays, generator)
+        rays, colours = bank.draw(n_rays, generator)
         out = dvgo.render(model, rays, near, background, generator, stage.threshold)
         loss = sum(losses(out, colours, stage).values())
         (loss if extra_loss is None else loss + extra_loss(out.rgb, colours, generator)).backward()
         optimizer.step()
+        if stage.n_samples:
+            n_rays = next_batch(n_rays, len(out.t), stage.n_samples, largest=1 << 13)
         spent += time.perf_counter() - start
         if watch is not None:
             watch(step, spent, out)

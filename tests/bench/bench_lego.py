@@ -1,16 +1,18 @@
-"""PSNR against seconds of training on NeRF-Synthetic lego at 100 px: `python tests/bench/bench_lego.py [--only dvgo vm]`.
+"""PSNR against seconds of training on NeRF-Synthetic lego at 100 px: `python tests/bench/bench_lego.py [--only dvgo --seconds 60]`.
 
 Methods train one after the other with the same clock, which stops while views are scored, on the 87 training views over white; the
 13 test views score. A schedule as long as the time there is reaches a level several times sooner than a longer one, so each method
 trains from the beginning for several lengths (`BUDGETS`), and the seconds to a level are the least of them. Kernels are compiled
-before the clock starts. The pictures are not part of the project (CC-BY-NC): their folder is `shared/data/lego` beside the
-checkout or `$NSW_LEGO`. What is not asked for stays what it was in `results/lego.json`.
+before the clock starts; the last steps are profiled after it has stopped. The pictures are not part of the project (CC-BY-NC):
+their folder is `shared/data/lego` beside the checkout or `$NSW_LEGO`. What is not asked for stays what it was in
+`results/lego.json`, so that each training can be a command of its own; `--only` without a name writes the page anew.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import itertools
 import json
 import os
 import sys
@@ -25,7 +27,8 @@ from report import FOLDER, write
 
 import nsw.scenes
 from nsw import metrics
-from nsw.methods import dvgo, dvgo_stages, gaussian_splatting, nerf, plenoxels, plenoxels_fit, tensorf, tensorf_fit
+from nsw.kernels.occupancy import ray_aabb_intersect
+from nsw.methods import dvgo, dvgo_stages, gaussian_splatting, instant_ngp_fit, plenoxels, plenoxels_fit, tensorf, tensorf_fit
 from nsw.methods import instant_ngp as ngp
 from nsw.methods.density_control import DensityControl
 from nsw.models.dense_grid import DenseGrid, DenseGridSettings
@@ -33,7 +36,6 @@ from nsw.models.factors import VMSizes
 from nsw.models.gaussians import Gaussians
 from nsw.models.mlp import NerfMLP, NerfSettings
 from nsw.renderers import render_view, splats
-from nsw.renderers.volume import render_rays
 from nsw.runs.provenance import hardware
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,11 +43,12 @@ LEGO = Path(os.environ.get("NSW_LEGO", ROOT.parent / "shared" / "data" / "lego")
 SCORE_AT = (0.6, 0.8, 1, 1.2, 1.4, 1.7, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9, 10, 12, 14, 16, 18, 20, 25, 30, 37, 45, 60, 75, 90)
 LEVELS = (24, 26, 28, 30, 32, 34)
 BUDGETS = {
-    "splats": (1.5, 5, 20, 120),
-    "plenoxels": (3, 6, 20),
-    "dvgo": (6, 20, 60),
-    "vm": (6, 20, 60),
     "nerf": (60,),
+    "dvgo": (6, 20, 60),
+    "splats": (1.5, 5, 20, 60, 120),
+    "plenoxels": (3, 6),
+    "vm": (6, 20, 60),
+    "hash": (4, 10, 60, 120),
 }  # seconds of each training
 
 
@@ -53,12 +56,12 @@ class Clock:
     """Training seconds, scores not counted; `tick` after every step says whether to go on."""
 
     def __init__(self, seconds: float, score) -> None:
-        self.seconds, self.score, self.spent, self.trace = seconds, score, 0.0, []
+        self.seconds, self.score, self.spent, self.steps, self.trace = seconds, score, 0.0, 0, []
         self.due = [t for t in SCORE_AT if t < seconds]
         self.began = time.perf_counter()
 
     def tick(self) -> bool:
-        self.spent += time.perf_counter() - self.began
+        self.spent, self.steps = self.spent + time.perf_counter() - self.began, self.steps + 1
         if self.due and self.spent >= self.due[0]:
             self.due = [t for t in self.due if t > self.spent]
             self.trace.append((round(self.spent, 2), round(self.score(), 2)))
@@ -74,58 +77,80 @@ def psnr_of(render, scene) -> float:
     return metrics.evaluate(render, scene).psnr
 
 
-def train_splats(scene, seconds: float):
-    """3D Gaussians from random points, with the notebook's schedule; the number of steps is set from a measured rate."""
+def by_clock(step, clock: Clock) -> None:
+    """Train by a function of the share of the time that is spent."""
+    going = True
+    while going:
+        step(min(1.0, clock.spent / clock.seconds))
+        going = clock.tick()
 
-    def start(n_steps: int):
-        points = gaussian_splatting.starting_points(scene, 5_000)
-        control = DensityControl().for_budget(n_steps, max_splats=12_000 if seconds < 30 else 24_000)
+
+def train_splats(scene, seconds: float):
+    """3D Gaussians from random points with the notebook's schedule: growth follows a plan of steps, learning rates the clock."""
+    most = 12_000 if seconds < 30 else 24_000
+
+    def start(n_steps: int, n_points: int = 5_000):
+        points = gaussian_splatting.starting_points(scene, n_points)
+        control = DensityControl().for_budget(n_steps, max_splats=most, reset_every=0)  # resets cost 0.5 dB after 20 s
         return gaussian_splatting.Training(Gaussians.from_points(points, sh_degree=2), scene.scale, n_steps, control=control)
 
-    def timed(training, n_steps: int, clock: Clock | None) -> Iterator[int]:
-        for step in range(n_steps):
-            yield step
-            if clock is not None:
-                clock.tick()
+    def seconds_a_step(n_points: int) -> float:
+        rehearsal = start(100_000, n_points)
+        gaussian_splatting.fit(rehearsal, scene, range(10), background=1.0)
+        began = time.perf_counter()
+        gaussian_splatting.fit(rehearsal, scene, range(10, 60), background=1.0)
+        return (time.perf_counter() - began) / 50
 
-    rehearsal = start(1_500)
-    gaussian_splatting.fit(rehearsal, scene, range(10), background=1.0)
-    began = time.perf_counter()
-    gaussian_splatting.fit(rehearsal, scene, range(10, 210), background=1.0)
-    n_steps = int(seconds / ((time.perf_counter() - began) / 200) * 0.8)  # there will be more splats than at the start
-    training = start(n_steps)
+    def until(training, clock: Clock) -> Iterator[int]:
+        for step in itertools.count():
+            yield step
+            if not clock.tick():
+                return
+            training.n_steps = (step + 1) * seconds / clock.spent  # the steps that the whole training takes at this rate
+
+    planned = int(seconds / (0.25 * seconds_a_step(5_000) + 0.75 * seconds_a_step(most)))  # it has all its splats early on
+    training = start(planned)
     clock = Clock(seconds, lambda: psnr_of(lambda c: splats.render_view(training.gaussians, c), scene))
-    gaussian_splatting.fit(training, scene, timed(training, n_steps, clock), background=1.0)
-    return clock.finish(), {"steps": n_steps, "splats": len(training.gaussians)}
+    gaussian_splatting.fit(training, scene, until(training, clock), background=1.0)
+    training.control = None
+    further = range(planned, planned + 20)
+    return clock, {"splats": len(training.gaussians)}, lambda: gaussian_splatting.fit(training, scene, further, background=1.0)
 
 
 def train_dvgo(scene, seconds: float):
-    """DVGO in two stages, the first a tenth of the time, but long enough to find something."""
+    """DVGO in two stages; both fill batches by samples, so that fog costs no more than surfaces."""
     generator = torch.Generator().manual_seed(0)
-    bank = dvgo_stages.ray_bank(scene)
-    coarse_settings = dvgo_stages.Stage(n_voxels=32**3 if seconds < 15 else 40**3, n_steps=100_000, n_rays=2048, lr=0.7)
+    torch.manual_seed(0)
+    bank, views = dvgo_stages.ray_bank(scene), scene.views("train")
+    coarse_settings = dvgo_stages.Stage(n_voxels=48**3, n_steps=100_000, n_rays=2048, lr=0.7)
     fine_settings = dvgo_stages.Stage(
-        n_voxels=120**3, n_steps=100_000, n_rays=4096, alpha_init=1e-2,
-        lr=0.15, lr_network=3e-3, per_point=0.01, entropy=0.001, threshold=1e-4,
-        grow=(100, 200, 300), refresh=200, n_features=8, mlp_width=64,
+        n_voxels=100**3, n_steps=100_000, n_rays=1024, n_samples=1 << 15, alpha_init=2e-3, opaque=0.02, inherit=True,
+        lr=0.2, lr_network=5e-3, per_point=0.01, entropy=0.001, threshold=1e-3,
+        grow=(100, 150, 200), refresh=50, n_features=8, mlp_width=32,
     )  # fmt: skip
-    # Rehearsals of both stages compile what they call, for as many features as they have.
-    dvgo_stages.coarse_stage(scene, bank, dvgo_stages.Stage(n_voxels=20**3, n_steps=3, n_rays=64), generator)
     box = tuple(scene.aabb.reshape(6).tolist())
-    small = DenseGrid(DenseGridSettings(box, n_voxels=10**3, alpha_init=0.1, n_features=fine_settings.n_features))
-    few = replace(fine_settings, n_voxels=10**3, n_steps=2, n_rays=64, grow=(), refresh=1)
-    dvgo_stages.fit(small, bank, few, generator, scene.near)
-    state = {}
+    for settings in (coarse_settings, fine_settings):  # compiles for as many features as they have
+        small = DenseGrid(DenseGridSettings(box, n_voxels=10**3, n_features=settings.n_features, alpha_init=0.1))
+        few = replace(settings, n_steps=2, n_rays=64, n_samples=0, grow=(), refresh=1)
+        dvgo_stages.fit(small, bank, few, generator, scene.near)
+    state = {"n_rays": 0}
+
+    def watch(step, spent, out) -> None:
+        state["n_rays"] = len(out.rgb)
+        clock.tick()
+
     clock = Clock(seconds, lambda: psnr_of(lambda c: dvgo.render_view(state["model"], c, scene.near), scene))
-    coarse = state["model"] = dvgo_stages.new_coarse(scene, coarse_settings)
-    counts = dvgo.count_views(coarse, scene.views("train"), scene.near, scene.far)
-    dvgo.hide_voxels(coarse, scene.views("train"), scene.near, counts)
-    watch = lambda step, spent, out: clock.tick()  # noqa: E731
-    dvgo_stages.fit(coarse, bank, coarse_settings, generator, scene.near, counts, seconds=max(seconds / 10, 1.2), watch=watch)
+    coarse = state["model"] = DenseGrid(DenseGridSettings(box, n_voxels=coarse_settings.n_voxels))
+    counts = dvgo.count_views(coarse, views, scene.near, scene.far)
+    dvgo.hide_voxels(coarse, views, scene.near, counts)
+    first = min(max(seconds / 10, 1.2), 3.0)
+    dvgo_stages.fit(coarse, bank, coarse_settings, generator, scene.near, counts, seconds=first, watch=watch)
     fine = state["model"] = dvgo_stages.new_fine(coarse, fine_settings)
-    hitting = bank.only(dvgo.hits_mask(fine, bank.rays, scene.near))
+    hitting = bank.only(ray_aabb_intersect(bank.rays.origins, bank.rays.directions, fine.aabb.reshape(1, 6))[2][:, 0])
+    clock.tick()
     dvgo_stages.fit(fine, hitting, fine_settings, generator, scene.near, seconds=seconds - clock.spent, watch=watch)
-    return clock.finish(), {"voxels": list(fine.shape) if hasattr(fine, "shape") else fine_settings.n_voxels}
+    few = replace(fine_settings, n_steps=20, n_rays=state["n_rays"], grow=(), refresh=0)
+    return clock, {"vertices": list(fine.shape)}, lambda: dvgo_stages.fit(fine, hitting, few, generator, scene.near)
 
 
 def train_plenoxels(scene, seconds: float):
@@ -137,52 +162,51 @@ def train_plenoxels(scene, seconds: float):
         sizes=(32, 64, 100), grow_at=growth, n_rays=3072, sh_degree=1, tv_density=0.0, tv_colour=0.0
     )  # fmt: skip
     rehearsal = plenoxels_fit.new_grid(scene.aabb, recipe)  # compiles
-    plenoxels_fit.fit(
-        rehearsal, bank.only(slice(0, 20_000)), replace(recipe, n_steps=40, n_rays=64, prune=0.01), generator, scene.near
-    )
+    few = replace(recipe, n_steps=40, n_rays=64, prune=0.01)
+    plenoxels_fit.fit(rehearsal, bank.only(slice(0, 20_000)), few, generator, scene.near)
     model = plenoxels_fit.new_grid(scene.aabb, recipe)
     clock = Clock(seconds, lambda: psnr_of(lambda c: plenoxels.render_view(model, c, scene.near), scene))
     plenoxels_fit.fit(model, bank, recipe, generator, scene.near, seconds=seconds, watch=lambda step, spent: clock.tick())
-    return clock.finish(), {"voxels": list(model.shape), "kept": int(model.kept.sum())}
+    about, few = {"vertices": list(model.shape), "kept": int(model.kept.sum())}, replace(recipe, n_steps=20, grow_at=(2.0, 2.0))
+    return clock, about, lambda: plenoxels_fit.fit(model, bank, few, generator, scene.near)
 
 
 def train_vm(scene, seconds: float):
     """Planes and lines, 32^3 to 128^3, masked and grown as the clock goes."""
     torch.manual_seed(0)
-    generator = torch.Generator().manual_seed(0)
     model = tensorf_fit.new_model(
         scene, n_voxels=32**3, factors=VMSizes(16, 32), n_features=24, mlp_width=64, n_frequencies=(0, 2), n_cells=64
     )
     plan = tensorf.Plan(n_samples=1 << 15, n_voxels=128**3, grow_at=(0.1, 0.2, 0.3), mask_at=(0.05, 0.1, 0.2, 0.3, 0.5))
-    step = tensorf_fit.tensorf_steps(model, ngp.training_pixels(scene, model.aabb), plan, generator, scene.near)
+    pixels = ngp.training_pixels(scene, model.aabb)
+    step = tensorf_fit.tensorf_steps(model, pixels, plan, torch.Generator().manual_seed(0), scene.near)
     clock = Clock(seconds, lambda: psnr_of(lambda c: ngp.render_view(model, c, scene.near), scene))
-    steps, going = 0, True
-    while going:
-        step(min(1.0, clock.spent / seconds))
-        steps, going = steps + 1, clock.tick()
-    return clock.finish(), {"steps": steps, "vertices": list(model.shape), "megabytes": round(model.n_bytes / 1e6, 2)}
+    by_clock(step, clock)
+    about = {"vertices": list(model.shape), "megabytes": round(model.n_bytes / 1e6, 2)}
+    return clock, about, lambda: [step(1.0) for _ in range(20)]
+
+
+def train_hash(scene, seconds: float):
+    """Eight levels of four numbers, 2^15 entries each at most, and two tiny networks."""
+    torch.manual_seed(0)
+    model = instant_ngp_fit.new_model(scene, 128, log2_entries=15)
+    plan = instant_ngp_fit.Plan(n_samples=1 << 14)
+    pixels = ngp.training_pixels(scene, model.aabb)
+    step = instant_ngp_fit.hash_steps(model, pixels, plan, torch.Generator().manual_seed(0), scene.near)
+    clock = Clock(seconds, lambda: psnr_of(lambda c: ngp.render_view(model, c, scene.near), scene))
+    by_clock(step, clock)
+    return clock, {"entries": model.levels.n_rows}, lambda: [step(1.0) for _ in range(20)]
 
 
 def train_nerf(scene, seconds: float):
     """One network of 4 layers of 128, 64 stratified samples a ray."""
-    generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     model = NerfMLP(NerfSettings(depth=4, width=128, box=tuple(scene.aabb.reshape(6).tolist())))
-    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-    pixels, cameras = scene.pixels("train"), scene.views("train")
-    among = nerf.useful_pixels(cameras, scene.aabb)
+    step = instant_ngp_fit.field_steps(model, scene, torch.Generator().manual_seed(0), n_rays=512, n_samples=64)
     clock = Clock(seconds, lambda: psnr_of(lambda c: render_view(model, c, n_samples=64), scene))
-    clock.due = [t for t in clock.due if t in (10, 30)]  # a score costs this network seconds
-    steps, going = 0, True
-    while going:
-        nerf.set_learning_rate(optimizer, 5e-3 * 0.1 ** min(1.0, clock.spent / seconds))
-        rays, colours = nerf.ray_batch(pixels, cameras, 1024, generator, among)
-        loss = sum(nerf.loss_terms(render_rays(model, rays, n_samples=64, jitter=generator), colours).values())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        steps, going = steps + 1, clock.tick()
-    return clock.finish(), {"steps": steps}
+    clock.due = []  # a score costs this network ten seconds
+    by_clock(step, clock)
+    return clock, {"layers": 4, "width": 128}, lambda: [step(1.0) for _ in range(5)]
 
 
 def seconds_to(trace, level: float) -> float | None:
@@ -200,23 +224,77 @@ def best(runs: list[dict], level: float) -> float | None:
     return min((t for run in runs if (t := seconds_to(run["trace"], level)) is not None), default=None)
 
 
-def page(rows: dict[str, dict], scene) -> list[str]:
-    """Return a row for each method, with the sketches' seconds and the targets of `peers.py`."""
-    heads = [*(f"{level} dB" for level in LEVELS), "PSNR after", "sketch: 24 / 26 / 28 / 30 dB", "target", "measured"]
-    lines = [f"{metrics.describe(scene)}. Seconds of training to reach a level, the least of several trainings.", ""]
-    lines += [f"| method | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
-    for name, row in rows.items():
-        peer = LEGO_PEERS.get(name, {"sketch": {}, "target": {}})
-        cells = ["-" if (t := best(row["runs"], level)) is None else f"{t:.1f}" for level in LEVELS]
-        cells.append(", ".join(f"{run['seconds']:g} s: {run['trace'][-1][1]:.1f}" for run in row["runs"]))
-        cells.append(" / ".join(f"{t:g}" for t in peer["sketch"].values()) or "-")
-        cells.append(", ".join(f"{level} dB in {t:g}" for level, t in peer["target"].items()) or "-")
-        lines.append(f"| {name} | {' | '.join(cells)} | {row['date']}, {row['machine']} |")
+def where_time_goes(more, top: int = 5) -> str:
+    """Return the largest shares of the wall clock of some further steps, by torch's own profiler."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+        began = time.perf_counter()
+        more()
+        wall = 1e6 * (time.perf_counter() - began)
+    calls: dict[str, float] = {}
+    for event in seen.key_averages():
+        name = event.key.removeprefix("aten::").removeprefix("autograd::engine::evaluate_function: ")
+        calls[name] = calls.get(name, 0.0) + event.self_cpu_time_total / wall
+    shares = [*sorted(calls.items(), key=lambda call: -call[1])[:top], ("outside of torch calls", 1 - sum(calls.values()))]
+    return ", ".join(f"{name} {share:.0%}" for name, share in shares)
+
+
+def after_a_minute(rows: dict[str, list[dict]]) -> list[str]:
+    """Return the methods that trained for 60 s beside each other."""
+    lines = ["| method | PSNR after 60 s | steps | size | measured |", "|---|---|---|---|---|"]
+    for name, runs in rows.items():
+        for run in (run for run in runs if run["seconds"] == 60):
+            size = ", ".join(f"{key} {value}" for key, value in run["about"].items())
+            lines.append(f"| {name} | {run['trace'][-1][1]:.1f} dB | {run['steps']} | {size} | {run['measured']} |")
     return lines
 
 
+def missed(name: str, runs: list[dict]) -> list[str]:
+    """Return a line for each target that was missed, with where the time of its training goes."""
+    lines = []
+    for level, target in LEGO_PEERS.get(name, {"target": {}})["target"].items():
+        needed = best(runs, level)
+        if needed is not None and needed <= target:
+            continue
+        run = min((run for run in runs if run["seconds"] >= target), key=lambda run: run["seconds"], default=runs[-1])
+        reached = max(value for t, value in run["trace"])
+        got = f"{needed:.1f} s" if needed is not None else f"never: {reached:.1f} dB at best in {run['seconds']:g} s"
+        lines.append(f"- {name}, {level} dB in {target:g} s: {got}. Its {run['steps']} steps spend {run['profile']}.")
+    return lines
+
+
+def page(rows: dict[str, list[dict]], scene) -> list[str]:
+    """Return the methods after a minute, the seconds to each level beside targets and sketches, and what was missed, and why."""
+    heads = [*(f"{level} dB" for level in LEVELS), "PSNR after", "sketch: 24 / 26 / 28 / 30 dB", "target", "measured"]
+    lines = [f"{metrics.describe(scene)}. One seed.", "", "## After 60 s of training", *after_a_minute(rows), ""]
+    lines += ["## Seconds of training to reach a level", "The least of several trainings, each with its own schedule.", ""]
+    lines += [f"| method | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    for name, runs in rows.items():
+        peer = LEGO_PEERS.get(name, {"sketch": {}, "target": {}})
+        cells = ["-" if (t := best(runs, level)) is None else f"{t:.1f}" for level in LEVELS]
+        cells.append(", ".join(f"{run['trace'][-1][0]:.3g} s: {run['trace'][-1][1]:.1f}" for run in runs))
+        cells.append(" / ".join(f"{t:g}" for t in peer["sketch"].values()) or "-")
+        cells.append(", ".join(f"{level} dB in {t:g}" for level, t in peer["target"].items()) or "-")
+        lines.append(f"| {name} | {' | '.join(cells)} | {', '.join(sorted({run['measured'] for run in runs}))} |")
+    misses = [line for name, runs in rows.items() for line in missed(name, runs)]
+    lines += ["", "## Targets that are missed", *(misses or ["None."])]
+    return lines
+
+
+def keep(new: dict[str, list[dict]], scene) -> None:
+    """Put trainings in the place of those of the same length in `lego.json`, and write the page of all of them."""
+    kept = FOLDER / "lego.json"
+    rows = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
+    for name, runs in new.items():
+        by_length = {run["seconds"]: run for run in (*rows.get(name, []), *runs)}
+        rows[name] = [by_length[seconds] for seconds in sorted(by_length)]
+    rows = {name: rows[name] for name in BUDGETS if name in rows}
+    kept.write_text(json.dumps(rows) + "\n", encoding="utf-8")
+    write("lego", "Lego at 100 px", hardware(), page(rows, scene))
+
+
 def main() -> int:
-    methods = {"splats": train_splats, "plenoxels": train_plenoxels, "dvgo": train_dvgo, "vm": train_vm, "nerf": train_nerf}
+    methods = {"nerf": train_nerf, "dvgo": train_dvgo, "splats": train_splats, "plenoxels": train_plenoxels}
+    methods |= {"vm": train_vm, "hash": train_hash}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, nargs="*", help="lengths of the trainings, instead of each method's own")
     parser.add_argument("--only", nargs="*", default=list(methods), choices=list(methods))
@@ -224,22 +302,16 @@ def main() -> int:
     if not LEGO.is_dir():
         print(f"Skipped: {LEGO} is not there; set NSW_LEGO to a folder with NeRF-Synthetic lego.")
         return 0
-    scene, kept = nsw.scenes.load(LEGO, size=100), FOLDER / "lego.json"
-    rows = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
+    scene = nsw.scenes.load(LEGO, size=100)
+    keep({}, scene)
     for name in arguments.only:
-        known = rows[name]["runs"] if name in rows and arguments.seconds else []
-        runs = {run["seconds"]: run for run in known}  # of lengths that are not asked for
         for seconds in arguments.seconds or BUDGETS[name]:
-            trace, about = methods[name](scene, seconds)
-            runs[seconds] = {"seconds": seconds, "trace": trace, **about}
-            print(name, runs[seconds], flush=True)
-        in_order = [runs[seconds] for seconds in sorted(runs)]
-        rows[name] = {"date": datetime.date.today().isoformat(), "machine": hardware(), "runs": in_order}
-    rows = {name: rows[name] for name in (*methods, *rows) if name in rows}
-    lines = page(rows, scene)
-    print("\n".join(lines))
-    kept.write_text(json.dumps(rows) + "\n", encoding="utf-8")
-    write("lego", "Lego at 100 px", hardware(), lines)
+            clock, about, more = methods[name](scene, seconds)
+            run = {"seconds": seconds, "measured": f"{datetime.date.today().isoformat()}, {hardware()}", "steps": clock.steps}
+            run |= {"about": about, "trace": clock.finish(), "profile": where_time_goes(more)}
+            print(name, run, flush=True)
+            keep({name: [run]}, scene)
+    print((FOLDER / "lego.md").read_text(encoding="utf-8"))
     return 0
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -136,6 +138,28 @@ def test_the_mask_only_shrinks():
     share = dvgo.refresh_mask(ball)
     assert 0 < share < float(before.float().mean())
     assert bool((before | ~ball.occupied).all())
+
+
+def test_an_inherited_density_is_the_coarse_one_above_the_start_and_below_the_top():
+    coarse = _ball(12**3)
+    fine = DenseGrid(DenseGridSettings((-0.8,) * 3 + (0.8,) * 3, n_voxels=18**3, alpha_init=1e-3))
+    start, most = float(fine.sigma(torch.zeros(1, 3)).detach()), 0.9
+    dvgo.inherit_density(fine, coarse, most)
+    points = fine.vertices().reshape(-1, 3)
+    expected = (coarse.density(points) * fine.voxel).clamp(start, -math.log1p(-most))
+    torch.testing.assert_close(fine.sigma(points), expected, atol=1e-5, rtol=1e-3)
+    kinds = [float((expected == limit).float().mean()) for limit in (expected.min(), expected.max())]
+    assert min(*kinds, 1 - sum(kinds)) > 0.01  # outside, inside and the shell between are all there
+
+
+def test_batches_by_samples_follow_what_a_ray_keeps():
+    ball, every = _ball(), camera_rays(_cameras())
+    bank, seen = dvgo_stages.RayBank(every, torch.zeros(len(every), 3)), []
+    stage = dvgo_stages.Stage(n_steps=6, n_rays=64, n_samples=4000, threshold=1e-4, lr=0.0)
+    watch = lambda step, spent, out: seen.append((len(out.rgb), len(out.t)))  # noqa: E731
+    dvgo_stages.fit(ball, bank, stage, torch.Generator().manual_seed(0), 0.0, watch=watch)
+    assert seen[0][0] == 64 and seen[0][1] < 2000
+    assert seen[-1][1] == pytest.approx(4000, rel=0.2)
 
 
 def test_rays_that_miss_the_mask_show_the_background():
