@@ -9,6 +9,8 @@ from nsw.cameras import orbit
 from nsw.methods import gaussian_splatting as gs
 from nsw.methods import mcmc, mcmc_chain
 from nsw.methods.density_control import DensityControl
+from nsw.methods.feature_3dgs import feature_map
+from nsw.models.feature_gaussians import FeatureGaussians
 from nsw.models.gaussians import Gaussians
 from nsw.renderers.splats import render_view
 
@@ -84,3 +86,19 @@ def test_the_mcmc_chain_runs_on_the_gpu_and_shares_as_on_the_cpu():
         moves.append(training.step(step))
     assert len(moves[5].dead) >= 40 and len(training.gaussians) == 330 and training.rows["origin"].shape == (330,)
     assert all(p.is_cuda and torch.isfinite(p).all() for p in training.gaussians.params.values())
+
+
+@pytest.mark.parametrize("n_features", [16, 40])
+def test_feature_maps_and_their_gradients_agree(n_features):
+    splats, cameras = splats_and_cameras()
+    model = FeatureGaussians.around(splats, n_features, 64)
+    torch.nn.init.normal_(model.features, generator=torch.Generator().manual_seed(2))
+    maps, gradients = {}, {}
+    for device in ("cpu", "cuda"):
+        model = model.to(device)
+        model.zero_grad(set_to_none=True)
+        seen = feature_map(model, cameras, (45, 60))
+        seen.square().mean().backward()
+        maps[device], gradients[device] = seen.detach().cpu(), model.features.grad.cpu()
+    assert float(((maps["cpu"] - maps["cuda"]).abs() > 1e-2).float().mean()) < 1e-3
+    assert float((gradients["cpu"] - gradients["cuda"]).norm() / gradients["cpu"].norm()) < 1e-2
