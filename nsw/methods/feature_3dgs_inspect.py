@@ -155,12 +155,12 @@ def prompted_iou(asked: Sequence[Asked], mask_of: Callable[[Asked, Prompt], Tens
 def pull_on(
     gaussians: Gaussians, camera: Cameras, target: Float[Tensor, "1 M h w"], n_features: int, joint: bool
 ) -> dict[str, float]:
-    """Return how hard the feature loss of one view pulls on places, opacities and random features: norms of gradients."""
+    """Return how hard the feature loss of one view pulls on places, opacities and random features: norms of gradients x 1000."""
     model = FeatureGaussians.around(gaussians, n_features, target.shape[1])
     torch.nn.init.normal_(model.features, std=0.1, generator=torch.Generator(target.device).manual_seed(0))
     loss_feature(feature_map(model, camera, target.shape[2:], joint=joint), target).backward()
     grads = {name: model.params[name].grad for name in ("means", "opacities", "features")}
-    return {name: 0.0 if grad is None else float(grad.norm()) for name, grad in grads.items()}
+    return {name: 0.0 if grad is None else 1000 * float(grad.norm()) for name, grad in grads.items()}
 
 
 @torch.no_grad()
