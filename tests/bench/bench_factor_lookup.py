@@ -52,6 +52,7 @@ def main(repeats: int = 5) -> None:
     points = ray_points(650)
     about = f"{hardware()}; {len(points)} points in ray order, torch {torch.__version__}, {torch.get_num_threads()} threads"
     lines = ["| lookup | fused: forward / with backward, ms | grid_sample, ms | ratio |", "|---|---|---|---|"]
+    print("\n".join(lines))
     rows = []
     for name, make, size, rank, summed in CASES:
         factors, *lookups = make(size, rank)

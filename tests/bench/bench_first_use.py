@@ -55,6 +55,7 @@ def first_use(cache: Path) -> tuple[list[float], str]:
 def main() -> None:
     lines = [f"At most {COMPILING['cold']:.0f} s of compiling, at most {COMPILING['import']} s to import.", ""]
     lines += ["| cache folder | numba, s | kernels, s | first picture, s | ten steps, s | said |", "|---" * 6 + "|"]
+    print("\n".join(lines))
     spent = {}
     with tempfile.TemporaryDirectory() as folder:
         blocked = Path(folder) / "file"

@@ -39,6 +39,7 @@ def main(repeats: int = 7) -> None:
     points = ray_points()
     about = f"{hardware()}; {len(points)} points in ray order, torch {torch.__version__}, {torch.get_num_threads()} threads"
     lines = ["| levels x features, entries | fused: forward / with backward, ms | plain torch, ms | ratio |", "|---|---|---|---|"]
+    print("\n".join(lines))
     rows = []
     for n_levels, n_features, bits in SIZES:
         levels = hash_levels(n_levels, 16, 256 if n_levels < 16 else 1024, bits)

@@ -177,7 +177,7 @@ def main() -> None:
     if not peers:
         print("no --peer given: ratios to engines of the same run are left out; see results/rasterization.md and peers.py for them")
     header, date, rows = machine(), datetime.date.today().isoformat(), []
-    print(f"{date}: {header}", flush=True)
+    print(f"{date}: {header}", *table([], list(peers)), sep="\n", flush=True)
     for n in COUNTS:
         for width, height in SIZES:
             ms = interleaved_ms({"kernels": ours, **peers}, n, width, height, options.blocks, options.seconds, pick)

@@ -111,6 +111,7 @@ def main() -> None:
     install(watch)
     heads = ["splats at the start, picture", "step, ms", *PARTS, "torch and Python"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    print("\n".join(lines))
     for n, width in SIZES:
         scene = nsw.scenes.load("shelf", size=width)
         step, parts = profile(scene, n, watch)

@@ -118,6 +118,7 @@ def while_it_trains() -> list[str]:
 def main() -> None:
     heads = ["splats, picture", "harmonics", "beside it", "median, ms", "95 % below, ms", "at most"]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    print("\n".join(lines))
     for load, limit in VIEWER.items():
         for sh_degree, beside in ((0, None), (3, None), (3, training)):
             with beside() if beside else contextlib.nullcontext():
