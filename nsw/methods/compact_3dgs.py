@@ -22,6 +22,8 @@ from nsw.models.compact_gaussians import CompactGaussians
 from nsw.models.sh import SH0
 from nsw.scenes.scene import Scene
 
+PUPILS = 4096  # splats in one of the field's lessons, at most
+
 
 @dataclass(frozen=True)
 class Compression:
@@ -29,6 +31,7 @@ class Compression:
 
     Attributes:
         mask_weight: of `loss_mask`. The paper takes 4e-3 for synthetic scenes.
+        relax: step from which the mask presses no more, so that what remains can settle; the paper's presses to the end.
         lr_mask: of the mask's Adam.
         prune_every: remove masked splats this often once density control, which does it too, has ended.
         quantise_last: the codebooks act for this many last steps.
@@ -43,12 +46,13 @@ class Compression:
     """
 
     mask_weight: float = 5e-4
+    relax: int = 30_000
     lr_mask: float = 1e-2
     prune_every: int = 1000
     quantise_last: int = 1000
     lr_codewords: float = 1e-4
     field_from: int = 0
-    field_lessons: int = 300
+    field_lessons: int = 1200
     lr_field: float = 1e-2
     warm_up: int = 100
     field_decay: float = 0.33
@@ -83,16 +87,17 @@ def learn_colours(
     Returns:
         The last weighted mean squared error, in colours.
     """
-    field, means = gaussians.field, gaussians.means.detach()
+    field, degree, generator = gaussians.field, gaussians.settings.sh_degree, gs.generator_at(seed, 0, 5)
     optimizer = torch.optim.Adam(field.parameters(), lr=rate, eps=1e-15, fused=True)
-    weight, degree = gaussians.activated_opacities.detach()[:, None], gaussians.settings.sh_degree
-    origins, generator, error = origins.to(means.device), gs.generator_at(seed, 0, 5), means.new_zeros(())
+    means, sh, opacities = gaussians.means.detach(), gaussians.sh.detach(), gaussians.activated_opacities.detach()
+    origins, error, size = origins.to(means.device), means.new_zeros(()), (min(len(means), PUPILS),)
     for step in range(n_steps):
         optimizer.param_groups[0]["lr"] = rate * 0.05 ** (step / n_steps)
-        seen = origins[torch.randint(len(origins), (len(means),), generator=generator).to(means.device)]
-        taught = spherical_harmonics(degree, means - seen, gaussians.sh.detach())
-        said = SH0 * field.sh0(field.features(means), normalize(means - seen, dim=-1))[:, 0]
-        error = (weight * (said - taught).square()).mean()
+        rows = torch.randint(len(means), size, generator=generator).to(means.device)
+        ways = means[rows] - origins[torch.randint(len(origins), size, generator=generator).to(means.device)]
+        taught = spherical_harmonics(degree, ways, sh[rows])
+        said = SH0 * field.sh0(field.features(means[rows]), normalize(ways, dim=-1))[:, 0]
+        error = (opacities[rows, None] * (said - taught).square()).mean()
         optimizer.zero_grad(set_to_none=True)
         error.backward()
         optimizer.step()
@@ -137,7 +142,8 @@ class Compact(gs.Training):
 
     def penalty(self, step: int) -> Float[Tensor, ""]:
         """Return the weighted loss of the mask, and what moves the codewords; to be added to the loss of the picture."""
-        return self.compression.mask_weight * loss_mask(self.gaussians) + self.gaussians.loss_codebooks()
+        weight = self.compression.mask_weight if step < self.compression.relax else 0.0
+        return weight * loss_mask(self.gaussians) + self.gaussians.loss_codebooks()
 
     def step(self, step: int, meta: dict) -> density.Refined | None:
         """Take one step after `backward`: the mask, the field and the codebooks, then what 3DGS does, then pruning."""
@@ -186,13 +192,3 @@ def draw(gaussians: CompactGaussians, cameras, **options):
 def fit(training: Compact, scene: Scene, steps: Iterable[int], seed: int = 0) -> Compact:
     """Train as the notebook's loop does it, without watching."""
     return gs.fit(training, scene, steps, seed, penalty=training.penalty, draw=draw)
-
-
-@torch.no_grad()
-def faintest_pruned(training: gs.Training, n_keep: int) -> gs.Training:
-    """Remove all but the n_keep most opaque splats: the control of the mask, which knows nothing of the picture."""
-    opacities = training.gaussians.opacities.detach()
-    doomed = torch.ones_like(opacities, dtype=torch.bool)
-    doomed[opacities.argsort(descending=True)[:n_keep]] = False
-    density.prune(training.gaussians.params, training.optimizers, training.rows, doomed)
-    return training

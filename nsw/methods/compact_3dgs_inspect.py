@@ -54,12 +54,30 @@ def subset(gaussians: CompactGaussians, keep_above: float = KEEP_ABOVE, stages: 
 
 
 @torch.no_grad()
+def parted(gaussians: Gaussians, share: float) -> tuple[Gaussians, Gaussians]:
+    """Return the given share of splats that is most opaque, and the others: a pruning that knows nothing of the pictures."""
+    order = gaussians.opacities.argsort(descending=True)
+    n = round(share * len(order))
+    raw = [{name: gaussians.params[name][rows] for name in NAMES} for rows in (order[:n], order[n:])]
+    return tuple(Gaussians(gaussians.settings).to(gaussians.means.device).fill(**part) for part in raw)
+
+
+@torch.no_grad()
+def truncated(gaussians: Gaussians, degree: int) -> Gaussians:
+    """Return a copy with the harmonics up to a degree only: the simplest way to a smaller `.ply`."""
+    raw = {name: gaussians.params[name] for name in NAMES}
+    raw["shN"] = raw["shN"][:, : (degree + 1) ** 2 - 1]
+    return Gaussians(GaussiansSettings(degree, gaussians.settings.isotropic)).to(gaussians.means.device).fill(**raw)
+
+
+@torch.no_grad()
 def marked(gaussians: CompactGaussians, below: float = KEEP_ABOVE) -> Gaussians:
     """Return the splats in grey, and in red those whose sigmoid(m) is at most `below`, with their own scale and opacity."""
     splats = gaussians.coded()
     red = (splats.mask.sigmoid() <= below)[:, None]
     splats.mask.fill_(10.0)
-    return recoloured(splats, torch.where(red, torch.tensor([0.84, 0.1, 0.1]), torch.tensor([0.75, 0.75, 0.75])))
+    colours = splats.means.new_tensor([[0.84, 0.1, 0.1], [0.75, 0.75, 0.75]])
+    return recoloured(splats, torch.where(red, colours[0], colours[1]))
 
 
 def directions_on_sphere(n: int, seed: int = 0) -> Float[Tensor, "n 3"]:

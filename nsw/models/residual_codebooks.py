@@ -65,8 +65,8 @@ class ResidualCodebooks(nn.Module):
         self.register_buffer("ready", torch.tensor(False))
 
     @torch.no_grad()
-    def fit(self, x: Float[Tensor, "N D"], seed: int = 0) -> None:
-        """Set the codewords, stage by stage, to k-means centres of what is left over."""
+    def fit(self, x: Float[Tensor, "N D"], seed: int = 0) -> ResidualCodebooks:
+        """Set the codewords, stage by stage, to k-means centres of what is left over; return the codebooks."""
         import warnings
 
         from scipy.cluster.vq import kmeans2
@@ -81,6 +81,7 @@ class ResidualCodebooks(nn.Module):
                 stage[:k] = torch.from_numpy(centres).to(stage)
                 left = left - torch.from_numpy(centres[index])
         self.ready.fill_(True)
+        return self
 
     def forward(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
         """Return x as its code says it, with the gradient of x; x itself before `fit`."""

@@ -6,12 +6,14 @@ import pytest
 import torch
 
 from nsw.cameras import orbit
+from nsw.methods import compact_3dgs, compact_3dgs_codec, compact_3dgs_reader, mcmc, mcmc_chain
 from nsw.methods import gaussian_splatting as gs
-from nsw.methods import mcmc, mcmc_chain
 from nsw.methods.density_control import DensityControl
 from nsw.methods.feature_3dgs import feature_map
+from nsw.models.compact_gaussians import CompactGaussians, CompactSettings
 from nsw.models.feature_gaussians import FeatureGaussians
 from nsw.models.gaussians import Gaussians
+from nsw.models.neural_colour import NeuralColourSettings
 from nsw.renderers.splats import render_view
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here: gsplat's own rasterizer cannot run")
@@ -102,3 +104,19 @@ def test_feature_maps_and_their_gradients_agree(n_features):
         maps[device], gradients[device] = seen.detach().cpu(), model.features.grad.cpu()
     assert float(((maps["cpu"] - maps["cuda"]).abs() > 1e-2).float().mean()) < 1e-3
     assert float((gradients["cpu"] - gradients["cuda"]).norm() / gradients["cpu"].norm()) < 1e-2
+
+
+def test_compact_splats_train_and_are_written_on_the_gpu(tmp_path):
+    start, cameras = splats_and_cameras(300)
+    colour = NeuralColourSettings(n_levels=3, log2_entries=8, n_min=4, n_max=16, width=16)
+    settings = CompactSettings(sh_degree=1, colour=colour, n_stages=2, log2_codewords=4)
+    plan = compact_3dgs.Compression(field_from=8, field_lessons=5, quantise_last=5, prune_every=4, lr_mask=0.5)
+    model = CompactGaussians.from_gaussians(start.to("cuda"), settings)
+    training = compact_3dgs.Compact(model, 3.0, 20, plan, origins=cameras.origins)
+    for step in range(20):
+        render = model.render_view(cameras[step % 3])
+        (render.rgb.mean() + training.penalty(step)).backward()
+        training.step(step, render.extras["meta"])
+    assert model.has_field and bool(model.scale_codes.ready) and model.means.is_cuda
+    read = compact_3dgs_reader.load(compact_3dgs_codec.save(model, tmp_path / "scene.nswc")).to("cuda")
+    assert torch.isfinite(read.render_view(cameras[0]).rgb).all() and len(read) == int(model.kept.sum())

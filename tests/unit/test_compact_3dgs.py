@@ -10,7 +10,6 @@ from nsw import metrics, scenes
 from nsw.cameras import orbit
 from nsw.methods import compact_3dgs as compact
 from nsw.methods import compact_3dgs_inspect as inspect
-from nsw.methods import gaussian_splatting as gs
 from nsw.models import io
 from nsw.models import residual_codebooks as codebooks
 from nsw.models.compact_gaussians import CompactGaussians, CompactSettings, binary_mask
@@ -199,19 +198,27 @@ def test_the_penalty_prunes_and_the_guard_holds():
     assert len(trained(weight=0.0, sh_degree=1).gaussians) > len(training.gaussians)
 
 
+def test_the_mask_presses_until_it_relaxes():
+    model = a_model(sh_degree=1)
+    training = compact.Compact(model, 1.0, 10, compact.Compression(mask_weight=0.3, relax=6))
+    assert float(training.penalty(5).detach()) == pytest.approx(0.3 * float(torch.sigmoid(torch.ones(()))), rel=1e-6)
+    assert float(training.penalty(6).detach()) == 0.0
+
+
 def test_an_interrupted_training_ends_where_an_uninterrupted_one_ends():
     whole, resumed = trained(**FULL), trained(fresh_at=25, **FULL)
     state, again = whole.gaussians.state_dict(), resumed.gaussians.state_dict()
     assert state.keys() == again.keys() and all(torch.equal(state[name], again[name]) for name in state)
 
 
-def test_the_control_keeps_the_most_opaque():
+def test_parts_are_the_most_opaque_and_the_rest():
     model = a_model(sh_degree=1)
     with torch.no_grad():
         model.opacities.copy_(torch.randn(N, generator=torch.Generator().manual_seed(1)))
-    wanted = model.opacities.detach().sort(descending=True).values[:20]
-    training = compact.faintest_pruned(gs.Training(model, 1.0, 10), 20)
-    assert torch.equal(training.gaussians.opacities.detach().sort(descending=True).values, wanted)
+    opaque, faint = inspect.parted(model, 0.25)
+    assert len(opaque) == 20 and len(faint) == N - 20 and float(opaque.opacities.min()) >= float(faint.opacities.max())
+    flat = inspect.truncated(opaque, 0)
+    assert torch.equal(flat.sh0, opaque.sh0) and flat.shN.shape == (20, 0, 3) and flat.settings.sh_degree == 0
 
 
 def test_baked_harmonics_show_the_fields_colours():
