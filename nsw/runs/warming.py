@@ -108,7 +108,7 @@ def _lookups(scene, generator: torch.Generator) -> None:
     points = torch.rand(16, 3, generator=generator).requires_grad_()
     found = [hash_encode(torch.rand(levels.n_rows, 2, requires_grad=True), points, levels)]
     found += [grid_lookup(torch.rand(4, 4, 4, 1, requires_grad=True), points, box)]
-    for n in (3, 12, 27):
+    for n in (3, 4, 6, 8, 12, 27):
         found += [grid_lookup(torch.rand(4, 4, 4, n, requires_grad=True), points.detach(), box)]
     for rank in (1, 2, 4, 8, 16):  # the widths of vectors; any other rank is made of these
         lines = [torch.rand(4, rank, requires_grad=rank >= 4) for _ in range(3)]
