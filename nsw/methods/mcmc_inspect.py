@@ -1,8 +1,6 @@
-"""Look at the chain of 3DGS-MCMC: stacks in profile, where the splats are, who jumped where, and how far noise carries."""
+"""Look at the chain of 3DGS-MCMC: stacks in profile, how far noise carries, and what strays from the scene."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -10,7 +8,6 @@ from torch import Tensor
 
 from nsw.methods.mcmc import add_noise, copied, noise_gate, shared
 from nsw.models.gaussians import NAMES, Gaussians
-from nsw.renderers.splat_probe import recoloured
 
 
 def stack_profiles(opacity: float, n: int, reach: float = 4.0) -> tuple[Float[Tensor, "X"], dict[str, Float[Tensor, "X"]]]:
@@ -55,36 +52,6 @@ def cloud(gaussians: Gaussians, n: int, size: float, gate_at: float = 0.005) -> 
     crowd = Gaussians(gaussians.settings).to(gaussians.means.device)
     crowd.fill(**{name: gaussians.params[name].repeat_interleave(n, dim=0) for name in NAMES})
     return melted(crowd, size, gate_at, n_steps=1)
-
-
-@torch.no_grad()
-def dots(gaussians: Gaussians, size: float, rgb: Float[Tensor, "N 3"] | None = None) -> Gaussians:
-    """Return an opaque ball of one size at every splat that is alive, whatever its shape: where the splats are."""
-    marks = recoloured(gaussians, gaussians.base_rgb if rgb is None else rgb)
-    marks.scales.fill_(torch.log(torch.tensor(size)))
-    marks.opacities.copy_(torch.where(gaussians.activated_opacities > 0.005, 4.0, -8.0))
-    return marks
-
-
-@torch.no_grad()
-def threads(start: Float[Tensor, "D 3"], end: Float[Tensor, "D 3"], rgb: Sequence[float], thickness: float) -> Gaussians:
-    """Return a thin splat along the way of every jump; its length is two standard deviations to each side."""
-    vector = end - start
-    length = vector.norm(dim=1, keepdim=True).clamp_min(1e-6)
-    d = vector / length
-    # The half-way rotation from the x axis to d; opposite directions share one line, so the half with d_x >= 0 will do.
-    d = torch.where(d[:, :1] < 0, -d, d)
-    quats = torch.stack([1 + d[:, 0], torch.zeros_like(d[:, 0]), -d[:, 2], d[:, 1]], dim=1)
-    scales = torch.cat([length / 4, torch.full_like(d[:, :2], thickness)], dim=1)
-    colours = torch.tensor(rgb).expand(len(d), 3)
-    return Gaussians.from_values((start + end) / 2, scales, quats, torch.full_like(d[:, 0], 0.9), colours).to(start.device)
-
-
-@torch.no_grad()
-def together(*parts: Gaussians) -> Gaussians:
-    """Return all splats of some models of one degree as one model."""
-    joined = Gaussians(parts[0].settings).to(parts[0].means.device)
-    return joined.fill(**{name: torch.cat([part.params[name] for part in parts]) for name in NAMES})
 
 
 @torch.no_grad()

@@ -246,16 +246,6 @@ def test_melting_leaves_the_original_and_spares_the_opaque():
     assert all(torch.equal(splats.params[name], before[name]) for name in NAMES)
 
 
-def test_threads_lie_along_the_way_of_a_jump():
-    start, end = torch.tensor([[0.0, 0, 0], [1, 2, 3], [1.0, 0, 0]]), torch.tensor([[1.0, 1, 0], [1, 2, 4], [-1.0, 0, 0]])
-    threads = mcmc_inspect.threads(start, end, [0.9, 0.5, 0.0], 0.01)
-    vector = end - start
-    for covariance_, d, centre, mean in zip(threads.covariances.detach(), vector, (start + end) / 2, threads.means, strict=True):
-        values_, axes = torch.linalg.eigh(covariance_)
-        assert float((axes[:, -1] @ d).abs()) == pytest.approx(float(d.norm()), rel=1e-4)
-        assert float(values_[-1].sqrt()) == pytest.approx(float(d.norm()) / 4, rel=1e-3) and torch.allclose(mean, centre)
-
-
 def test_strays_are_the_visible_splats_outside_the_box():
     means = [[0.0, 0, 0], [3, 0, 0], [3, 0, 0], [0, 0, -2]]
     splats = Gaussians.from_values(means, torch.full((4, 3), 0.1), [[1.0, 0, 0, 0]] * 4, [0.9, 0.05, 0.5, 0.5], torch.ones(4, 3))
