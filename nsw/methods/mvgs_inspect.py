@@ -8,10 +8,13 @@ from torch import Tensor
 
 from nsw.cameras import Cameras
 from nsw.losses import loss_photometric
-from nsw.methods.mvgs import corner_rays
+from nsw.methods.mvgs import Guard, corner_rays, crossing_boxes, frames_at, inside
 from nsw.models.gaussians import Gaussians
+from nsw.renderers import splat_marks as marks
 from nsw.renderers.splats import render_view
 from nsw.scenes.scene import Scene
+
+ORANGE, BLUE = (0.84, 0.37, 0.0), (0.34, 0.71, 0.91)  # told apart with every common form of colour blindness
 
 
 def pulls(gaussians: Gaussians, scene: Scene, background: float = 1.0) -> Float[Tensor, "V N 3"]:
@@ -35,17 +38,13 @@ def signal_to_noise(draws: Float[Tensor, "B P"]) -> float:
     return float(mean.norm() / (draws - mean).square().sum(dim=1).mean().sqrt())
 
 
-def batch_sums(
-    per_view: Float[Tensor, "V P"], n_views: int, n_batches: int, generator: torch.Generator | None = None
-) -> Float[Tensor, "B P"]:
-    """Return the gradients of random batches: sums over n_views of V, drawn with replacement as from a stream of views."""
-    picked = torch.randint(len(per_view), (n_batches, n_views), generator=generator)
-    return torch.stack([per_view[rows].sum(dim=0) for rows in picked])
+def batch_sums(per_view: Float[Tensor, "V P"], n_views: int, n_batches: int, seed: int = 0) -> Float[Tensor, "B P"]:
+    """Return the summed gradients of the first n_batches steps that training would take, n_views at a time."""
+    batches = [frames_at(step, len(per_view), n_views, seed) for step in range(n_batches)]
+    return torch.stack([per_view[rows].sum(dim=0) for rows in batches])
 
 
-def framed(
-    picture: Float[Tensor, "H W 3"], corners: Float[Tensor, "4 2"], rgb: tuple = (0.84, 0.37, 0.0)
-) -> Float[Tensor, "H W 3"]:
+def framed(picture: Float[Tensor, "H W 3"], corners: Float[Tensor, "4 2"], rgb: tuple = ORANGE) -> Float[Tensor, "H W 3"]:
     """Return the picture with a window's outline drawn on it, one pixel wide."""
     marked, colour = picture.clone(), picture.new_tensor(rgb)
     (left, top), (right, bottom) = corners[0].int().tolist(), (corners[2].int() - 1).tolist()
@@ -54,14 +53,30 @@ def framed(
     return marked
 
 
-def ray_ends(cameras: Cameras, corners: Float[Tensor, "M 4 2"], length: float) -> tuple[Tensor, Tensor]:
-    """Return start and end [4M, 3] of the corner rays, for `splat_marks.threads`."""
+@torch.no_grad()
+def crossings(gaussians: Gaussians, cameras: Cameras, corners: Float[Tensor, "M 4 2"], extent: float, guard: Guard) -> Gaussians:
+    """Return splats that draw the corner rays, the boxes where they cross, and all centres, those inside in orange."""
+    boxes = crossing_boxes(cameras, corners, extent, guard)
+    chosen = inside(gaussians.means, boxes)[:, None].cpu()
     start = cameras.origins[:, None].expand(-1, 4, -1)
-    return start.reshape(-1, 3), (start + length * corner_rays(cameras, corners)).reshape(-1, 3)
+    end = start + 2.5 * extent * corner_rays(cameras, corners)
+    parts = [marks.dots(gaussians, 0.004 * extent, torch.where(chosen, torch.tensor(ORANGE), torch.tensor([0.75, 0.75, 0.75])))]
+    parts.append(marks.threads(start.reshape(-1, 3), end.reshape(-1, 3), BLUE, 0.003 * extent))
+    if len(boxes):
+        parts.append(marks.threads(*marks.edges(boxes), (0.0, 0.0, 0.0), 0.003 * extent))
+    return marks.together(*parts)
 
 
-def apart(places: Float[Tensor, "M 3"], tau: float) -> tuple[Float[Tensor, "P 3"], Float[Tensor, "P 3"]]:
-    """Return the pairs of places that are farther apart than tau: start and end of the line between them."""
-    first, second = torch.combinations(torch.arange(len(places))).unbind(-1)
+@torch.no_grad()
+def sphere(cameras: Cameras, centre: Float[Tensor, "3"], tau: float) -> Gaussians:
+    """Return splats that draw a step's cameras on the unit sphere around the centre, joined where farther apart than tau."""
+    places = torch.nn.functional.normalize(cameras.origins - centre.to(cameras.origins), dim=-1)
+    n = len(places)
+    balls = Gaussians.from_values(places, [[0.06] * 3] * n, [[1.0, 0, 0, 0]] * n, [0.98] * n, [[0.1, 0.1, 0.1]] * n).to(
+        places.device
+    )
+    first, second = torch.combinations(torch.arange(n, device=places.device)).unbind(-1)
     far = (places[first] - places[second]).norm(dim=-1) > tau
-    return places[first][far], places[second][far]
+    if not bool(far.any()):
+        return balls
+    return marks.together(balls, marks.threads(places[first][far], places[second][far], ORANGE, 0.012))

@@ -56,6 +56,19 @@ def stage_at(step: int, stages: Sequence[Stage]) -> tuple[Stage, int]:
     return stages[-1], step
 
 
+def rendered(step: int, stages: Sequence[Stage]) -> int:
+    """Return how many views were rendered before a step.
+
+    >>> rendered(12, [Stage(None, 4, 10), Stage(None, 1, 50)])
+    42
+    """
+    views = 0
+    for stage in stages:
+        views += stage.n_views * min(step, stage.n_steps)
+        step = max(step - stage.n_steps, 0)
+    return views
+
+
 class MultiView(gs.Training):
     """Gaussians trained on several views a step.
 
