@@ -48,6 +48,7 @@ METHODS = (
     Method("deblurring_3dgs", "Deblurring", 2024, SPLATS, ("gaussian_splatting",)),
     Method("feature_3dgs", "Feature 3DGS", 2024, SPLATS, ("gaussian_splatting",)),
     Method("gaussian_stitching", "Stitching", 2025, SPLATS, ("gaussian_splatting",)),
+    Method("mvgs", "MVGS", 2024, SPLATS, ("gaussian_splatting",)),
     Method("neus", "NeuS", 2021, SURFACES, ("nerf",)),
     Method("volsdf", "VolSDF", 2021, SURFACES, ("nerf",)),
     Method("adaptive_shells", "Adaptive shells", 2023, SURFACES, ("neus",)),

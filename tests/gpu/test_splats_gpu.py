@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nsw.cameras import orbit
-from nsw.methods import compact_3dgs, compact_3dgs_codec, compact_3dgs_reader, mcmc, mcmc_chain
+from nsw.methods import compact_3dgs, compact_3dgs_codec, compact_3dgs_reader, mcmc, mcmc_chain, mvgs, mvgs_train
 from nsw.methods import gaussian_splatting as gs
 from nsw.methods.density_control import DensityControl
 from nsw.methods.feature_3dgs import feature_map
@@ -15,6 +15,7 @@ from nsw.models.feature_gaussians import FeatureGaussians
 from nsw.models.gaussians import Gaussians
 from nsw.models.neural_colour import NeuralColourSettings
 from nsw.renderers.splats import render_view
+from nsw.scenes.scene import Scene
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here: gsplat's own rasterizer cannot run")
 
@@ -120,3 +121,19 @@ def test_compact_splats_train_and_are_written_on_the_gpu(tmp_path):
     assert model.has_field and bool(model.scale_codes.ready) and model.means.is_cuda
     read = compact_3dgs_reader.load(compact_3dgs_codec.save(model, tmp_path / "scene.nswc")).to("cuda")
     assert torch.isfinite(read.render_view(cameras[0]).rgb).all() and len(read) == int(model.kept.sum())
+
+
+def test_several_views_a_step_train_on_the_gpu_and_their_boxes_are_those_of_the_cpu():
+    splats, cameras = splats_and_cameras(300)
+    corners, _ = mvgs.worst_windows(torch.rand(3, 90, 120, generator=torch.Generator().manual_seed(3)), 8, 10)
+    boxes = mvgs.crossing_boxes(cameras, corners, 3.0)
+    assert len(boxes) and torch.allclose(mvgs.crossing_boxes(cameras.to("cuda"), corners.cuda(), 3.0).cpu(), boxes, atol=1e-3)
+    with torch.no_grad():
+        images = (render_view(splats, cameras).rgb.clamp(0, 1) * 255).byte()
+    splits = {"train": torch.arange(3), "val": torch.arange(0), "test": torch.arange(0)}
+    scene = Scene("random", images, cameras, splits, torch.tensor([[-1.0] * 3, [1.0] * 3]), 1.0, 6.0)
+    start = Gaussians.random(scene.aabb, 200, torch.Generator().manual_seed(5)).to("cuda")
+    stages, control = mvgs_train.pyramid(scene, (60, 120), (3, 2), (20, 20)), DensityControl(grow_gradient=1e-5, max_splats=900)
+    training = mvgs_train.fit(mvgs_train.MultiView(start, stages, control, every=5, start=1), range(40))
+    assert 200 < len(training.gaussians) <= 900
+    assert all(p.is_cuda and torch.isfinite(p).all() for p in training.gaussians.params.values())
