@@ -44,12 +44,13 @@ def batch_sums(per_view: Float[Tensor, "V P"], n_views: int, n_batches: int, see
     return torch.stack([per_view[rows].sum(dim=0) for rows in batches])
 
 
-def framed(picture: Float[Tensor, "H W 3"], corners: Float[Tensor, "4 2"], rgb: tuple = ORANGE) -> Float[Tensor, "H W 3"]:
-    """Return the picture with a window's outline drawn on it, one pixel wide."""
-    marked, colour = picture.clone(), picture.new_tensor(rgb)
-    (left, top), (right, bottom) = corners[0].int().tolist(), (corners[2].int() - 1).tolist()
-    marked[[top, bottom], left : right + 1] = colour
-    marked[top : bottom + 1, [left, right]] = colour
+def framed(picture: Float[Tensor, "H W 3"], corners: Float[Tensor, "4 2"], scale: int = 6) -> Float[Tensor, "h w 3"]:
+    """Return the picture enlarged by a whole number, with a frame around a window, as wide as one of its old pixels."""
+    marked = picture.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
+    (left, top), (right, bottom) = (scale * corners[[0, 2]].int()).tolist()
+    window = marked[top:bottom, left:right].clone()
+    marked[max(top - scale, 0) : bottom + scale, max(left - scale, 0) : right + scale] = marked.new_tensor(ORANGE)
+    marked[top:bottom, left:right] = window
     return marked
 
 

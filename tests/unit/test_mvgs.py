@@ -206,3 +206,16 @@ def test_signal_to_noise_grows_like_the_root_of_the_number_of_views():
     four = inspect.signal_to_noise(draws.reshape(1000, 4, 500).sum(1))
     expected = float(signal.norm()) / (3.0 * 500**0.5)
     assert one == pytest.approx(expected, rel=0.02) and four == pytest.approx(2 * expected, rel=0.02)
+
+
+def test_a_frame_is_drawn_around_its_window_and_nowhere_else():
+    corners, _ = mvgs.worst_windows(torch.eye(8)[None] * torch.tensor([0.0] * 4 + [1.0] * 4), 4, 4)
+    marked = inspect.framed(torch.zeros(8, 8, 3), corners[0], scale=3)
+    drawn = marked.sum(-1) > 0
+    assert marked.shape == (24, 24, 3) and drawn.sum() == 15 * 15 - 12 * 12 and not drawn[12:, 12:].any()
+
+
+def test_the_sphere_joins_the_cameras_that_are_far_apart():
+    cameras = orbit(4, 3.0, 0.0)  # a square on the equator: sides sqrt 2, diagonals 2
+    counts = [len(inspect.sphere(cameras, torch.zeros(3), tau)) for tau in (1.0, 1.5, 2.1)]
+    assert counts == [4 + 6, 4 + 2, 4]
