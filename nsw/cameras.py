@@ -136,7 +136,9 @@ def project(cameras: Cameras, points_world: Float[Tensor, "N 3"]) -> tuple[Float
 
 
 def look_at(
-    eyes: Float[Tensor, "C 3"], target: Sequence[float] = (0.0, 0.0, 0.0), up: Sequence[float] = (0.0, 0.0, 1.0)
+    eyes: Float[Tensor, "C 3"],
+    target: Sequence[float] | Float[Tensor, "*C 3"] = (0.0, 0.0, 0.0),
+    up: Sequence[float] = (0.0, 0.0, 1.0),
 ) -> Float[Tensor, "C 4 4"]:
     """Return `cam_from_world` [C, 4, 4] of cameras at `eyes` that look at `target` with `up` upwards in the picture.
 
@@ -144,7 +146,7 @@ def look_at(
     2.0
     """
     eyes = torch.as_tensor(eyes, dtype=torch.float32).reshape(-1, 3)
-    z = torch.nn.functional.normalize(eyes.new_tensor(target) - eyes, dim=-1)
+    z = torch.nn.functional.normalize(torch.as_tensor(target).to(eyes) - eyes, dim=-1)
     x = torch.cross(z, eyes.new_tensor(up).expand_as(z), dim=-1)
     vertical = x.norm(dim=-1, keepdim=True) < 1e-6  # looking along `up`: any horizontal axis serves
     x = torch.nn.functional.normalize(torch.where(vertical, eyes.new_tensor([1.0, 0.0, 0.0]).expand_as(x), x), dim=-1)
