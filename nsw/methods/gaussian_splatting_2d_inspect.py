@@ -53,7 +53,8 @@ def ray_hits(model: Surfels, camera: Cameras, row: int, column: int, depth_range
     after = torch.cumprod(1 - alpha, dim=0)
     alpha = torch.where(after > TRANSMITTANCE_MIN, alpha, 0.0)
     weight = alpha * torch.cumprod(torch.cat([torch.ones(1), 1 - alpha]), dim=0)[:-1]
-    return RayHits(depth, weight, float(distort(weight[None], depth[None], rules)[0]))
+    distortion, reached = float(distort(weight[None], depth[None], rules)[0]), weight > 0
+    return RayHits(depth[reached], weight[reached], distortion)
 
 
 @torch.no_grad()

@@ -41,7 +41,7 @@ def mesh_figure(meshes: Mapping[str, Any], colour: Mapping[str, Any] | None = No
             how["showscale"] = name == next(iter(colour))
         data.append(go.Mesh3d(x=x, y=y, z=z, i=a, j=b, k=c, name=name, lighting=LIGHTING, flatshading=True, **how))
         label = dict(mode="text", text=[name], textposition="bottom center", showlegend=False, hoverinfo="skip")
-        data.append(go.Scatter3d(x=[i * wide], y=[-0.55 * float(np.ptp(mesh.vertices[:, 1]))], z=[ground], **label))
+        data.append(go.Scatter3d(x=[i * wide], y=[-0.6 * float(np.ptp(mesh.vertices[:, 1]))], z=[ground - 0.15], **label))
     hidden = {f"{axis}axis": dict(visible=False) for axis in "xyz"}
     view = dict(aspectmode="data", camera=dict(eye=dict(x=0.0, y=-1.4, z=0.75)), **hidden)
     return figure(data, width=760, height=380, scene=view, margin=dict(l=10, r=10, t=10, b=10), showlegend=False)
