@@ -52,12 +52,13 @@ class Reading(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """Where both fields are asked: R rays, and K points on them in occupied cells."""
+    """Where both fields are asked: R rays, K points on them in occupied cells, and how many each ray had before dark ones went."""
 
     rays: Rays
     ray_indices: Int[Tensor, "K"]
     t: Float[Tensor, "K"]
     points: Float[Tensor, "K 3"]
+    marched: Int[Tensor, "R"] | None = None
 
 
 def has_heads(field: nn.Module) -> bool:
@@ -151,6 +152,7 @@ def ask(teacher: Teacher, rays: Rays, plan: Plan, generator: torch.Generator) ->
     n_rays = len(rays)
     ray_indices, t, points = march_cells(teacher, rays, teacher.cells, teacher.step, teacher.near, generator)
     n_marched, known = len(t), first_block(teacher.model, points)
+    marched = torch.bincount(ray_indices, minlength=n_rays)
     if plan.threshold > 0 and n_marched:
         edges = (t - teacher.step / 2, t + teacher.step / 2)
         backend = packed_backend(t.device)
@@ -158,7 +160,8 @@ def ask(teacher: Teacher, rays: Rays, plan: Plan, generator: torch.Generator) ->
         kept = (light > plan.threshold).nonzero()[:, 0]
         ray_indices, t, points = (x.index_select(0, kept) for x in (ray_indices, t, points))
         known = tuple(None if x is None else x.index_select(0, kept) for x in known)
-    return Samples(rays, ray_indices, t, points), read(teacher.model, points, rays, ray_indices, known=known), n_marched
+    truth = read(teacher.model, points, rays, ray_indices, known=known)
+    return Samples(rays, ray_indices, t, points, marched), truth, n_marched
 
 
 def composite(reading: Reading, samples: Samples, step: float, background: Float[Tensor, "R 3"]) -> Float[Tensor, "R 3"]:

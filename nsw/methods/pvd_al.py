@@ -61,20 +61,27 @@ def hardest(errors: Float[Tensor, "R"], share: float) -> Int[Tensor, "n"]:
 
 
 def important(
-    weights: Float[Tensor, "K"], ray_indices: Int[Tensor, "K"], n_rays: int, kept: float = 0.3, opacity: float = 0.5
+    weights: Float[Tensor, "K"],
+    ray_indices: Int[Tensor, "K"],
+    marched: Int[Tensor, "R"],
+    kept: float = 0.3,
+    opacity: float = 0.5,
 ) -> Bool[Tensor, "K"]:
     r"""Return which samples are among the largest weights of their ray, $\lceil 0.3\,n \rceil$ of its n; none of a ray in the air.
 
-    >>> important(torch.tensor([0.1, 0.7, 0.1, 0.2]), torch.tensor([0, 0, 0, 1]), 2).tolist()
+    Args:
+        marched: n of each ray. Dark samples are gone from the K; they count, being what the level is there to leave out.
+
+    >>> important(torch.tensor([0.1, 0.7, 0.1, 0.2]), torch.tensor([0, 0, 0, 1]), torch.tensor([3, 1])).tolist()
     [False, True, False, False]
     """
     by_weight = weights.argsort(descending=True, stable=True)
     order = by_weight[ray_indices[by_weight].argsort(stable=True)]  # ray after ray, the heaviest sample first
-    count = torch.bincount(ray_indices, minlength=n_rays)
+    count = torch.bincount(ray_indices, minlength=len(marched))
     rank = torch.empty_like(ray_indices)
     rank[order] = torch.arange(len(order), device=order.device) - (count.cumsum(0) - count)[ray_indices[order]]
-    solid = weights.new_zeros(n_rays).index_add(0, ray_indices, weights) >= opacity
-    return (rank < (kept * count).ceil()[ray_indices]) & solid[ray_indices]
+    solid = weights.new_zeros(len(marched)).index_add(0, ray_indices, weights) >= opacity
+    return (rank < (kept * marched).ceil()[ray_indices]) & solid[ray_indices]
 
 
 class RayPool:
@@ -155,7 +162,7 @@ def losses(
     ]
     omega = torch.ones_like(index, dtype=torch.bool)
     if levels.point:
-        student_s, teacher_s = (important(w.detach(), index, n, levels.kept, levels.opacity) for w, _ in weighed)
+        student_s, teacher_s = (important(w.detach(), index, samples.marched, levels.kept, levels.opacity) for w, _ in weighed)
         omega = student_s | teacher_s
     clipped = [pvd.clip_through(r.log_density + math.log(teacher.step), *plan.clip) for r in (ours, truth)]
     terms = {"picture": pvd.loss_rms(*pictures)}
@@ -170,7 +177,7 @@ class ActiveLearner:
 
     Attributes:
         pool: hard rays. errors, counts: [C], sums over the rays of each pose since it came in.
-        last: of the newest step, {"rays", "errors", "from_pool", "omega"}.
+        last: of the newest step, {"errors", "from_pool", "omega", "marched"}.
     """
 
     def __init__(
@@ -197,7 +204,8 @@ class ActiveLearner:
         self.counts.index_add_(0, pose, torch.ones_like(pose, dtype=self.counts.dtype))
         if self.levels.ray:
             self._collect(rays, errors, slots, k)
-        self.last = {"errors": errors, "from_pool": torch.arange(len(rays), device=errors.device) >= len(pose), "omega": omega}
+        from_pool = torch.arange(len(rays), device=errors.device) >= len(pose)
+        self.last = {"errors": errors, "from_pool": from_pool, "omega": omega, "marched": samples.marched}
         return terms
 
     def _collect(self, rays: Rays, errors: Tensor, slots: Tensor, k: int) -> None:

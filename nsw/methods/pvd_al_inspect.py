@@ -100,7 +100,7 @@ def weights_of_ray(learner: ActiveLearner, cameras: Cameras, row: int, column: i
     data, union = [], torch.zeros_like(samples.ray_indices, dtype=torch.bool)
     for (name, reading), colour in zip({"teacher": truth, "student": ours}.items(), COLOURS, strict=False):
         weights, _ = packed_weights(reading.log_density.exp() * learner.teacher.step, samples.ray_indices, 1)
-        chosen = important(weights, samples.ray_indices, 1, kept, learner.levels.opacity)
+        chosen = important(weights, samples.ray_indices, samples.marched, kept, learner.levels.opacity)
         union |= chosen
         for part, shown, look in ((", kept", chosen, colour), (", left out", ~chosen, "#bbbbbb")):
             height = torch.where(shown, weights, 0.0).tolist()
