@@ -108,8 +108,8 @@ class DetailTree:
 def _z_order(means: Float[Tensor, "n 3"]) -> Int[Tensor, "n"]:
     """Return each centre's cell along the Z-order curve, bits of x, y and z in turn.
 
-    The box in which most splats lie is divided evenly; beyond it cells grow with the distance, u / (1 + |u|), so that a far
-    background costs few of them.
+    The box in which most splats lie, |u| <= 1, is divided evenly; beyond it places go by 0.5 - 0.15 / |u|, so that cells grow
+    with the distance and a far background costs few of them.
     """
     step = max(1, len(means) // 100_000)
     low, high = torch.quantile(means[::step], torch.tensor([0.02, 0.98], device=means.device), dim=0)
