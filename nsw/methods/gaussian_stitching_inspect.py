@@ -31,7 +31,7 @@ def jump(image: Float[Tensor, "H W 3"], source: Bool[Tensor, "H W"], target: Boo
 
     def local(mask: Tensor) -> tuple[Tensor, Tensor]:
         m = mask.to(image)[None, None]
-        window = torch.ones(1, 1, 2 * reach + 1, 2 * reach + 1)
+        window = image.new_ones(1, 1, 2 * reach + 1, 2 * reach + 1)
         count = F.conv2d(m, window, padding=reach)
         colours = F.conv2d((image.permute(2, 0, 1)[:, None] * m), window, padding=reach)
         return (colours / count.clamp_min(1))[:, 0], count[0, 0]
