@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from nsw.cameras import Cameras, project
 from nsw.methods.deblurring_3dgs import Blur, blurred_view, changed, copies, to_display, to_light
@@ -121,14 +122,14 @@ def true_lenses(scene: Scene, moments: int = 0) -> LearnedExposures:
 
 @torch.no_grad()
 def learned_discs(
-    network: BlurMLP, splats: Gaussians, camera: Cameras, blur: Blur, groups: int = 8
+    network: nn.Module, splats: Gaussians, camera: Cameras, blur: Blur, groups: int = 8, explain: Callable = copies
 ) -> tuple[Float[Tensor, "G"], Float[Tensor, "G"]]:
     r"""Return camera z and the learned diameter of blur in pixels, for groups of visible splats from near to far.
 
     A disc of diameter c has the variance $c^2 / 16$ along an axis, so $c = 4 \sqrt v$ with v the mean over two axes of the
     variance of the copies' places in the picture, plus what their growth adds.
     """
-    sets, seen = copies(network, splats, camera, blur), splats.activated_opacities > 0.1
+    sets, seen = explain(network, splats, camera, blur), splats.activated_opacities > 0.1
     z, s = project(camera, splats.means[seen])[1][0], splats.activated_scales[seen]
     places = torch.stack([project(camera, x.means[seen])[0][0] for x in sets])
     grown = torch.stack([x.activated_scales[seen].square() - s.square() for x in sets]).mean((0, 2))

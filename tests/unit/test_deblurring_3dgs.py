@@ -331,3 +331,47 @@ def test_paths_are_centred_and_start_on_the_left():
     places = torch.tensor([[3.0, 1.0], [1.0, 0.0], [2.0, 0.5]])
     path = deblurring_3dgs_inspect.in_order(places)
     assert torch.allclose(path, torch.tensor([[-1.0, -0.5], [0.0, 0.0], [1.0, 0.5]]), atol=1e-6)
+
+
+@pytest.mark.parametrize("moments", [0, 3])
+def test_the_learned_blur_can_be_turned_down_to_nothing(moments):
+    splats, network = a_model(), a_network(moments)
+    off, on = (deblurring_3dgs_inspect.explained(network, splats, VIEW, STRONG, strength) for strength in (0.0, 1.0))
+    assert torch.allclose(off, render_view(splats, VIEW).rgb[0], atol=1e-5)
+    whole = deblur.blurred_view(deblur.copies(network, splats, VIEW, STRONG), VIEW, STRONG)[0][0]
+    assert torch.allclose(on, whole, atol=1e-5) and (on - off).abs().max() > 1e-3
+
+
+def test_the_map_of_growth_shows_factors_and_one_where_nothing_is():
+    splats = Gaussians.from_values([[0, 0, 0]], [[0.5] * 3], [[1.0, 0, 0, 0]], [0.999], [[0.5] * 3])
+    network = a_network()
+    factor = (deblur.copies(network, splats, VIEW, STRONG)[0].activated_scales / 0.5).mean().item()
+    picture = deblurring_3dgs_inspect.growth_map(network, splats, VIEW, STRONG)
+    assert picture[0, 0].item() == pytest.approx(1.0) and picture.max().item() == pytest.approx(factor, abs=0.01)
+
+
+def test_true_lenses_are_those_that_took_the_pictures():
+    scene = scenes.load("toybox_defocus", size=32)
+    told, lenses = exposures.exposures(scene), deblurring_3dgs_inspect.true_lenses(scene)
+    for i in (0, 9, 25):
+        assert lenses.exposure(i).focus == pytest.approx(told[i].focus, rel=1e-5)
+        assert lenses.view(scene.cameras[i].origins[0]) == i
+
+
+def test_an_unsharp_mask_steepens_edges_and_leaves_even_grey_alone():
+    picture = torch.full((1, 16, 16, 3), 0.4)
+    assert torch.allclose(deblurring_3dgs_inspect.unsharp(picture), picture, atol=1e-6)
+    picture[:, :, 8:] = 0.6
+    sharper = deblurring_3dgs_inspect.unsharp(picture)
+    assert deblurring_3dgs_inspect.sharpness(sharper) > 1.5 * deblurring_3dgs_inspect.sharpness(picture)
+
+
+def test_the_map_of_learned_blur_sees_the_spread_of_copies():
+    """Copies spread by the true lens cover its circle of confusion."""
+    lens, splats = Exposure(aperture=0.3, focus=3.0), a_model(400)
+    learned = LearnedExposures(VIEW.origins, moments=200, focus=lens.focus, aperture=lens.aperture)
+    blur = deblur.Blur(scale_weight=0.0, turn=False)
+    with torch.no_grad():
+        splats.opacities.fill_(2.0)
+    z, disc = deblurring_3dgs_inspect.learned_discs(learned, splats, VIEW, blur, explain=deblur.camera_copies)
+    assert torch.allclose(disc, exposures.circle_of_confusion(lens, z, VIEW.Ks[0, 0, 0].item()), rtol=0.1)
