@@ -30,7 +30,7 @@ NOTE = (
     "{} times, forward / forward with backward; ratios below 1: the kernels are faster. Engines take turns within each size. "
     "Plain torch is timed once."
 )
-WHY_LEAST = "Other programs were running on this machine, hence the least times; with one thread they disturb all engines alike."
+WHY_LEAST = "Least times, because a machine that does something else for a moment then disturbs no engine more than another."
 COUNTS = (1_000, 10_000, 50_000, 140_000)
 
 
