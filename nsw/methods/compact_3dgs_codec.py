@@ -40,7 +40,7 @@ PARTS = ("places", "opacities", "scales", "rotations", "codewords", "harmonics",
 LENGTHS = struct.Struct(f"<{len(PARTS)}I")
 PEAK = struct.Struct("<f")
 PLAIN, CODED = 0, 1
-DEAD_ZONE = 0.05  # the paper takes 0.1, for tables whose entries are larger
+DEAD_ZONE = 0.02  # the paper takes 0.1, for tables whose entries are larger
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,10 @@ from nsw.renderers.splat_probe import recoloured
 GROUPS = {
     "places": ("places",),
     "opacity": ("opacities",),
-    "scale and rotation": ("scales", "rotations"),
-    "colour of the splat": ("harmonics",),
-    "codebooks": ("codewords",),
-    "colour field": ("table", "network"),
-    "header, unused": ("header", "unused"),
+    "shape": ("scales", "rotations"),
+    "colour": ("harmonics",),
+    "shared": ("codewords", "table", "network"),
+    "rest": ("header", "unused"),
 }
 
 
