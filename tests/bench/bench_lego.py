@@ -262,8 +262,9 @@ def missed(name: str, runs: list[dict]) -> list[str]:
             continue
         run = min((run for run in runs if run["seconds"] >= target), key=lambda run: run["seconds"], default=runs[-1])
         reached = max(value for t, value in run["trace"])
-        got = f"{needed:.1f} s" if needed is not None else f"never: {reached:.1f} dB at best in {run['seconds']:g} s"
-        lines.append(f"- {name}, {level} dB in {target:g} s: {got}. Its {run['steps']} steps spend {run['profile']}.")
+        longest = "" if run["seconds"] >= target else ", and no training as long as the target is kept"
+        got = f"{needed:.1f} s" if needed is not None else f"not reached: {reached:.1f} dB in {run['seconds']:g} s{longest}"
+        lines.append(f"- {name}, {level} dB in {target:g} s: {got}. {run['steps']} steps; profile: {run['profile']}.")
     return lines
 
 
@@ -313,9 +314,11 @@ def main() -> int:
         for seconds in arguments.seconds or BUDGETS[name]:
             clock, about, more = methods[name](scene, seconds)
             run = {"seconds": seconds, "measured": f"{datetime.date.today().isoformat()}, {hardware()}", "steps": clock.steps}
-            run |= {"about": about, "trace": clock.finish(), "profile": where_time_goes(more)}
-            print(name, run, flush=True)
+            run |= {"about": about, "trace": clock.finish(), "profile": "none, it was stopped before"}
             keep({name: [run]}, scene)
+            run["profile"] = where_time_goes(more)
+            keep({name: [run]}, scene)
+            print(name, run, flush=True)
     print((FOLDER / "lego.md").read_text(encoding="utf-8"))
     return 0
 
