@@ -21,11 +21,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import nsw.scenes  # before torch: it says how torch's threads wait
+
+# isort: split
 import torch
 from peers import LEGO as LEGO_PEERS
 from report import FOLDER, write
 
-import nsw.scenes
 from nsw import metrics
 from nsw.kernels.occupancy import ray_aabb_intersect
 from nsw.methods import dvgo, dvgo_stages, gaussian_splatting, instant_ngp_fit, plenoxels, plenoxels_fit, tensorf, tensorf_fit
