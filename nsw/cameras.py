@@ -90,6 +90,10 @@ class Rays:
     def to(self, device: torch.device | str) -> Rays:
         return Rays(self.origins.to(device), self.directions.to(device), self.z_per_t.to(device))
 
+    def at_depth(self, z: Float[Tensor, "R"]) -> Float[Tensor, "R 3"]:
+        """Return the points in the world at camera depth z along each ray: what a depth map shows."""
+        return self.origins + self.directions * (z / self.z_per_t)[:, None]
+
 
 def pixel_rays(cameras: Cameras, camera_index: Int[Tensor, "R"], rows: Int[Tensor, "R"], columns: Int[Tensor, "R"]) -> Rays:
     """Return the rays through the centres of the given pixels.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nsw.cameras import Cameras, orbit
 from nsw.errors import InputError
-from nsw.formats import SUFFIXES, load, up_of
+from nsw.formats import SUFFIXES, load, save, up_of
 from nsw.formats.glb import save_glb
 from nsw.formats.ply import load_ply, save_ply
 from nsw.formats.splat import save_splat
@@ -168,8 +168,7 @@ def _save_splats(gaussians: Gaussians, what: str, path: Path, up: str) -> Path:
     """Write Gaussians, or only their centres, as `what` has it, whatever the file is called."""
     if what == "points":
         return save_points(gaussian_points(gaussians), path)
-    savers = {".ply": save_ply, ".spz": save_spz, ".glb": save_glb, ".splat": save_splat}
-    return savers[what](gaussians, path, up)
+    return save(gaussians, path, up, what)
 
 
 def export_file(path: Path | str, what: str, out: Path | str | None = None) -> Path:

@@ -217,16 +217,18 @@ def surface_scores(
         InputError: when the mesh has no faces.
     """
     import trimesh
-    from scipy.spatial import cKDTree
+
+    from nsw.models.neighbours import nearest
 
     if len(mesh.faces) == 0:
         raise InputError("There is no surface to score: the mesh has no faces; look at the depth maps it was made from.")
     found, faces = trimesh.sample.sample_surface(mesh, n, seed=seed)
     picked = torch.randperm(len(points), generator=torch.Generator().manual_seed(seed))[:n]
-    truth = points.detach().cpu().double().numpy()
-    to_truth, _ = cKDTree(truth).query(found)
-    to_mesh, nearest = cKDTree(found).query(truth[picked.numpy()])
-    angle = normal_error_degrees(torch.from_numpy(mesh.face_normals[faces[nearest]].copy()), normals[picked].detach().cpu())
+    found, truth = torch.from_numpy(found), points.detach().cpu().double()
+    to_truth, _ = nearest(found, truth, 1)
+    to_mesh, at = nearest(truth[picked], found, 1)
+    drawn = torch.from_numpy(mesh.face_normals[faces[at[:, 0].numpy()]].copy())
+    angle = normal_error_degrees(drawn, normals[picked].detach().cpu())
     accuracy, completeness = float(to_truth.mean()), float(to_mesh.mean())
     return SurfaceScores((accuracy + completeness) / 2, accuracy, completeness, angle)
 
@@ -237,7 +239,6 @@ def distances_to(points: Float[Tensor, "N 3"], truth: Float[Tensor, "P 3"]) -> F
     >>> distances_to(torch.tensor([[0.0, 0, 2]]), torch.zeros(1, 3))
     tensor([2.])
     """
-    from scipy.spatial import cKDTree
+    from nsw.models.neighbours import nearest
 
-    found, _ = cKDTree(truth.detach().cpu().double().numpy()).query(points.detach().cpu().double().numpy())
-    return torch.from_numpy(found).float()
+    return nearest(points, truth, 1)[0][:, 0].cpu().float()

@@ -62,11 +62,12 @@ def up_of(path: Path | str) -> Up:
     return ply.up_of(path) if _kind(path) == ".ply" else "-y"
 
 
-def save(gaussians: Gaussians, path: Path | str, up: Up = "+z") -> Path:
+def save(gaussians: Gaussians, path: Path | str, up: Up = "+z", suffix: str | None = None) -> Path:
     """Write Gaussians in the format that the suffix names, whole or not at all.
 
     Args:
         up: the direction that is up in the Gaussians' world: "+z" for what was trained here.
+        suffix: names the format whatever the file is called; None takes the file's own.
 
     Raises:
         InputError: for another suffix, nothing to write, values that are not finite, and when the file cannot be written.
@@ -75,6 +76,7 @@ def save(gaussians: Gaussians, path: Path | str, up: Up = "+z") -> Path:
 
     path = Path(path)
     savers = {".ply": ply.save_ply, ".splat": splat.save_splat, ".spz": spz.save_spz, ".glb": glb.save_glb}
-    if path.suffix.lower() not in savers:
+    suffix = suffix or path.suffix.lower()
+    if suffix not in savers:
         raise InputError(f"Cannot write Gaussians as {path.name}: expected a name that ends in {', '.join(SUFFIXES)}.")
-    return savers[path.suffix.lower()](gaussians, path, up)
+    return savers[suffix](gaussians, path, up)

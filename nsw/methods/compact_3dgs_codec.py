@@ -30,6 +30,7 @@ from nsw.errors import InputError
 from nsw.methods import compact_3dgs_bits as bits_of
 from nsw.methods import compact_3dgs_places as places_of
 from nsw.models.compact_gaussians import CompactGaussians, CompactSettings
+from nsw.models.morton import interleave
 from nsw.models.neural_colour import NeuralColourSettings
 from nsw.models.residual_codebooks import assign
 from nsw.models.state import write_bytes
@@ -106,7 +107,8 @@ def encode(gaussians: CompactGaussians, coded: bool = True, dead_zone: float = D
     fitted = codes[0] is not None and bool(codes[0].ready)
     low, high = splats.means[keep].amin(0), splats.means[keep].amax(0)
     span = (high - low).clamp_min(1e-6)
-    morton = places_of.interleave(_levels((splats.means[keep] - low) / span, places_of.AXIS_BITS))
+    cells = torch.from_numpy(_levels((splats.means[keep] - low) / span, places_of.AXIS_BITS))
+    morton = interleave(cells, places_of.AXIS_BITS).numpy().astype(np.uint64)
     order = np.argsort(morton, kind="stable")
     keep = keep[torch.from_numpy(order).to(keep.device)]
     n_stages, log2 = gaussians.settings.n_stages, gaussians.settings.log2_codewords

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nsw.models.compact_gaussians import KEEP_ABOVE, CompactGaussians
 from nsw.models.gaussians import NAMES, Gaussians, GaussiansSettings
+from nsw.models.parts import part_of
 from nsw.models.sh import sh_basis
 from nsw.renderers.splat_probe import recoloured
 
@@ -57,8 +58,7 @@ def parted(gaussians: Gaussians, share: float) -> tuple[Gaussians, Gaussians]:
     """Return the given share of splats that is most opaque, and the others: a pruning that knows nothing of the pictures."""
     order = gaussians.opacities.argsort(descending=True)
     n = round(share * len(order))
-    raw = [{name: gaussians.params[name][rows] for name in NAMES} for rows in (order[:n], order[n:])]
-    return tuple(Gaussians(gaussians.settings).to(gaussians.means.device).fill(**part) for part in raw)
+    return part_of(gaussians, order[:n]), part_of(gaussians, order[n:])
 
 
 @torch.no_grad()

@@ -14,29 +14,6 @@ AXIS_BITS = 16
 MORTON_BITS = 3 * AXIS_BITS
 
 
-def interleave(cells: np.ndarray) -> np.ndarray:
-    """Return Morton's number of each lattice cell [N, 3]: the bits of x, y and z in turn, so that near cells get near numbers.
-
-    >>> interleave(np.array([[1, 0, 0], [0, 1, 0], [3, 3, 3]])).tolist()
-    [4, 2, 63]
-    """
-    code = np.zeros(len(cells), np.uint64)
-    for place in range(AXIS_BITS):
-        for axis in range(3):
-            bit = (cells[:, axis].astype(np.uint64) >> np.uint64(place)) & np.uint64(1)
-            code |= bit << np.uint64(3 * place + 2 - axis)
-    return code
-
-
-def separate(code: np.ndarray) -> np.ndarray:
-    """Undo `interleave`."""
-    cells = np.zeros((len(code), 3), np.uint64)
-    for place in range(AXIS_BITS):
-        for axis in range(3):
-            cells[:, axis] |= ((code >> np.uint64(3 * place + 2 - axis)) & np.uint64(1)) << np.uint64(place)
-    return cells.astype(np.int64)
-
-
 def encode(code: np.ndarray, differences: bool = True) -> bytes:
     r"""Return ascending Morton numbers as bytes: 48 bits each, or their differences.
 

@@ -13,10 +13,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nsw.errors import InputError
+from nsw.formats.checks import read_file
 from nsw.methods import compact_3dgs_bits as bits_of
 from nsw.methods import compact_3dgs_places as places_of
 from nsw.methods.compact_3dgs_codec import CODED, HEADER, LENGTHS, MAGIC, PARTS, PEAK, VERSION, Head
 from nsw.models.compact_gaussians import SMALLEST, CompactGaussians
+from nsw.models.morton import separate
 from nsw.models.neural_colour import NeuralColour, NeuralColourSettings
 from nsw.models.residual_codebooks import total
 
@@ -154,7 +156,8 @@ def decode(data: bytes, stages: int | None = None) -> CompactGaussians:
     if head.colour is not None:
         _field_fits(head, parts)
     low, high = torch.tensor(head.box, dtype=torch.float64).reshape(2, 3)
-    cells = torch.from_numpy(places_of.separate(places_of.decode(parts["places"], head.n)))
+    code = places_of.decode(parts["places"], head.n).astype(np.int64)
+    cells = separate(torch.from_numpy(code), places_of.AXIS_BITS)
     opacities = torch.from_numpy(bits_of.decode(parts["opacities"], head.n, head.value_bits)) / ((1 << head.value_bits) - 1)
     scales, quats = _shapes(head, parts, stages)
     n_sh = (head.sh_degree + 1) ** 2
@@ -172,15 +175,6 @@ def decode(data: bytes, stages: int | None = None) -> CompactGaussians:
     )
 
 
-def _bytes(path: Path | str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"There is no file {path}.") from None
-    except OSError as error:
-        raise InputError(f"Cannot read {path}: {(error.strerror or str(error)).lower()}.") from error
-
-
 def _refused(path: Path | str, error: Exception) -> InputError:
     return InputError(f"{path} is not a compact scene that can be read: {str(error).rstrip('.')}; copy or write the file again.")
 
@@ -191,7 +185,7 @@ def load(path: Path | str, stages: int | None = None) -> CompactGaussians:
     Raises:
         InputError: one sentence, for whatever is wrong with the file.
     """
-    data = _bytes(path)
+    data = read_file(Path(path))
     try:
         return decode(data, stages)
     except (ValueError, struct.error) as error:
@@ -204,7 +198,7 @@ def sizes(path: Path | str) -> dict[str, int]:
     Raises:
         InputError: as `load`.
     """
-    data = _bytes(path)
+    data = read_file(Path(path))
     try:
         parts = split(data)[1]
     except (ValueError, struct.error) as error:

@@ -19,23 +19,10 @@ from torch import Tensor
 
 from nsw.cameras import Cameras
 from nsw.models.blur_mlp import BlurMLP
-from nsw.models.gaussians import Gaussians
+from nsw.models.gaussians import Gaussians, Seen
 from nsw.models.learned_exposures import LearnedExposures
+from nsw.models.neighbours import nearest
 from nsw.renderers.splats import render_view
-
-
-@dataclass(frozen=True)
-class Changed:
-    """Splats seen through a blur: some values of `base` replaced, all else as it is; a renderer takes it as it takes `base`."""
-
-    base: Gaussians
-    means: Float[Tensor, "N 3"]
-    activated_scales: Float[Tensor, "N 3"]
-    quats: Float[Tensor, "N 4"]
-    activated_opacities: Float[Tensor, "N"]
-
-    def __getattr__(self, name: str):
-        return getattr(self.base, name)
 
 
 @dataclass(frozen=True)
@@ -117,7 +104,7 @@ def to_display(light: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
     return torch.where(light <= 0.0031308, light * 12.92, 1.055 * light.clamp_min(0.003) ** (1 / 2.4) - 0.055)
 
 
-def copies(network: BlurMLP, gaussians: Gaussians, camera: Cameras, blur: Blur) -> list[Changed]:
+def copies(network: BlurMLP, gaussians: Gaussians, camera: Cameras, blur: Blur) -> list[Seen]:
     r"""Return the M + 1 sets of splats whose pictures, averaged, are the blurred picture; M = 0 is defocus.
 
     $$\hat s = s \odot f_s, \quad \hat q = q \odot f_q, \quad \hat\mu^{(m)} = \mu + \lambda_p\,\delta\mu^{(m)}$$
@@ -132,7 +119,7 @@ def copies(network: BlurMLP, gaussians: Gaussians, camera: Cameras, blur: Blur) 
     return [changed(gaussians, blur, *values) for values in zip(means, scales, quats, strict=True)]
 
 
-def camera_copies(learned: LearnedExposures, gaussians: Gaussians, camera: Cameras, blur: Blur) -> list[Changed]:
+def camera_copies(learned: LearnedExposures, gaussians: Gaussians, camera: Cameras, blur: Blur) -> list[Seen]:
     r"""Return sets of splats as `copies` does, by the physics of a camera: a lens adds variance, a path moves all splats alike.
 
     $$\hat s^2 = s^2 + \tfrac14 A^2 (1 - z / z_f)^2, \qquad \hat\mu^{(m)} = \text{the place before the camera at moment } m$$
@@ -147,11 +134,11 @@ def camera_copies(learned: LearnedExposures, gaussians: Gaussians, camera: Camer
     return [changed(gaussians, blur, means, scales, quats) for means in places]
 
 
-def changed(gaussians: Gaussians, blur: Blur, means: Tensor, scales: Tensor, quats: Tensor) -> Changed:
+def changed(gaussians: Gaussians, blur: Blur, means: Tensor, scales: Tensor, quats: Tensor) -> Seen:
     """Return splats with other places, sizes and turns, and with what these do to opacity."""
     opacities = gaussians.activated_opacities
     opacities = thinned(opacities, gaussians.activated_scales, scales) if blur.thin else opacities
-    return Changed(gaussians, means, scales, quats, opacities)
+    return Seen(means, quats, scales, opacities, gaussians.sh0, gaussians.sh, gaussians.settings)
 
 
 def blurred_view(sets: list, camera: Cameras, blur: Blur, background: Tensor | float = 1.0, sh_degree: int = 3) -> tuple:
@@ -173,15 +160,12 @@ def extra_points(gaussians: Gaussians, n: int, reach: float, k: int = 4, generat
 
     Colours are the neighbours' mean, weighted by inverse distance. The box leaves out the ten outermost splats on each side.
     """
-    from scipy.spatial import cKDTree
-
     means = gaussians.means.cpu()
     ordered = means.sort(dim=0).values
     margin = min(10, (len(means) - 1) // 2)
     low, high = ordered[margin], ordered[-1 - margin]
     points = low + torch.rand(n, 3, generator=generator) * (high - low)
-    distance, index = cKDTree(means.numpy()).query(points.numpy(), k=min(k, len(means)))
-    distance, index = (torch.from_numpy(x).reshape(n, -1) for x in (distance, index))
+    distance, index = nearest(points.double(), means, k)
     weight = (distance < reach) / distance.clamp_min(1e-6)
     kept = weight.sum(1) > 0
     weight = (weight / weight.sum(1, keepdim=True).clamp_min(1e-12))[kept].float()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from nsw.cameras import Cameras
 from nsw.losses import loss_photometric
 from nsw.methods import gaussian_splatting as gs
-from nsw.methods.deblurring_3dgs import Blur, Changed, blurred_view, copies, extra_points, spared
+from nsw.methods.deblurring_3dgs import Blur, blurred_view, copies, extra_points, spared
 from nsw.methods.density_control import Refined, prune, regroup
 from nsw.models.gaussians import Gaussians, neighbour_distance
 from nsw.scenes.scene import Scene
@@ -89,7 +89,7 @@ class Deblurring(gs.Training):
     def picture(self, camera: Cameras, step: int, background: float = 1.0, sh_degree: int = 3) -> Float[Tensor, "1 H W 3"]:
         """Return the picture that a blurred photograph is compared with."""
         sets = self.sets(camera, step)
-        blur = self.blur if isinstance(sets[0], Changed) else Blur()
+        blur = self.blur if sets[0] is not self.gaussians else Blur()
         rgb, self.metas = blurred_view(sets, camera, blur, background, sh_degree)
         return rgb
 

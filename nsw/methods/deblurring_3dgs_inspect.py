@@ -18,7 +18,7 @@ from nsw.models.gaussians import Gaussians
 from nsw.models.learned_exposures import LearnedExposures
 from nsw.renderers.splat_probe import recoloured
 from nsw.renderers.splats import render_view
-from nsw.scenes.exposures import Exposure, exposures, poses
+from nsw.scenes.exposures import Exposure, exposures, on_disc, poses
 from nsw.scenes.scene import Scene
 
 LUMA = (0.299, 0.587, 0.114)
@@ -64,9 +64,7 @@ def exposed(aperture: float, focus: float, shake: float) -> Exposure:
 
 def lens_cameras(camera: Cameras, exposure: Exposure, n: int = 24) -> Cameras:
     """Return pinholes spread evenly over a thin lens, each shifted such that the plane in focus stays where it is."""
-    i = torch.arange(n, dtype=torch.float32) + 0.5
-    radius, angle = exposure.aperture * (i / n).sqrt(), i * math.pi * (3 - 5**0.5)
-    offset = torch.stack([radius * angle.cos(), radius * angle.sin()], dim=1).to(camera.Ks)
+    offset = exposure.aperture * on_disc(n).to(camera.Ks)
     cam_from_world, Ks = camera.cam_from_world.repeat(n, 1, 1), camera.Ks.repeat(n, 1, 1)
     cam_from_world[:, :2, 3] -= offset
     Ks[:, :2, 2] += Ks[:, [0, 1], [0, 1]] * offset / exposure.focus

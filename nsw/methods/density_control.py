@@ -16,6 +16,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from nsw.kernels.projection_reference import rotation_from_quaternion
+from nsw.models.gaussians import RESIZING
 
 Params = MutableMapping[str, nn.Parameter]
 Optimizers = Mapping[str, torch.optim.Optimizer]
@@ -139,11 +140,14 @@ def regroup(params: Params, optimizers: Optimizers, rows: Rows, source: Int[Tens
     Parameters are replaced in `params`, and each optimiser is pointed at the new one: leaving the moments of the old
     size behind is the classic silent bug.
     """
-    for name, old in list(params.items()):
-        new = nn.Parameter(old.detach()[source].contiguous(), requires_grad=old.requires_grad)
-        params[name] = new
+    olds = dict(params)
+    with RESIZING:
+        for name, old in olds.items():
+            params[name] = nn.Parameter(old.detach()[source].contiguous(), requires_grad=old.requires_grad)
+    for name, old in olds.items():
         if name not in optimizers:
             continue
+        new = params[name]
         optimizer = optimizers[name]
         state = optimizer.state.pop(old, {})
         for key, value in state.items():

@@ -25,7 +25,7 @@ from nsw.losses import loss_l1, loss_photometric
 from nsw.methods import gaussian_splatting as gs
 from nsw.methods.density_control import Refined
 from nsw.models.feature_gaussians import FeatureGaussians
-from nsw.models.gaussians import Gaussians
+from nsw.models.gaussians import RESIZING, Gaussians
 from nsw.models.teacher import FeatureTeacher, resized
 from nsw.renderers.splats import rasterizer, render_view
 from nsw.scenes.scene import Scene
@@ -64,7 +64,8 @@ def composited(
         behind: what stands behind the splats; None is zero.
         joint: let gradients flow into place, shape and opacity too. The paper's code does not.
     """
-    raw = (gaussians.means, gaussians.quats, gaussians.activated_scales, gaussians.activated_opacities)
+    with RESIZING:
+        raw = (gaussians.means, gaussians.quats, gaussians.activated_scales, gaussians.activated_opacities)
     raw = raw if joint else tuple(value.detach() for value in raw)
     cameras = cameras.to(values.device)
     backgrounds = None if behind is None else behind.to(values).expand(len(cameras), -1).contiguous()
@@ -183,7 +184,7 @@ def fit(
         camera, target, colour = gs.training_view(scene, step, seed, device=splats.means.device)
         degree = gs.sh_degree_at(step, training.n_steps, splats.settings.sh_degree)
         render = render_view(splats, camera, background=colour, sh_degree=degree, depth=False)
-        wanted = maps[gs.frame_at(step, len(maps), seed)][None]
+        wanted = maps[gs.frames_at(step, len(maps), seed)]
         seen = feature_map(splats, camera, wanted.shape[2:], behind, joint)
         loss = loss_photometric(render.rgb, target) + weight * loss_feature(seen, wanted)
         loss.backward()

@@ -16,6 +16,7 @@ from torch.nn.functional import normalize
 from nsw.cameras import Cameras, camera_rays, project
 from nsw.methods.feature_3dgs import feature_map
 from nsw.models.feature_gaussians import FeatureGaussians
+from nsw.models.neighbours import nearest
 from nsw.models.sh import rgb_from_sh0, sh0_from_rgb
 from nsw.models.teacher import CLASSES, FeatureTeacher, Prompt
 from nsw.renderers.splats import render_view
@@ -40,12 +41,8 @@ def agreed(model: FeatureGaussians, features: Float[Tensor, "N M"], k: int = 16)
     Not in the paper. A splat inside a thing is hardly ever seen, so nobody taught it a feature, but it shows once the skin
     is deleted; one on an edge carries both sides. Counted by opacity, their neighbours know better.
     """
-    from scipy.spatial import cKDTree
-
-    places = model.means.cpu().numpy()
-    _, nearest = cKDTree(places).query(places, k=list(range(1, min(k, len(places)) + 1)))
-    nearest = torch.from_numpy(nearest).to(features.device)
-    return normalize((features[nearest] * model.activated_opacities[nearest][..., None]).sum(1), dim=1)
+    _, ids = nearest(model.means, model.means, k)
+    return normalize((features[ids] * model.activated_opacities[ids][..., None]).sum(1), dim=1)
 
 
 def likeness(features: Float[Tensor, "*n M"], teacher: FeatureTeacher, words: Sequence[str]) -> Float[Tensor, "*n K"]:
@@ -135,9 +132,8 @@ def carried(prompt: Prompt, model: FeatureGaussians, seen_from: Cameras, to: Cam
     points = []
     for point in prompt.points:
         column, row = (torch.tensor(point) * size).long().clamp(max=size - 1).tolist()
-        i = row * seen_from.width + column
-        place = rays.origins[i] + rays.directions[i] * (depth[row, column] / rays.z_per_t[i])
-        pixel, z = project(to, place[None])
+        place = rays[[row * seen_from.width + column]].at_depth(depth[row, column][None])
+        pixel, z = project(to, place)
         x, y = (pixel[0, 0] / torch.tensor([to.width, to.height])).tolist()
         inside = float(z) > 0 and 0 <= x < 1 and 0 <= y < 1
         if inside and float(depth_there[int(y * to.height), int(x * to.width)]) > 0.96 * float(z):

@@ -82,7 +82,7 @@ def flips(labels: Int[Tensor, "n H W"], scene: Scene, frames: Sequence[int], tol
         b = int((others - origin).norm(dim=1).argsort()[1]) if len(frames) > 1 else a
         one, two = int(frames[a]), int(frames[b])
         rays, depth = camera_rays(scene.cameras[one]), scene.depth[one].flatten()
-        places = rays.origins + rays.directions * (depth / rays.z_per_t)[:, None]
+        places = rays.at_depth(depth)
         pixels, z = project(scene.cameras[two], places)
         column, row = pixels[0].floor().long().unbind(-1)
         height, width = labels.shape[1:]

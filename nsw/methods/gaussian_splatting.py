@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from nsw.cameras import Cameras
@@ -79,31 +79,31 @@ def generator_at(seed: int, step: int, stream: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed((seed * 1_000_003 + step) * 8 + stream)
 
 
-def frame_at(step: int, n_frames: int, seed: int = 0) -> int:
-    """Return which of n_frames to train on: a new random order every epoch, each frame once per epoch.
+def frames_at(step: int, n_frames: int, seed: int = 0, n_views: int = 1) -> Int[Tensor, "M"]:
+    """Return the M frames of n_frames that a step shows: from a shuffled stack, renewed when fewer than M are left.
 
-    >>> sorted(frame_at(step, 5) for step in range(5, 10))
+    >>> sorted(int(frames_at(step, 5)) for step in range(5, 10))
     [0, 1, 2, 3, 4]
     """
-    epoch, place = divmod(step, n_frames)
-    return int(torch.randperm(n_frames, generator=generator_at(seed, epoch, 1))[place])
+    n_views = min(n_views, n_frames)
+    epoch, place = divmod(step, n_frames // n_views)
+    return torch.randperm(n_frames, generator=generator_at(seed, epoch, 1))[place * n_views : (place + 1) * n_views]
 
 
 def training_view(
-    scene: Scene, step: int, seed: int = 0, background: float | None = None, device: torch.device | str = "cpu"
-) -> tuple[Cameras, Float[Tensor, "1 H W 3"], Float[Tensor, "3"]]:
-    """Return one camera, its picture and its background for a step.
+    scene: Scene, step: int, seed: int = 0, background: float | None = None, device: torch.device | str = "cpu", n_views: int = 1
+) -> tuple[Cameras, Float[Tensor, "M H W 3"], Float[Tensor, "3"]]:
+    """Return the cameras, pictures and background of a step; one camera unless n_views says more.
 
     Pictures with alpha get a random background colour at every step (unless one is given): with a constant one the
     splats learn to paint it.
     """
     frames = scene.splits["train"]
-    frame = frames[frame_at(step, len(frames), seed)].reshape(1)
+    picked = frames[frames_at(step, len(frames), seed, n_views)]
+    colour = torch.full((3,), 1.0 if background is None else background, device=device)
     if background is None and scene.has_alpha:
         colour = torch.rand(3, generator=generator_at(seed, step, 2)).to(device)
-    else:
-        colour = torch.full((3,), 1.0 if background is None else background, device=device)
-    return scene.cameras[frame].to(device), scene.pixels(frame, colour, device), colour
+    return scene.cameras[picked].to(device), scene.pixels(picked, colour, device), colour
 
 
 def sh_degree_at(step: int, n_steps: int, top: int = 3) -> int:

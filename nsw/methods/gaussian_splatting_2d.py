@@ -115,8 +115,7 @@ def object_mask(scene: Scene, step: int, seed: int = 0, device: torch.device | s
     if not scene.has_alpha:
         return None
     frames = scene.splits["train"]
-    frame = frames[gs.frame_at(step, len(frames), seed)].reshape(1)
-    return (scene.alphas(frame) > 0.5).to(device)
+    return (scene.alphas(frames[gs.frames_at(step, len(frames), seed)]) > 0.5).to(device)
 
 
 def draw(surfels: Surfels, cameras: Cameras, step: int, regularisers: Regularisers, **options) -> Render:

@@ -17,7 +17,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nsw.errors import InputError
-from nsw.models.gaussians import NAMES, Gaussians
+from nsw.models.gaussians import Gaussians
+from nsw.models.neighbours import nearest
 from nsw.models.sh import sh_basis
 
 
@@ -45,15 +46,6 @@ class Drivers:
 
     rows: Int[Tensor, "M"]
     driving: Int[Tensor, "M k"]
-
-
-def nearest(queries: Float[Tensor, "M 3"], points: Float[Tensor, "N 3"], k: int) -> tuple[Float[Tensor, "M k"], Int[Tensor, "M k"]]:
-    """Return distances to the k nearest points, and which they are; all of them when there are fewer than k."""
-    from scipy.spatial import cKDTree
-
-    tree = cKDTree(points.detach().cpu().double().numpy())
-    distances, ids = tree.query(queries.detach().cpu().double().numpy(), k=range(1, min(k, len(points)) + 1))
-    return torch.from_numpy(distances).to(queries), torch.from_numpy(ids).to(queries.device)
 
 
 @torch.no_grad()
@@ -222,23 +214,3 @@ def loss_tune(image: Float[Tensor, "1 H W 3"], seen: Bool[Tensor, "1 H W"], pale
     near = torch.cdist(pixels.detach(), palette.centres.to(pixels)).argmin(dim=1)
     weights, centres = palette.weights.to(pixels)[near], palette.centres.to(pixels)[near]
     return (weights * (pixels - centres).square().sum(dim=1)).mean()
-
-
-@torch.no_grad()
-def joined(*parts: Gaussians) -> Gaussians:
-    """Return the splats of several parts of one degree as one model.
-
-    Raises:
-        InputError: when degrees differ.
-    """
-    if len({part.settings for part in parts}) > 1:
-        raise InputError(f"Parts to be joined need one kind of splats, got {[part.settings for part in parts]}.")
-    model = Gaussians(parts[0].settings).to(parts[0].means.device)
-    return model.fill(**{name: torch.cat([part.params[name] for part in parts]) for name in NAMES})
-
-
-@torch.no_grad()
-def part_of(gaussians: Gaussians, keep) -> Gaussians:
-    """Return the chosen splats as a model of their own, all with `...`: a box, a brush or a click says which [N]."""
-    model = Gaussians(gaussians.settings).to(gaussians.means.device)
-    return model.fill(**{name: gaussians.params[name][keep] for name in NAMES})

@@ -12,6 +12,8 @@ from torch import Tensor
 from nsw.cameras import Cameras
 from nsw.methods import gaussian_stitching as stitch
 from nsw.models.gaussians import Gaussians
+from nsw.models.neighbours import nearest
+from nsw.models.parts import joined, part_of
 from nsw.renderers.splats import render_view
 
 
@@ -49,7 +51,7 @@ class Stitching:
 
     def __init__(self, source: Gaussians, target: Gaussians, cameras: Cameras, settings: Stitch | None = None):
         self.settings = s = settings or Stitch()
-        self.source, self.target = (stitch.part_of(part, ...).requires_grad_(False) for part in (source, target))
+        self.source, self.target = (part_of(part).requires_grad_(False) for part in (source, target))
         self.cameras = cameras.to(target.means.device)
         self.boundary = stitch.find_boundary(source, target, s.beta, s.tau, s.k)
         self.drivers = stitch.find_drivers(target, self.boundary, s.gamma, s.k)
@@ -91,7 +93,7 @@ class Stitching:
 
     def result(self) -> Gaussians:
         """Return both parts as they are now, one model to draw or to write."""
-        return stitch.joined(self.source, self.target)
+        return joined(self.source, self.target)
 
     def state_dict(self) -> dict:
         return {"target": self.target.state_dict(), "optimizer": self.optimizer.state_dict()}
@@ -123,7 +125,7 @@ def transferred(source: Gaussians, target: Gaussians) -> Gaussians:
         return mean, (w * (part.sh0[:, 0] - mean).square()).sum(dim=0).sqrt()
 
     (to, wide), (at, narrow) = moments(source), moments(target)
-    changed = stitch.part_of(target, ...)
+    changed = part_of(target)
     changed.sh0.copy_((changed.sh0 - at) * (wide / narrow.clamp_min(1e-6)) + to)
     return changed
 
@@ -140,7 +142,7 @@ def poisson(source: Gaussians, target: Gaussians, boundary: stitch.Boundary, k: 
     from scipy.sparse.linalg import spsolve
 
     n = len(target)
-    _, ids = stitch.nearest(target.means, target.means, k + 1)
+    _, ids = nearest(target.means, target.means, k + 1)
     i, j = np.repeat(np.arange(n), ids.shape[1] - 1), ids[:, 1:].flatten().cpu().numpy()
     adjacency = coo_matrix((np.ones(len(i)), (i, j)), shape=(n, n)).tocsr()
     adjacency = adjacency.maximum(adjacency.T)
@@ -153,6 +155,6 @@ def poisson(source: Gaussians, target: Gaussians, boundary: stitch.Boundary, k: 
     # a component of the graph without a boundary splat floats freely: a whisper of the old colours holds it
     system = laplacian[~fixed][:, ~fixed] + 1e-6 * diags(np.ones(int((~fixed).sum())))
     new[~fixed] = spsolve(system.tocsc(), right + 1e-6 * old[~fixed])
-    changed = stitch.part_of(target, ...)
+    changed = part_of(target)
     changed.sh0.copy_(torch.from_numpy(new).to(changed.sh0)[:, None])
     return changed

@@ -8,8 +8,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nsw.cameras import Cameras
-from nsw.methods.gaussian_stitching import joined, sobel
+from nsw.methods.gaussian_stitching import sobel
 from nsw.models.gaussians import Gaussians
+from nsw.models.parts import joined
 from nsw.renderers.splat_probe import recoloured
 from nsw.renderers.splats import render_view
 

@@ -193,7 +193,7 @@ def true_cells(
     if scene.depth is None:
         raise InputError(f"Scene {scene.name} has no true depth, so its occupied cells are unknown: take a bundled scene.")
     rays, depth = camera_rays(scene.views(split)), scene.depth[scene.frames(split)].reshape(-1).float()
-    points = rays.origins + (depth / rays.z_per_t)[:, None] * rays.directions
+    points = rays.at_depth(depth)
     place = (points - aabb[0]) / (aabb[1] - aabb[0]) * n_cells
     cells = place.floor().long()
     well_inside = ((place - cells - 0.5).abs() <= 0.5 - margin).all(-1)

@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nsw.methods.mcmc import add_noise, copied, noise_gate, shared
-from nsw.models.gaussians import NAMES, Gaussians
+from nsw.models.gaussians import Gaussians
+from nsw.models.parts import part_of
 
 
 def stack_profiles(opacity: float, n: int, reach: float = 4.0) -> tuple[Float[Tensor, "X"], dict[str, Float[Tensor, "X"]]]:
@@ -38,8 +39,7 @@ def expected_jump(gaussians: Gaussians, size: float, gate_at: float = 0.005) -> 
 @torch.no_grad()
 def melted(gaussians: Gaussians, size: float, gate_at: float, n_steps: int = 20, seed: int = 0) -> Gaussians:
     """Return a copy after n_steps of noise and nothing else."""
-    copy = Gaussians(gaussians.settings).to(gaussians.means.device)
-    copy.fill(**{name: gaussians.params[name] for name in NAMES})
+    copy = part_of(gaussians)
     generator = torch.Generator(gaussians.means.device).manual_seed(seed)
     for _ in range(n_steps):
         add_noise(copy.params, size, gate_at, generator)
@@ -49,9 +49,8 @@ def melted(gaussians: Gaussians, size: float, gate_at: float, n_steps: int = 20,
 @torch.no_grad()
 def cloud(gaussians: Gaussians, n: int, size: float, gate_at: float = 0.005) -> Gaussians:
     """Return n copies of every splat, each after one step of noise of its own."""
-    crowd = Gaussians(gaussians.settings).to(gaussians.means.device)
-    crowd.fill(**{name: gaussians.params[name].repeat_interleave(n, dim=0) for name in NAMES})
-    return melted(crowd, size, gate_at, n_steps=1)
+    each = torch.arange(len(gaussians), device=gaussians.means.device)
+    return melted(part_of(gaussians, each.repeat_interleave(n)), size, gate_at, n_steps=1)
 
 
 @torch.no_grad()

@@ -11,11 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nsw.cameras import Cameras
-from nsw.methods.gaussian_splatting import generator_at
 
 
 @dataclass(frozen=True)
@@ -29,17 +28,6 @@ class Guard:
 
     gap: float = 0.1
     size: float = 0.5
-
-
-def frames_at(step: int, n_frames: int, n_views: int, seed: int = 0) -> Int[Tensor, "M"]:
-    """Return the n_views frames of a step: from a shuffled stack that is renewed when too few are left.
-
-    >>> frames_at(7, 5, 9).sort().values
-    tensor([0, 1, 2, 3, 4])
-    """
-    n_views = min(n_views, n_frames)
-    epoch, place = divmod(step, n_frames // n_views)
-    return torch.randperm(n_frames, generator=generator_at(seed, epoch, 1))[place * n_views : (place + 1) * n_views]
 
 
 def worst_windows(errors: Float[Tensor, "M H W"], rows: int, columns: int) -> tuple[Float[Tensor, "M 4 2"], Float[Tensor, "M"]]:

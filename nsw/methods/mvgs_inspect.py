@@ -8,8 +8,10 @@ from torch import Tensor
 
 from nsw.cameras import Cameras
 from nsw.losses import loss_photometric
-from nsw.methods.mvgs import Guard, corner_rays, crossing_boxes, frames_at, inside
+from nsw.methods import gaussian_splatting as gs
+from nsw.methods.mvgs import Guard, corner_rays, crossing_boxes, inside
 from nsw.models.gaussians import Gaussians
+from nsw.models.parts import joined
 from nsw.renderers import splat_marks as marks
 from nsw.renderers.splats import render_view
 from nsw.scenes.scene import Scene
@@ -40,7 +42,7 @@ def signal_to_noise(draws: Float[Tensor, "B P"]) -> float:
 
 def batch_sums(per_view: Float[Tensor, "V P"], n_views: int, n_batches: int, seed: int = 0) -> Float[Tensor, "B P"]:
     """Return the summed gradients of the first n_batches steps that training would take, n_views at a time."""
-    batches = [frames_at(step, len(per_view), n_views, seed) for step in range(n_batches)]
+    batches = [gs.frames_at(step, len(per_view), seed, n_views) for step in range(n_batches)]
     return torch.stack([per_view[rows].sum(dim=0) for rows in batches])
 
 
@@ -65,7 +67,7 @@ def crossings(gaussians: Gaussians, cameras: Cameras, corners: Float[Tensor, "M 
     parts.append(marks.threads(start.reshape(-1, 3), end.reshape(-1, 3), BLUE, 0.003 * extent))
     if len(boxes):
         parts.append(marks.threads(*marks.edges(boxes), (0.0, 0.0, 0.0), 0.003 * extent))
-    return marks.together(*parts)
+    return joined(*parts)
 
 
 @torch.no_grad()
@@ -80,4 +82,4 @@ def sphere(cameras: Cameras, centre: Float[Tensor, "3"], tau: float) -> Gaussian
     far = (places[first] - places[second]).norm(dim=-1) > tau
     if not bool(far.any()):
         return balls
-    return marks.together(balls, marks.threads(places[first][far], places[second][far], ORANGE, 0.012))
+    return joined(balls, marks.threads(places[first][far], places[second][far], ORANGE, 0.012))

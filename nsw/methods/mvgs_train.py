@@ -35,11 +35,7 @@ class Stage:
         self, step: int, seed: int, device: torch.device | str
     ) -> tuple[Cameras, Float[Tensor, "M H W 3"], Float[Tensor, "3"]]:
         """Return M cameras, their pictures and the background of a step of this stage; a random one where there is alpha."""
-        scene, frames = self.scene, self.scene.splits["train"]
-        picked = frames[mvgs.frames_at(step, len(frames), self.n_views, seed)]
-        random = torch.rand(3, generator=gs.generator_at(seed, step, 2))
-        colour = random if scene.has_alpha else torch.ones(3)
-        return scene.cameras[picked].to(device), scene.pixels(picked, colour, device), colour.to(device)
+        return gs.training_view(self.scene, step, seed, device=device, n_views=self.n_views)
 
 
 def pyramid(scene: Scene, sizes: Sequence[int], n_views: Sequence[int], n_steps: Sequence[int]) -> list[Stage]:

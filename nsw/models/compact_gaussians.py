@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from nsw.cameras import Cameras
-from nsw.models.gaussians import NAMES, Gaussians, GaussiansSettings
+from nsw.models.gaussians import NAMES, Gaussians, GaussiansSettings, Seen
 from nsw.models.neural_colour import NeuralColour, NeuralColourSettings
 from nsw.models.residual_codebooks import ResidualCodebooks, assign, straight_through, total
 from nsw.renderers.render import Render
@@ -49,19 +49,6 @@ def binary_mask(m: Float[Tensor, "N"], keep_above: float = KEEP_ABOVE) -> Float[
     """
     soft = m.sigmoid()
     return straight_through(soft, (soft > keep_above).to(soft))
-
-
-@dataclass(frozen=True)
-class Seen:
-    """The splats as one camera sees them: everything that `nsw.renderers.splats.render_view` asks of a model."""
-
-    means: Float[Tensor, "N 3"]
-    quats: Float[Tensor, "N 4"]
-    activated_scales: Float[Tensor, "N 3"]
-    activated_opacities: Float[Tensor, "N"]
-    sh0: Float[Tensor, "N 1 3"]
-    sh: Float[Tensor, "N K 3"]
-    settings: GaussiansSettings
 
 
 class CompactGaussians(Gaussians):

@@ -58,10 +58,3 @@ class FeatureGaussians(Gaussians):
     def decoded(self, features: Float[Tensor, "*n F"]) -> Float[Tensor, "*n M"]:
         """Return features of the teacher's length, channels last: what a 1 x 1 convolution does."""
         return self.decoder(features)
-
-    def _load_from_state_dict(self, state_dict, prefix, *args):
-        """Take the number of splats from what is loaded, for features too."""
-        saved = state_dict.get(prefix + "features")
-        if isinstance(saved, Tensor) and saved.shape[0] != self.features.shape[0]:
-            self.features = nn.Parameter(self.features.new_zeros(saved.shape[0], self.features.shape[1]))
-        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -13,6 +13,7 @@ Raw parameters are what Adam changes and what a `.ply` file stores; activated va
 
 from __future__ import annotations
 
+import threading
 from collections.abc import MutableMapping
 from dataclasses import asdict, dataclass
 
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from nsw.errors import InputError
 from nsw.kernels.projection_reference import covariance
+from nsw.models.neighbours import nearest
 from nsw.models.sh import rgb_from_sh0, sh0_from_rgb
 
 NAMES = ("means", "scales", "quats", "opacities", "sh0", "shN")
@@ -38,6 +40,23 @@ class GaussiansSettings:
 
     sh_degree: int = 3
     isotropic: bool = False
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Splats as one camera sees them: everything that `nsw.renderers.splats.render_view` asks of a model, and no parameters."""
+
+    means: Float[Tensor, "N 3"]
+    quats: Float[Tensor, "N 4"]
+    activated_scales: Float[Tensor, "N 3"]
+    activated_opacities: Float[Tensor, "N"]
+    sh0: Float[Tensor, "N 1 3"]
+    sh: Float[Tensor, "N K 3"]
+    settings: GaussiansSettings
+
+
+# Held while the rows of a model change and while a renderer takes them: a viewer draws beside the loop that trains.
+RESIZING = threading.RLock()
 
 
 class Gaussians(nn.Module):
@@ -116,7 +135,9 @@ class Gaussians(nn.Module):
                     f"Gaussians of degree {self.settings.sh_degree}: {name} has shape {list(raw[name].shape)}, "
                     f"expected [N, {', '.join(map(str, self._parameters[name].shape[1:]))}]."
                 )
-            setattr(self, name, nn.Parameter(raw[name].detach().clone().float().contiguous()))
+        with RESIZING:
+            for name in NAMES:
+                setattr(self, name, nn.Parameter(raw[name].detach().clone().float().contiguous()))
         return self
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
@@ -199,11 +220,7 @@ def neighbour_distance(points: Float[Tensor, "N 3"], k: int = 3) -> Float[Tensor
     >>> neighbour_distance(torch.tensor([[0.0, 0, 0], [2, 0, 0]]))
     tensor([2., 2.])
     """
-    from scipy.spatial import cKDTree
-
-    k = min(k, len(points) - 1)
-    if k == 0:
+    if len(points) < 2:
         return torch.ones(1)
-    xyz = points.detach().cpu().double().numpy()
-    distances, _ = cKDTree(xyz).query(xyz, k=k + 1)
-    return torch.from_numpy(distances[:, 1:] ** 2).mean(dim=1).clamp_min(1e-7).sqrt().float().to(points.device)
+    distances, _ = nearest(points.double(), points, k + 1)
+    return distances[:, 1:].square().mean(dim=1).clamp_min(1e-7).sqrt().float()

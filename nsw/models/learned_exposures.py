@@ -7,8 +7,9 @@ import math
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from nsw.scenes.exposures import Exposure
+from nsw.scenes.exposures import Exposure, moments, on_disc, path
 
 
 class LearnedExposures(nn.Module):
@@ -58,12 +59,10 @@ class LearnedExposures(nn.Module):
         """Return where points stand before the camera at the K = moments + 1 moments of its path, for small turns."""
         view, k = self.view(centre), self.moments + 1
         if self.lens:
-            i = torch.arange(k, device=means_cam.device) + 0.5
-            radius, angle = self.log_aperture[view].exp() * (i / k).sqrt(), i * math.pi * (3 - 5**0.5)
-            hole = torch.stack([radius * angle.cos(), radius * angle.sin(), 0 * radius], dim=1)
+            hole = F.pad(self.log_aperture[view].exp() * on_disc(k, device=means_cam.device), (0, 1))
             return means_cam - hole[:, None] * (1 - means_cam[None, :, 2:] * self.inverse_focus[view])
-        t = ((torch.arange(k, device=means_cam.device) + 0.5) * 2 / k - 1)[:, None]
-        shift, turn = (p[view, 0] * t + p[view, 1] * (t**2 - 1 / 3) for p in (self.shift, self.turn))
+        t = moments(k, device=means_cam.device)
+        shift, turn = path(self.shift[view], t), path(self.turn[view], t)
         return means_cam - shift[:, None] - torch.linalg.cross(turn[:, None].expand(-1, len(means_cam), -1), means_cam[None])
 
     def exposure(self, view: int) -> Exposure:

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nsw.errors import InputError
+from nsw.models.neighbours import nearest
 
 
 def grid_points(
@@ -101,12 +102,10 @@ def without_crumbs(mesh, keep: int = 50, least_faces: int = 50):
 
 def painted(mesh, points: Float[Tensor, "N 3"], rgb: Float[Tensor, "N 3"]):
     """Return the mesh with every vertex in the colour of the coloured point nearest to it, for example a splat's."""
-    from scipy.spatial import cKDTree
-
-    _, nearest = cKDTree(points.detach().cpu().numpy()).query(mesh.vertices)
+    _, ids = nearest(torch.as_tensor(mesh.vertices), points, 1)
     colours = (rgb.detach().cpu().clamp(0, 1) * 255).round().byte().numpy()
     picture = mesh.copy()
-    picture.visual.vertex_colors = colours[nearest]
+    picture.visual.vertex_colors = colours[ids[:, 0].numpy()]
     return picture
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from nsw.cameras import Cameras
 from nsw.models.gaussians import Gaussians
+from nsw.models.morton import interleave
 from nsw.renderers.render import Render
 
 _BITS = 11  # of a cell's place on each axis, at the finest
@@ -116,11 +117,7 @@ def _z_order(means: Float[Tensor, "n 3"]) -> Int[Tensor, "n"]:
     u = (means - (low + high) / 2) / ((high - low) / 2).clamp_min(1e-6)
     inside = torch.where(u.abs() <= 1, 0.35 * u, u.sign() * (0.5 - 0.15 / u.abs().clamp_min(1)))
     place = ((inside + 0.5) * 2**_BITS).long().clamp(0, 2**_BITS - 1)
-    code = torch.zeros_like(place[:, 0])
-    for bit in range(_BITS):
-        for axis in range(3):
-            code |= ((place[:, axis] >> bit) & 1) << (3 * bit + axis)
-    return code
+    return interleave(place.flip(1), _BITS)
 
 
 def _build(gaussians: Gaussians) -> tuple[Tensor, list[Level]]:

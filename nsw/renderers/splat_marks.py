@@ -1,4 +1,4 @@
-"""Draw with splats: balls where splats are, threads between places, edges of boxes, several models as one."""
+"""Draw with splats: balls where splats are, threads between places, edges of boxes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nsw.models.gaussians import NAMES, Gaussians
+from nsw.models.gaussians import Gaussians
 from nsw.renderers.splat_probe import recoloured
 
 
@@ -33,13 +33,6 @@ def threads(start: Float[Tensor, "D 3"], end: Float[Tensor, "D 3"], rgb: Sequenc
     scales = torch.cat([length / 4, torch.full_like(d[:, :2], thickness)], dim=1)
     colours = torch.tensor(rgb).expand(len(d), 3)
     return Gaussians.from_values((start + end) / 2, scales, quats, torch.full_like(d[:, 0], 0.9), colours).to(start.device)
-
-
-@torch.no_grad()
-def together(*parts: Gaussians) -> Gaussians:
-    """Return all splats of some models of one degree as one model."""
-    joined = Gaussians(parts[0].settings).to(parts[0].means.device)
-    return joined.fill(**{name: torch.cat([part.params[name] for part in parts]) for name in NAMES})
 
 
 def edges(boxes: Float[Tensor, "B 2 3"]) -> tuple[Float[Tensor, "E 3"], Float[Tensor, "E 3"]]:

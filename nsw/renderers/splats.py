@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nsw.cameras import Cameras
 from nsw.errors import InputError
-from nsw.models.gaussians import Gaussians
+from nsw.models.gaussians import RESIZING, Gaussians
 from nsw.renderers.render import Render, backdrop
 
 
@@ -72,15 +72,14 @@ def render_view(
     """
     top = gaussians.settings.sh_degree
     degree = top if sh_degree is None else min(sh_degree, top)
-    means = gaussians.means
+    with RESIZING:
+        means = gaussians.means
+        shapes = gaussians.quats, gaussians.activated_scales, gaussians.activated_opacities
+        splats = (means, *shapes, gaussians.sh if degree > 0 else gaussians.sh0)
     cameras = cameras.to(means.device)
     n = len(cameras)
     renders, alphas, meta = rasterizer(backend, means.device)(
-        means,
-        gaussians.quats,
-        gaussians.activated_scales,
-        gaussians.activated_opacities,
-        gaussians.sh if degree > 0 else gaussians.sh0,
+        *splats,
         cameras.cam_from_world,
         cameras.Ks,
         cameras.width,

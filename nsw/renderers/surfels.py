@@ -7,14 +7,14 @@ disc's centre, and measures distortion on it by absolute differences: on CUDA th
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from nsw.cameras import Cameras
 from nsw.kernels.surfels_rasterization import normals_of_depth
+from nsw.models.gaussians import RESIZING
 from nsw.models.surfels import Surfels
-from nsw.renderers.render import Render
+from nsw.renderers.render import Render, backdrop
 
 
 def render_view(
@@ -44,9 +44,13 @@ def render_view(
         left; "distortion" [C, H, W] when asked for; "meta", the rasterizer's dictionary.
     """
     depth = depth or distortion_range is not None
-    means, top = surfels.means, surfels.settings.sh_degree
-    cameras, degree = cameras.to(means.device), top if sh_degree is None else min(sh_degree, top)
-    behind = torch.as_tensor(background, dtype=means.dtype, device=means.device).expand(len(cameras), 3).contiguous()
+    top = surfels.settings.sh_degree
+    degree = top if sh_degree is None else min(sh_degree, top)
+    with RESIZING:
+        means, shapes = surfels.means, (surfels.quats, surfels.activated_scales, surfels.activated_opacities)
+        discs = (means, *shapes, surfels.sh if degree else surfels.sh0)
+    cameras = cameras.to(means.device)
+    behind = backdrop(background, means).expand(len(cameras), 3).contiguous()
     options = dict(sh_degree=degree, backgrounds=behind, near_plane=near)
     options |= dict(render_mode="RGB+ED" if depth else "RGB", distloss=distortion_range is not None)
     if means.device.type == "cpu":
@@ -55,9 +59,8 @@ def render_view(
         options |= dict(ray_depth=ray_depth, distortion_range=distortion_range or (0.2, 100.0))
     else:
         from gsplat import rasterization_2dgs
-    shape = (means, surfels.quats, surfels.activated_scales, surfels.activated_opacities, surfels.sh if degree else surfels.sh0)
     where = (cameras.cam_from_world, cameras.Ks, cameras.width, cameras.height)
-    renders, alphas, normals, from_depth, distortion, median, meta = rasterization_2dgs(*shape, *where, **options)
+    renders, alphas, normals, from_depth, distortion, median, meta = rasterization_2dgs(*discs, *where, **options)
     maps = {"normals": normals, "median": median[..., 0], "meta": meta}
     if depth:
         maps["surface_normals"] = from_depth.view(normals.shape)

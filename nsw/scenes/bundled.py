@@ -144,7 +144,7 @@ def _points(scene: Scene) -> Points:
     generator = torch.Generator().manual_seed(0)
     chosen = candidates[torch.randperm(len(candidates), generator=generator)[:N_POINTS]].sort().values
     rays = camera_rays(scene.cameras[index])[chosen]
-    xyz: Float[torch.Tensor, "P 3"] = rays.origins + rays.directions * (depth[chosen] / rays.z_per_t)[:, None]
+    xyz: Float[torch.Tensor, "P 3"] = rays.at_depth(depth[chosen])
     rgb = scene.images[index][..., :3].reshape(-1, 3)[chosen].float() / 255.0
     return Points(xyz, rgb)
 

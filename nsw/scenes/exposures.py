@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -35,13 +36,29 @@ class Exposure:
         return (self.shift, self.turn) != (STILL, STILL)
 
 
-def path(pair: Pair, t: Float[Tensor, "n"]) -> Float[Tensor, "n 3"]:
+def moments(n: int, **like) -> Float[Tensor, "n"]:
+    """Return the middles of n equal parts of an exposure, which lasts from -1 to 1; `like` gives type and device.
+
+    >>> moments(2).tolist()
+    [-0.5, 0.5]
+    """
+    return (torch.arange(n, **like) + 0.5) * 2 / n - 1
+
+
+def on_disc(n: int, **like) -> Float[Tensor, "n 2"]:
+    """Return n points spread evenly over the unit disc, a lens of radius 1: turned by the golden angle from one to the next."""
+    i = torch.arange(n, **like) + 0.5
+    radius, angle = (i / n).sqrt(), i * math.pi * (3 - 5**0.5)
+    return torch.stack([radius * angle.cos(), radius * angle.sin()], dim=1)
+
+
+def path(pair: Pair | Float[Tensor, "2 3"], t: Float[Tensor, "n"]) -> Float[Tensor, "n 3"]:
     """Return a t + b (t^2 - 1/3), whose mean over [-1, 1] is zero: the stored pose is the middle of the shake.
 
     >>> path(((1.0, 0, 0), (0, 3.0, 0)), torch.tensor([-1.0, 1.0])).round().tolist()
     [[-1.0, 2.0, 0.0], [1.0, 2.0, 0.0]]
     """
-    a, b = torch.tensor(pair, dtype=t.dtype, device=t.device)
+    a, b = torch.as_tensor(pair, dtype=t.dtype, device=t.device)
     return a * t[:, None] + b * (t[:, None] ** 2 - 1 / 3)
 
 
@@ -49,7 +66,7 @@ def poses(exposure: Exposure, world_from_cam: Float[Tensor, "4 4"], n: int) -> F
     """Return n poses at the middles of n equal parts of the exposure; a camera that stands still has one."""
     if not exposure.moves:
         return world_from_cam[None]
-    t = (torch.arange(n, dtype=torch.float64) + 0.5) * 2 / n - 1
+    t = moments(n, dtype=torch.float64)
     motion = torch.zeros(n, 4, 4, dtype=torch.float64)
     x, y, z = path(exposure.turn, t).unbind(-1)
     motion[:, :3, :3] = torch.stack([0 * x, -z, y, z, 0 * x, -x, -y, x, 0 * x], dim=-1).reshape(n, 3, 3)

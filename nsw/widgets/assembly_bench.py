@@ -12,6 +12,7 @@ import torch
 from nsw.errors import InputError
 from nsw.methods import gaussian_stitching as stitch
 from nsw.models.gaussians import Gaussians
+from nsw.models.parts import joined, part_of
 from nsw.models.placing import placed
 from nsw.widgets.frontend import emit
 from nsw.widgets.viser_server import framing, free_port, quiet_console
@@ -38,7 +39,7 @@ class Assembly:
         self.url = f"http://{'localhost' if host in ('127.0.0.1', '0.0.0.0') else host}:{self.server.get_port()}"
         scene, camera = self.server.scene, self.server.initial_camera
         scene.set_up_direction("+z")
-        camera.look_at, camera.position, camera.up = framing(stitch.joined(source, target), "+z")
+        camera.look_at, camera.position, camera.up = framing(joined(source, target), "+z")
         self._show("/source", source)
         means = target.means.detach()
         size = float((means.amax(dim=0) - means.amin(dim=0)).norm())
@@ -66,7 +67,7 @@ class Assembly:
     def _kept(self) -> Gaussians:
         low, high = self.cut.value
         z = self.part.means[:, 2]
-        return stitch.part_of(self.part, (z >= low) & (z <= high))
+        return part_of(self.part, (z >= low) & (z <= high))
 
     def target(self) -> Gaussians:
         """Return the part as it is cut and placed now."""
@@ -78,7 +79,7 @@ class Assembly:
 
     def union(self) -> Gaussians:
         """Return both parts as one model, in new colours once they are stitched."""
-        return stitch.joined(self.source, self.recoloured or self.target())
+        return joined(self.source, self.recoloured or self.target())
 
     def refresh(self) -> None:
         """Show the placed part and its boundary splats anew; what was stitched before is forgotten."""

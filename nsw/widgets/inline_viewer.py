@@ -18,7 +18,6 @@ from nsw.widgets.orbit_control import OrbitControl
 
 _FAST = 0.045  # seconds: a full picture that takes less needs no coarse one
 _TURN, _STEP = 0.12, 1.12
-_PATIENCE = (0.01, 0.05, 0.1)  # seconds between tries of a picture that failed
 HELP = "Drag turns, shift-drag or right-drag moves, the wheel zooms (after a click). Keys: arrows, + and -, Home."
 
 
@@ -44,22 +43,12 @@ class Viewer:
         small = coarse and self.seconds > _FAST
         cameras = self.control.sized(max(16, self.size // 2) if small else self.size)
         began = time.perf_counter()
-        out = self._drawn(cameras)
+        with torch.no_grad():
+            out = pictures.to_array(self.render(cameras))
         taken = time.perf_counter() - began
         # A full picture has four times the pixels: the first one, which may have compiled kernels, does not count for ever.
         self.seconds = min(self.seconds, 4 * taken) if small else taken
         return out
-
-    def _drawn(self, cameras: Cameras):
-        """Return the picture; tried again a little later, for a cell that trains beside may be changing the model's size."""
-        for wait in (*_PATIENCE, None):
-            try:
-                with torch.no_grad():
-                    return pictures.to_array(self.render(cameras))
-            except Exception:  # noqa: BLE001 - what is wrong with the renderer itself goes wrong again
-                if wait is None:
-                    raise
-                time.sleep(wait)
 
     def key(self, name: str) -> bool:
         """Move by one key; True when the key means something."""

@@ -133,7 +133,7 @@ def reference_steps(scene: Scene, n_start: int, n_steps: int) -> tuple[float, in
         if step == 20:
             torch.cuda.synchronize()
             began = time.perf_counter()
-        k = gs.frame_at(step, len(frames))
+        k = int(gs.frames_at(step, len(frames)))
         rgb, _, meta = gsplat.rasterization(
             params["means"], params["quats"], params["scales"].exp(), params["opacities"].sigmoid(),
             torch.cat([params["sh0"], params["shN"]], 1), cameras.cam_from_world[k : k + 1], cameras.Ks[k : k + 1],

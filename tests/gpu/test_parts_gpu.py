@@ -7,10 +7,10 @@ import torch
 
 from nsw import formats
 from nsw.cameras import orbit
-from nsw.methods import gaussian_stitching as stitch
 from nsw.methods import gaussian_stitching_fit as fitting
 from nsw.methods import gaussian_stitching_inspect as inspect
 from nsw.methods import gaussian_stitching_parts as parts
+from nsw.models.parts import joined, part_of
 from nsw.models.placing import placed
 from nsw.renderers.detail import DetailTree
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA G
 def halves(device: str):
     first, second = (parts.vase(look, 3_000).to(device) for look in (parts.ORIGINAL, parts.OTHER))
     low = first.means[:, 2] < 0
-    return stitch.part_of(first, low), stitch.part_of(second, ~low), first
+    return part_of(first, low), part_of(second, ~low), first
 
 
 def test_a_part_is_placed_and_written_as_on_the_cpu(tmp_path):
@@ -43,6 +43,6 @@ def test_stitching_takes_the_seam_away():
     cameras = parts.vase_scene(parts.ORIGINAL, 48, 6, 2).cameras
     stitching = fitting.Stitching(source, target, cameras, fitting.Stitch(tau=0.5)).fit(120)
     before, after = (
-        inspect.seam_contrast(stitch.joined(source, part), source, part, whole, cameras) for part in (target, stitching.target)
+        inspect.seam_contrast(joined(source, part), source, part, whole, cameras) for part in (target, stitching.target)
     )
     assert abs(after) < 0.5 * before

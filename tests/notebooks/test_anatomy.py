@@ -188,6 +188,46 @@ def test_training_loop_is_visible(path, read):
     assert "save=" in body and ".backward()" in body and "run.loss(" in body
 
 
+def bound_at_top(node: ast.AST) -> set[str]:
+    """Return the names that a cell binds, those inside functions and comprehensions left out."""
+    if isinstance(node, ast.FunctionDef):
+        return {node.name}
+    if isinstance(node, ast.Lambda | ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp):
+        return set()
+    own = {node.id} if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) else set()
+    return own.union(*map(bound_at_top, ast.iter_child_nodes(node)))
+
+
+def asked_for(function: ast.Lambda | ast.FunctionDef) -> set[str]:
+    """Return the names that a function takes from the notebook."""
+    names = [n for n in ast.walk(function) if isinstance(n, ast.Name)]
+    own = {n.id for n in names if isinstance(n.ctx, ast.Store)} | {n.arg for n in ast.walk(function) if isinstance(n, ast.arg)}
+    return {n.id for n in names if isinstance(n.ctx, ast.Load)} - own
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=ids(NOTEBOOKS))
+def test_what_is_dragged_later_draws_what_it_drew_at_first(path, read):
+    """A slider asks for names when it moves: none of them may have come to mean something else in a later cell."""
+    cells = [ast.parse(c.source) for c in code_cells(read(path))]
+    functions: dict[str, set[str]] = {}
+    for i, cell in enumerate(cells):
+        for node in ast.walk(cell):
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Lambda) and isinstance(node.targets[0], ast.Name):
+                functions[node.targets[0].id] = asked_for(node.value)
+            elif isinstance(node, ast.FunctionDef):
+                functions[node.name] = asked_for(node)
+        drawn = [call.args[0] for name, call in widget_calls(cell) if name in ("sliders", "viewer", "ray_inspector")]
+        needed = set().union(
+            *(asked_for(d) if isinstance(d, ast.Lambda) else {n.id for n in ast.walk(d) if isinstance(n, ast.Name)} for d in drawn)
+        )
+        while (more := needed.union(*(functions.get(name, set()) for name in needed))) != needed:
+            needed = more
+        for later in cells[i + 1 :]:
+            assert not needed & bound_at_top(later), (
+                f"{needed & bound_at_top(later)} of a slider are bound again in: {ast.unparse(later)[:80]}"
+            )
+
+
 @pytest.mark.parametrize("path", METHODS, ids=ids(METHODS))
 def test_claims_are_asserted(path, read):
     cells = code_cells(read(path))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 
+from nsw.cameras import orbit
 from nsw.methods import density_control as dc
 from nsw.methods.gaussian_splatting import make_optimizers
 from nsw.models.gaussians import NAMES, Gaussians
+from nsw.renderers.splats import render_view
 
 BOX = torch.tensor([[-1.0, -1, -1], [1, 1, 1]])
 
@@ -214,3 +218,32 @@ def test_the_calendar():
     assert not any(short.reset_due(s) for s in range(1000))
     assert sum(short.due(s) for s in range(1000)) >= 8
     assert max(s for s in range(1000) if short.due(s)) < 500
+
+
+def test_a_viewer_never_sees_half_a_growth(monkeypatch):
+    """A picture asked for while rows are being replaced waits for all of them; halves of two sizes would not even compose."""
+    splats, camera = Gaussians.random(torch.tensor([[-1.0] * 3, [1.0] * 3]), 20, sh_degree=1), orbit(1, 3.0, width=16, height=16)
+    halfway, go_on, pictures, made = threading.Event(), threading.Event(), [], []
+    parameter = dc.nn.Parameter
+    render_view(splats, camera)  # what follows takes a millisecond
+
+    def slow(*args, **options):
+        made.append(parameter(*args, **options))
+        if len(made) == 2:
+            halfway.set()
+            go_on.wait(20)
+        return made[-1]
+
+    monkeypatch.setattr(dc.nn, "Parameter", slow)
+    rows = dc.new_rows(20)
+    growing = threading.Thread(target=dc.clone, args=(splats.params, {}, rows, torch.ones(20, dtype=torch.bool)))
+    looking = threading.Thread(target=lambda: pictures.append(render_view(splats, camera)))
+    growing.start()
+    assert halfway.wait(20)
+    looking.start()
+    looking.join(0.5)
+    assert looking.is_alive() and not pictures
+    go_on.set()
+    growing.join(20)
+    looking.join(20)
+    assert len(pictures) == 1 and len(splats) == 40

@@ -13,6 +13,7 @@ from nsw.methods import gaussian_stitching_fit as fitting
 from nsw.methods import gaussian_stitching_inspect as inspect
 from nsw.methods import gaussian_stitching_parts as parts
 from nsw.models.gaussians import NAMES
+from nsw.models.parts import joined, part_of
 from nsw.models.sh import sh_basis
 from nsw.widgets import assembly_bench
 
@@ -24,7 +25,7 @@ def vases():
     """Two looks of a vase as a few splats each, the lower half of one and the upper half of the other."""
     first, second = (parts.vase(look, 1_500) for look in (parts.ORIGINAL, parts.OTHER))
     low = first.means[:, 2] < 0
-    return stitch.part_of(first, low), stitch.part_of(second, ~low), first
+    return part_of(first, low), part_of(second, ~low), first
 
 
 @pytest.fixture(scope="module")
@@ -128,9 +129,7 @@ def test_the_seam_goes_and_the_veins_stay(vases, cameras):
     stitching = fitting.Stitching(source, target, cameras, fitting.Stitch(tau=0.5)).fit(120)
     seam = {"paste": target, "transfer": fitting.transferred(source, target), "stitched": stitching.target}
     seam["poisson"] = fitting.poisson(source, target, stitching.boundary)
-    measured = {
-        name: inspect.seam_contrast(stitch.joined(source, part), source, part, whole, cameras) for name, part in seam.items()
-    }
+    measured = {name: inspect.seam_contrast(joined(source, part), source, part, whole, cameras) for name, part in seam.items()}
     assert measured["paste"] > 0.1 and measured["stitched"] < 0.5 * measured["paste"]
     assert measured["stitched"] < measured["transfer"] and measured["poisson"] < measured["paste"]
     assert inspect.texture_kept(target, stitching.target, cameras) > 0.6
@@ -152,7 +151,7 @@ def test_looks_differ_in_hue_and_share_their_places():
     mean = [part.base_rgb.mean(0) for part in (first, second)]
     assert mean[0][0] > mean[0][1] > mean[0][2] and mean[1][1] > mean[1][0]
     with pytest.raises(InputError, match="one kind of splats"):
-        stitch.joined(first, type(first)(type(first.settings)(sh_degree=1)))
+        joined(first, type(first)(type(first.settings)(sh_degree=1)))
 
 
 def test_the_bench_places_cuts_and_stitches(vases, cameras, monkeypatch):

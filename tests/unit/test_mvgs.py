@@ -124,7 +124,7 @@ def test_every_frame_comes_once_before_any_comes_again(n_views):
     n = 7
     per_epoch = n // n_views
     for epoch in range(3):
-        drawn = torch.cat([mvgs.frames_at(epoch * per_epoch + i, n, n_views, seed=3) for i in range(per_epoch)])
+        drawn = torch.cat([gs.frames_at(epoch * per_epoch + i, n, 3, n_views) for i in range(per_epoch)])
         assert len(drawn) == per_epoch * n_views == len(drawn.unique())
 
 

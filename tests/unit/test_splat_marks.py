@@ -35,12 +35,3 @@ def test_a_box_has_twelve_edges_along_the_axes():
     ends = {tuple(p) for p in torch.cat([start[:12], end[:12]]).tolist()}
     assert ends == {(x, y, z) for x in (0.0, 1.0) for y in (0.0, 2.0) for z in (0.0, 3.0)}
     assert splat_marks.edges(torch.zeros(0, 2, 3))[0].shape == (0, 3)
-
-
-def test_models_are_put_together_row_by_row():
-    a, b = (
-        Gaussians.from_values(torch.randn(n, 3), torch.ones(n, 3), [[1.0, 0, 0, 0]] * n, [0.5] * n, torch.rand(n, 3))
-        for n in (2, 3)
-    )
-    both = splat_marks.together(a, b)
-    assert len(both) == 5 and torch.equal(both.means, torch.cat([a.means, b.means]))
