@@ -8,6 +8,13 @@ from torch import Tensor
 
 from nsw.errors import InputError
 from nsw.models.gaussians import NAMES, Gaussians
+from nsw.models.surfels import Surfels
+
+
+def like(gaussians: Gaussians) -> Gaussians:
+    """Return an empty model of the same kind, discs or ellipsoids, on the same device; what others carry besides is left out."""
+    kind = Surfels if isinstance(gaussians, Surfels) else Gaussians
+    return kind(gaussians.settings).to(gaussians.means.device)
 
 
 @torch.no_grad()
@@ -18,8 +25,7 @@ def part_of(gaussians: Gaussians, keep: Bool[Tensor, "N"] | Int[Tensor, "M"] = .
     >>> len(part_of(three, torch.tensor([True, False, True]))), len(part_of(three))
     (2, 3)
     """
-    model = Gaussians(gaussians.settings).to(gaussians.means.device)
-    return model.fill(**{name: gaussians.params[name][keep] for name in NAMES})
+    return like(gaussians).fill(**{name: gaussians.params[name][keep] for name in NAMES})
 
 
 @torch.no_grad()
@@ -31,5 +37,4 @@ def joined(*parts: Gaussians) -> Gaussians:
     """
     if len({part.settings for part in parts}) > 1:
         raise InputError(f"Parts to be joined need one kind of splats, got {[part.settings for part in parts]}.")
-    model = Gaussians(parts[0].settings).to(parts[0].means.device)
-    return model.fill(**{name: torch.cat([part.params[name] for part in parts]) for name in NAMES})
+    return like(parts[0]).fill(**{name: torch.cat([part.params[name] for part in parts]) for name in NAMES})

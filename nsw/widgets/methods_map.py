@@ -47,6 +47,7 @@ METHODS = (
     Method("compact_3dgs", "Compact 3DGS", 2024, SPLATS, ("gaussian_splatting",)),
     Method("deblurring_3dgs", "Deblurring", 2024, SPLATS, ("gaussian_splatting",)),
     Method("feature_3dgs", "Feature 3DGS", 2024, SPLATS, ("gaussian_splatting",)),
+    Method("citygaussian_v2", "CityGaussianV2", 2025, SPLATS, ("gaussian_splatting_2d",)),
     Method("gaussian_stitching", "Stitching", 2025, SPLATS, ("gaussian_splatting",)),
     Method("mvgs", "MVGS", 2024, SPLATS, ("gaussian_splatting",)),
     Method("neus", "NeuS", 2021, SURFACES, ("nerf",)),

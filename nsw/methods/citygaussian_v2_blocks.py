@@ -1,0 +1,182 @@
+r"""CityGaussianV2, in parts: cut the ground at quantiles, choose each block's pictures, train a block on its own, put all together.
+
+A block starts from the whole coarse model and sees only its own pictures; at the end only the discs inside its box are kept.
+Blocks know nothing of each other, so that each may run in a process, or on a machine, of its own.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from nsw.cameras import Cameras
+from nsw.errors import InputError
+from nsw.losses import loss_ssim
+from nsw.methods import citygaussian_v2 as city
+from nsw.methods.density_control import DensityControl
+from nsw.models.gaussians import GaussiansSettings
+from nsw.models.parts import joined, part_of
+from nsw.models.state import load_state, save_state
+from nsw.models.surfels import Surfels
+from nsw.renderers.surfels import render_view
+from nsw.scenes.scene import Scene
+
+LOCATION, SSIM, BOTH = 1, 2, 3  # why a picture belongs to a block: bits, so that both together are their sum
+
+
+def quantile_boxes(ground: Float[Tensor, "N 2"], columns: int, rows: int) -> Float[Tensor, "B 2 2"]:
+    """Cut the plane into columns x rows boxes (minimum, maximum) that hold equally many points each.
+
+    Columns are cut at quantiles of x, and each column at quantiles of its own y. Outer borders lie at infinity: what training
+    moves across the outermost point stays in a box.
+
+    >>> quantile_boxes(torch.tensor([[0.0, 0], [1, 0], [2, 0], [3, 0]]), 2, 1)[:, :, 0].tolist()
+    [[-inf, 1.5], [1.5, inf]]
+    """
+    boxes = []
+    for x0, x1 in _intervals(ground[:, 0], columns):
+        column = ground[(ground[:, 0] >= x0) & (ground[:, 0] < x1), 1]
+        boxes += [[[x0, y0], [x1, y1]] for y0, y1 in _intervals(column, rows)]
+    return torch.tensor(boxes)
+
+
+def _intervals(values: Float[Tensor, "n"], n: int) -> list[tuple[float, float]]:
+    """Return n half-open intervals that together are the line and hold equally many of the values."""
+    inner = np.quantile(values.detach().cpu().numpy(), np.linspace(0, 1, n + 1)[1:-1])  # torch's takes 16 million values at most
+    borders = [-math.inf, *inner.tolist(), math.inf]
+    return list(zip(borders[:-1], borders[1:], strict=True))
+
+
+def inside(points: Float[Tensor, "N d"], boxes: Float[Tensor, "B 2 2"]) -> Bool[Tensor, "B N"]:
+    """Return which points stand on the ground of which box; a border belongs to the box above it."""
+    ground, boxes = points[None, :, :2], boxes.to(points)
+    return ((ground >= boxes[:, None, 0]) & (ground < boxes[:, None, 1])).all(-1)
+
+
+@torch.no_grad()
+def reasons(surfels: Surfels, cameras: Cameras, boxes: Float[Tensor, "B 2 2"], threshold: float = 0.05) -> Int[Tensor, "B C"]:
+    r"""Return why each camera's picture is needed by each block: 0 it is not, else `LOCATION`, `SSIM` or `BOTH`.
+
+    $$c \in \text{box}_m \quad\text{or}\quad 1 - \mathrm{SSIM}(I_c^{-m}, I_c) > \epsilon$$  (Liu et al. 2025)
+
+    with $I_c^{-m}$ drawn without the discs of the block. This costs blocks x cameras pictures.
+    """
+    lie_in = inside(surfels.means, boxes)
+    why = LOCATION * inside(cameras.origins, boxes).int().cpu()
+    for block, mine in enumerate(lie_in):
+        others = part_of(surfels, ~mine)
+        for view in range(len(cameras)):
+            with_all, without = (render_view(s, cameras[view], depth=False).rgb for s in (surfels, others))
+            why[block, view] += SSIM * int(loss_ssim(without, with_all) > threshold)
+    return why
+
+
+@dataclass(frozen=True)
+class Block:
+    """All that one block needs to be trained, anywhere: it is sent to another process as it stands.
+
+    Attributes:
+        coarse: the whole coarse model, on the CPU.
+        scene: the block's own pictures as the training split.
+        box: its ground, minimum and maximum.
+        inverse: aligned inverse depth of the scene's frames, or None.
+        n_steps, recipe, control, seed: of the training.
+        scale: extent of the whole scene.
+        device: "cpu", or the accelerator that the worker finds under that name.
+    """
+
+    coarse: Surfels
+    scene: Scene
+    box: Float[Tensor, "2 2"]
+    inverse: Float[Tensor, "F H W"] | None
+    n_steps: int
+    recipe: city.Recipe
+    control: DensityControl | None
+    scale: float
+    seed: int = 0
+    device: str = "cpu"
+
+
+def own_scene(scene: Scene, frames: Int[Tensor, "n"]) -> Scene:
+    """Return a scene of some frames alone, all of them for training; the truth stays behind."""
+    every = torch.arange(len(frames))
+    names = [scene.names[int(i)] for i in frames] if scene.names else ()
+    bare = dict(masks=None, points=None, depth=None, normals=None, albedo=None, ids=None, extra_splits={})
+    splits = {"train": every, "test": every}
+    return replace(scene, images=scene.images[frames], cameras=scene.cameras[frames], splits=splits, names=names, **bare)
+
+
+def blocks_of(
+    coarse: Surfels, scene: Scene, boxes: Float[Tensor, "B 2 2"], why: Int[Tensor, "B C"], inverse: Float[Tensor, "F H W"] | None,
+    least_views: int = 1, **training,
+) -> list[Block]:  # fmt: skip
+    """Return the work of every block.
+
+    Args:
+        why: of the training cameras, `reasons`.
+        inverse: of all frames of the scene.
+        least_views: a block with fewer pictures is not trained: it keeps the coarse discs.
+        training: the other fields of `Block`.
+    """
+    model, train = part_of(coarse).cpu(), scene.splits["train"]
+    blocks = []
+    for box, chosen in zip(boxes, why > 0, strict=True):
+        enough = int(chosen.sum()) >= least_views
+        frames = train[chosen] if enough else train[:1]
+        guesses = None if inverse is None else inverse[frames].cpu()
+        plan = training if enough else training | {"n_steps": 0}
+        blocks.append(Block(model, own_scene(scene, frames), box, guesses, scale=scene.scale, **plan))
+    return blocks
+
+
+def tune_block(block: Block, path: Path | str) -> Path:
+    """Train one block and write the discs inside its box to a file, with what it took; the file appears whole or not at all."""
+    began, device = time.perf_counter(), torch.device(block.device)
+    surfels = part_of(block.coarse).to(device)
+    rest = dict(scale=block.scale, rates=city.fine_rates(block.n_steps), control=block.control, seed=block.seed)
+    training = city.Training(surfels, block.scene, block.n_steps, block.recipe, **rest)
+    most = held_mb(training, block.scene)
+    for step in range(block.n_steps):
+        city.fit(training, block.scene, [step], block.inverse, block.seed)
+        most = max(most, held_mb(training, block.scene))
+    mine = part_of(surfels, inside(surfels.means.detach(), block.box[None])[0]).cpu()
+    about = {"seconds": time.perf_counter() - began, "held_mb": most, "trained": len(surfels), "inside": len(mine)}
+    about |= {"views": len(block.scene), "steps": block.n_steps}
+    save_state(Path(path), {"surfels": mine.state_dict(), "degree": mine.settings.sh_degree, "about": about}, "block")
+    return Path(path)
+
+
+def held_mb(training: city.Training, scene: Scene) -> float:
+    """Return the MB (2^20 bytes) that a training must hold: discs, their gradients and moments, its statistics, its pictures."""
+    params = list(training.gaussians.params.values())
+    moments = [v for one in training.optimizers.values() for state in one.state.values() for v in state.values()]
+    tensors = [*params, *params, *moments, *training.rows.values(), scene.images]
+    return sum(tensor.nbytes for tensor in tensors) / 2**20
+
+
+def load_block(path: Path | str) -> tuple[Surfels, dict]:
+    """Return the discs of a trained block and what it took: seconds, MB held at most, discs trained and kept, pictures, steps.
+
+    Raises:
+        InputError: when the file is missing, damaged, or holds no block.
+    """
+    stored = load_state(Path(path), "block")
+    try:
+        mine = part_of(Surfels(GaussiansSettings(int(stored["degree"]))))
+        mine.load_state_dict(stored["surfels"])
+        return mine, dict(stored["about"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{path} holds no trained block ({error}): remove it and train the block again.") from error
+
+
+def merged(parts: Sequence[Surfels]) -> Surfels:
+    """Return the discs of all blocks as one model; every block has kept those inside its box alone."""
+    return joined(*parts)

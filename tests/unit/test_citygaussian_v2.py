@@ -1,0 +1,225 @@
+"""CityGaussianV2: what must hold of blocks, of the decomposed gradient, of the filter, of importance and of the file."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from nsw import scenes
+from nsw.cameras import Cameras, intrinsics, look_at
+from nsw.errors import InputError
+from nsw.losses import loss_l1, loss_ssim
+from nsw.methods import citygaussian_v2 as city
+from nsw.methods import citygaussian_v2_blocks as blocks
+from nsw.methods import citygaussian_v2_press as press
+from nsw.methods.density_control import DensityControl, new_rows
+from nsw.methods.gaussian_splatting import starting_points
+from nsw.models.residual_codebooks import assign
+from nsw.models.surfels import Surfels
+from nsw.renderers.surfels import render_view
+
+
+def rand(*shape, seed=0):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def town():
+    return scenes.load("town", size=32)
+
+
+def start(town, n=300, seed=0):
+    return Surfels.from_points(starting_points(town, n, seed), sh_degree=2, generator=torch.Generator().manual_seed(seed))
+
+
+def from_above(x: float, y: float, height: float = 2.0, size: int = 24) -> Cameras:
+    eye = torch.tensor([[x, y, height]])
+    pose = look_at(eye, eye - torch.tensor([[0.0, 0.0, height]]), up=(0.0, 1.0, 0.0))
+    return Cameras(pose, intrinsics(50.0, size, size), size, size)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 2), (3, 2), (1, 4)])
+def test_blocks_partition_the_plane_and_share_discs_evenly(shape):
+    ground = torch.cat([rand(400, 2), 3 + rand(200, 2, seed=1) ** 2])
+    boxes = blocks.quantile_boxes(ground, *shape)
+    far = torch.cat([ground, 100 * (rand(500, 2, seed=2) - 0.5), boxes[boxes.isfinite().all(-1)].reshape(-1, 2)])
+    assert len(boxes) == math.prod(shape)
+    assert bool((blocks.inside(far, boxes).sum(0) == 1).all())
+    counts = blocks.inside(ground, boxes).sum(1)
+    assert counts.max() - counts.min() <= max(shape) + 1
+
+
+def test_a_camera_is_assigned_by_place_or_by_what_it_sees():
+    """Two discs left and right of x = 0. A camera over the left one sees no other; one in the middle sees both."""
+    discs = Surfels.from_values([[-1.0, 0, 0], [1.0, 0, 0]], [[0.3] * 3] * 2, [[1.0, 0, 0, 0]] * 2, [0.95] * 2, [[1.0, 0, 0]] * 2)
+    boxes = torch.tensor([[[-math.inf, -math.inf], [0.0, math.inf]], [[0.0, -math.inf], [math.inf, math.inf]]])
+    views = [from_above(-1.0, 0.0, 1.0), from_above(-0.1, 0.0, 3.0), from_above(4.0, 0.0, 1.0)]
+    cameras = Cameras(torch.cat([v.cam_from_world for v in views]), torch.cat([v.Ks for v in views]), 24, 24)
+    why = blocks.reasons(discs, cameras, boxes)
+    assert why.tolist() == [[blocks.BOTH, blocks.BOTH, 0], [0, blocks.SSIM, blocks.LOCATION]]
+
+
+def test_merged_discs_are_those_inside_their_boxes(town, tmp_path):
+    coarse = start(town)
+    boxes = blocks.quantile_boxes(coarse.means.detach()[:, :2], 2, 1)
+    why = torch.ones(2, len(town.splits["train"]), dtype=torch.int)
+    control = DensityControl(grow_gradient=1e-6, start=1, stop=10, every=2)
+    plan = dict(n_steps=6, recipe=city.Recipe.fine(6), control=control)
+    work = blocks.blocks_of(coarse, town, boxes, why, None, **plan)
+    paths = [blocks.tune_block(block, tmp_path / f"{i}.safetensors") for i, block in enumerate(work)]
+    parts, abouts = zip(*map(blocks.load_block, paths), strict=True)
+    whole = blocks.merged(parts)
+    assert len(whole) == sum(about["inside"] for about in abouts) == sum(map(len, parts))
+    assert all(about["trained"] > about["inside"] > 0 and about["held_mb"] > 0 for about in abouts)
+    for part, box in zip(parts, boxes, strict=True):
+        assert bool(blocks.inside(part.means, box[None]).all())
+    assert isinstance(whole, Surfels)
+    again = blocks.load_block(blocks.tune_block(work[0], tmp_path / "again.safetensors"))[0]
+    assert torch.equal(again.means, parts[0].means)
+
+
+def test_a_block_with_too_few_pictures_keeps_the_coarse_discs(town, tmp_path):
+    coarse = start(town)
+    boxes = blocks.quantile_boxes(coarse.means.detach()[:, :2], 2, 1)
+    why = torch.zeros(2, len(town.splits["train"]), dtype=torch.int)
+    why[0, :3], why[1, 0] = 1, 1
+    plan = dict(n_steps=2, recipe=city.Recipe.plain(2), control=None)
+    work = blocks.blocks_of(coarse, town, boxes, why, None, least_views=2, **plan)
+    assert [(block.n_steps, len(block.scene)) for block in work] == [(2, 3), (0, 1)]
+    kept, _ = blocks.load_block(blocks.tune_block(work[1], tmp_path / "b.safetensors"))
+    assert torch.equal(kept.means, coarse.means[blocks.inside(coarse.means, boxes)[1]])
+
+
+def test_damaged_block_says_so(tmp_path):
+    (tmp_path / "b.safetensors").write_bytes(b"nothing")
+    with pytest.raises(InputError):
+        blocks.load_block(tmp_path / "b.safetensors")
+
+
+def gradients(town, backward):
+    surfels = start(town)
+    camera, target = town.views("train")[0], town.pixels("train")[:1]
+    render = render_view(surfels, camera)
+    terms = {"l1": 0.8 * loss_l1(render.rgb, target), "ssim": 0.2 * loss_ssim(render.rgb, target)}
+    seen = backward(terms, render.extras["meta"])
+    return {name: p.grad for name, p in surfels.params.items()}, seen
+
+
+def test_decomposed_backward_leaves_the_whole_gradient_and_hands_over_that_of_ssim(town):
+    whole, meta = gradients(town, lambda terms, meta: (sum(terms.values()).backward(), meta)[1])
+    _, of_ssim = gradients(town, lambda terms, meta: (terms["ssim"].backward(), meta)[1])
+    ours, seen = gradients(town, lambda terms, meta: city.decomposed_backward(terms, meta, omega=0.0))
+    for name, gradient in whole.items():
+        torch.testing.assert_close(ours[name], gradient, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(seen["gradient_2dgs"].grad, of_ssim["gradient_2dgs"].grad, rtol=1e-4, atol=1e-9)
+    assert not torch.allclose(seen["gradient_2dgs"].grad, meta["gradient_2dgs"].grad)
+
+
+def test_pull_is_lifted_to_a_share_of_the_whole_and_never_lowered():
+    small, large, seen = 0.1 * rand(1, 50, 2), 3 * rand(1, 50, 2, seed=1), torch.ones(1, 50, dtype=torch.bool)
+    lifted = city.pull_of(small, large, seen, 0.9)
+    torch.testing.assert_close(lifted.norm(dim=-1).mean(), 0.9 * large.norm(dim=-1).mean())
+    torch.testing.assert_close(lifted / lifted.norm(dim=-1, keepdim=True), small / small.norm(dim=-1, keepdim=True))
+    assert torch.equal(city.pull_of(large, small, seen, 0.9), large)
+    assert torch.equal(city.pull_of(small, large, seen, 0.0), small)
+
+
+def test_filter_blocks_every_needle_and_nothing_else(town):
+    surfels = start(town)
+    with torch.no_grad():
+        surfels.scales[:100, 1] = surfels.scales[:100, 0] + math.log(0.005)
+        surfels.scales[100:150, 0] = surfels.scales[100:150, 1] + math.log(0.02)
+    rows = new_rows(len(surfels)) | {"grad2d": torch.ones(len(surfels)), "count": torch.ones(len(surfels))}
+    grown = [city.round_enough(limit)(surfels.params, rows, DensityControl(), town.scale) for limit in (0.01, 0.03)]
+    grown = [to_clone | to_split for to_clone, to_split in grown]
+    assert not bool(grown[0][:100].any()) and bool(grown[0][100:].all())
+    assert not bool(grown[1][:150].any()) and bool(grown[1][150:].all())
+
+
+def test_depth_weight_and_loss():
+    recipe = city.Recipe.fine(600)
+    assert recipe.depth_weight(0, 600) == 0.5 and math.isclose(recipe.depth_weight(600, 600), 0.025)
+    depth = (2 + rand(1, 24, 24)).requires_grad_()
+    assert city.loss_depth(depth, 1 / depth.detach()).item() < 1e-5
+    city.loss_depth(depth, 1 / (depth.detach() + rand(1, 24, 24, seed=3))).backward()
+    assert bool(torch.isfinite(depth.grad).all()) and depth.grad.abs().max() > 0
+
+
+def test_weights_of_all_discs_add_up_to_the_opacity_of_the_picture(town):
+    surfels, camera = start(town), town.views("train")[3]
+    weight, pixels = press.contributions(surfels, camera)
+    torch.testing.assert_close(weight.sum(), render_view(surfels, camera).alpha.sum(), rtol=1e-4, atol=0)
+    assert bool((weight >= -1e-6).all()) and bool((pixels >= 1).all())
+    assert all(p.grad is None for p in surfels.parameters())
+
+
+def test_running_best_is_the_list_of_the_best():
+    values = rand(40, 17)
+    best = torch.zeros(40, 5)
+    for column in values.T:
+        best = press.running_best(best, column)
+    torch.testing.assert_close(best, values.topk(5, dim=1).values)
+
+
+def test_hidden_discs_go_first(town):
+    """A disc under another that is opaque has nothing to say, however opaque it is itself."""
+    values = ([[0.0, 0, 0], [0, 0, -0.5]], [[0.4] * 3, [0.05] * 3], [[1.0, 0, 0, 0]] * 2, [0.999] * 2, [[1.0, 0, 0]] * 2)
+    scores = press.scores_of(Surfels.from_values(*values), from_above(0.0, 0.0), 5)
+    assert press.weakest(scores, 0.5).tolist() == [False, True]
+
+
+def test_trimming_happens_when_due_and_takes_its_share(town):
+    recipe = replace(city.Recipe.plain(8), trim=0.1, trim_from=2, trim_every=3)
+    training = city.Training(start(town), town, 8, recipe, control=DensityControl(start=100, stop=7))
+    assert [step for step in range(9) if training.trim_due(step)] == [2, 5]
+    unseen = int((press.scores_of(training.gaussians, training.cameras) <= 0).sum())
+    city.fit(training, town, range(3))
+    assert len(training.gaussians) <= 300 - max(30, unseen) + 2
+    city.fit(training, town, range(3, 5))
+    assert len(training.rows["count"]) == len(training.gaussians)
+
+
+def test_codebook_errs_less_the_larger_it_is_and_listens_to_importance():
+    x = rand(600, 12)
+    errors = []
+    for size in (4, 16, 64, 256):
+        words = press.codebook(x, torch.ones(600), size, seed=1)
+        errors.append(float((x - words[assign(x, words[None])[:, 0]]).square().mean()))
+    assert errors == sorted(errors, reverse=True) and errors[-1] < 0.7 * errors[0]
+    weights = torch.where(torch.arange(600) < 60, 50.0, 1.0)
+    words = {name: press.codebook(x, w, 16, seed=1) for name, w in (("even", torch.ones(600)), ("weighted", weights))}
+    of_important = {n: float((x[:60] - w[assign(x[:60], w[None])[:, 0]]).square().mean()) for n, w in words.items()}
+    assert of_important["weighted"] < of_important["even"]
+
+
+def test_file_keeps_the_important_and_shares_the_rest(town, tmp_path):
+    surfels = start(town)
+    with torch.no_grad():
+        surfels.shN.copy_(0.1 * rand(*surfels.shN.shape))
+    scores = rand(300, seed=4)
+    path = press.save(surfels, scores, tmp_path / "town.safetensors", size=16, keep=0.6)
+    back, order = press.load(path), scores.argsort(descending=True, stable=True)
+    assert isinstance(back, Surfels) and len(back) == 300
+    assert torch.equal(back.means, surfels.means[order])
+    torch.testing.assert_close(back.sh[:180], surfels.sh[order][:180], rtol=1e-3, atol=1e-3)
+    assert len(back.sh[180:].flatten(1).unique(dim=0)) <= 16
+    smaller = press.save(surfels, scores, tmp_path / "small.safetensors", size=16, keep=0.0)
+    assert smaller.stat().st_size < path.stat().st_size < 300 * 164
+
+
+@pytest.mark.parametrize("damage", ["cut", "index", "missing"])
+def test_damaged_file_says_so(town, tmp_path, damage):
+    from nsw.models.state import load_state, save_state
+
+    path = press.save(start(town), rand(300), tmp_path / "town.safetensors", size=16)
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-50])
+    else:
+        parts = load_state(path, "pressed city")
+        parts = parts | {"index": parts["index"] + 200} if damage == "index" else {k: v for k, v in parts.items() if k != "quats"}
+        save_state(path, parts, "pressed city")
+    with pytest.raises(InputError, match="town.safetensors"):
+        press.load(path)
