@@ -122,12 +122,12 @@ class Lines:
 
 
 class Bar:
-    """A tqdm bar in a terminal."""
+    """A tqdm bar in a terminal or a notebook."""
 
     paused = stopped = False
 
     def __init__(self, eta: Eta, name: str) -> None:
-        from tqdm import tqdm
+        from tqdm.auto import tqdm
 
         layout = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {postfix}"
         self._eta = eta
@@ -166,3 +166,22 @@ def reporter(run: Any, eta: Eta, name: str) -> Reporter:
 
         return training_panel(run, eta.total, name)
     return Bar(eta, name) if sys.stderr.isatty() and not in_kernel() else Lines(eta, name)
+
+
+class Silent:
+    """Show nothing."""
+
+    paused = stopped = False
+
+    def update(self, step: int, values: Mapping[str, float], image: Any = None) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def quiet_reporter(eta: Eta, name: str, shown: bool = True) -> Reporter:
+    """Return a bar or lines, without buttons, for work that is not done in this process; or what shows nothing."""
+    if not shown:
+        return Silent()
+    return Bar(eta, name) if in_notebook() or (sys.stderr.isatty() and not in_kernel()) else Lines(eta, name)

@@ -1,0 +1,192 @@
+"""Blocks: the same files, whatever is killed on the way."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from nsw.errors import InputError
+from nsw.models.state import load_state, save_state
+from nsw.runs.blocks import costs, run_blocks
+from nsw.runs.progress import in_kernel
+
+posix_only = pytest.mark.skipif(os.name != "posix", reason="Windows has neither SIGKILL nor SIGINT for one process")
+
+
+@dataclass(frozen=True)
+class Given:
+    """A block's input: what it counts from, and where it says that it began."""
+
+    seed: int
+    signs: Path
+    how: str = "well"
+
+
+def fit(given: Given, path: Path) -> None:
+    """Fit a small network; `how` is what goes wrong in the middle, the first time only."""
+    torch.manual_seed(given.seed)
+    model = torch.nn.Linear(8, 8)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for step in range(20):
+        loss = (model(torch.randn(64, 8)) - 1).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if step == 10:
+            _midway(given)
+    save_state(path, {"model": model.state_dict(), "threads": torch.get_num_threads()}, "block")
+
+
+def _midway(given: Given) -> None:
+    sign = given.signs / f"{given.seed}-{os.getpid()}"
+    first = not list(given.signs.glob(f"{given.seed}-*"))
+    sign.touch()
+    if given.how == "raises":
+        raise ValueError("the scales are not finite")
+    if given.how == "refuses":
+        raise InputError("There is no scene here.")
+    if first and given.how == "dies":
+        os.kill(os.getpid(), signal.SIGKILL)
+    while first and given.how == "hangs":
+        time.sleep(0.01)
+
+
+def write_nothing(given: Given, path: Path) -> None:
+    """Leave no file."""
+
+
+def same(files: list[Path], others: list[Path]) -> bool:
+    return [f.read_bytes() for f in files] == [f.read_bytes() for f in others]
+
+
+def inputs(signs: Path, *how: str) -> list[Given]:
+    signs.mkdir(exist_ok=True)
+    return [Given(seed, signs, word) for seed, word in enumerate(how)]
+
+
+def begun(signs: Path, seed: int) -> int:
+    return len(list(signs.glob(f"{seed}-*")))
+
+
+def wait_for(condition, process: subprocess.Popen) -> None:
+    """Wait as long as the process lives: if it ends first, the condition never comes."""
+    while not condition():
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    """What three blocks give when nothing goes wrong."""
+    folder = tmp_path_factory.mktemp("expected")
+    return run_blocks(fit, inputs(folder / "signs", "well", "well", "well"), folder, workers=2, threads=1, progress=False)
+
+
+def test_files_in_the_order_of_the_inputs_with_what_they_cost(expected):
+    model = torch.nn.Linear(8, 8)
+    for seed, path in enumerate(expected):
+        state = load_state(path, "block")
+        torch.manual_seed(seed)
+        model.load_state_dict(state["model"])
+        assert not torch.equal(model.weight, torch.nn.Linear(8, 8).weight) and state["threads"] == 1
+    assert len({path.read_bytes() for path in expected}) == 3
+    for cost in costs(expected):
+        assert cost.seconds > 0 and 50 < cost.peak_mb < 5000
+    assert not list((expected[0].parent / "working").iterdir())
+
+
+def test_a_childs_peak_is_its_own(tmp_path):
+    ballast = torch.ones(2**28)  # 1 GB here
+    cost = costs(run_blocks(fit, inputs(tmp_path / "signs", "well"), tmp_path, progress=False))[0]
+    assert ballast.nbytes / 2**20 > cost.peak_mb
+
+
+@posix_only
+def test_a_killed_block_is_named_and_only_it_runs_again(tmp_path, expected):
+    given = inputs(tmp_path / "signs", "well", "dies", "well")
+    with pytest.raises(InputError, match=r"^Block 1 was ended by SIGKILL .*status -9.* other 2 are finished and kept"):
+        run_blocks(fit, given, tmp_path, workers=2, threads=1, progress=False)
+    assert same(run_blocks(fit, given, tmp_path, workers=2, threads=1, progress=False), expected)
+    assert [begun(tmp_path / "signs", seed) for seed in range(3)] == [1, 2, 1]
+
+
+def test_a_block_of_another_input_runs_again_and_so_do_all_without_resume(tmp_path):
+    given = inputs(tmp_path / "signs", "well", "well")
+    run_blocks(fit, given, tmp_path, progress=False)
+    run_blocks(fit, [given[0], Given(7, tmp_path / "signs")], tmp_path, progress=False)
+    assert [begun(tmp_path / "signs", seed) for seed in (0, 1, 7)] == [1, 1, 1]
+    run_blocks(fit, given[:1], tmp_path, progress=False, resume=False)
+    assert begun(tmp_path / "signs", 0) == 2
+
+
+def test_failures_are_one_sentence(tmp_path):
+    with pytest.raises(InputError, match=r"Block 0 stopped with exit status 1 \(ValueError: the scales are not finite\); block 1 "):
+        run_blocks(fit, inputs(tmp_path / "signs", "raises", "refuses"), tmp_path, progress=False)
+    assert "_midway" in (tmp_path / "block-000.log").read_text(encoding="utf-8")
+    with pytest.raises(InputError, match="wrote no file block-000.safetensors"):
+        run_blocks(write_nothing, inputs(tmp_path / "signs", "well"), tmp_path / "b", progress=False)
+
+
+def test_what_other_processes_cannot_load_is_refused_at_once(tmp_path):
+    with pytest.raises(InputError, match="into a module, at its top level"):
+        run_blocks(lambda given, path: None, [1], tmp_path)
+    with pytest.raises(InputError, match="input of block 1 cannot be sent"):
+        run_blocks(fit, [1, threading.Lock()], tmp_path)
+    with pytest.raises(InputError, match='not in "threads"'):
+        run_blocks(fit, [1], tmp_path, where="threads")
+    with pytest.raises(InputError, match="one worker"):
+        run_blocks(fit, [1], tmp_path, workers=0)
+
+
+def test_lines_tell_how_far_it_is(tmp_path, capsys):
+    assert not in_kernel()
+    run_blocks(fit, inputs(tmp_path / "signs", "well"), tmp_path)
+    assert "blocks 1/1" in capsys.readouterr().out
+
+
+def _driver(tmp_path: Path) -> subprocess.Popen:
+    """Start a process that runs two blocks, the second of which hangs the first time."""
+    code = f"""
+        from pathlib import Path
+        from test_blocks import fit, inputs
+        from nsw.runs.blocks import run_blocks
+        folder = Path({str(tmp_path)!r})
+        run_blocks(fit, inputs(folder / "signs", "well", "hangs"), folder, threads=1)
+        """
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+@posix_only
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL] if os.name == "posix" else [])
+def test_ctrl_c_or_a_kill_ends_the_blocks_too_and_a_later_call_goes_on(tmp_path, expected, sent):
+    import psutil
+
+    driver, signs = _driver(tmp_path), tmp_path / "signs"
+    wait_for(lambda: begun(signs, 1) and (tmp_path / "block-000.safetensors").is_file(), driver)
+    children = psutil.Process(driver.pid).children(recursive=True)
+    assert children
+    driver.send_signal(sent)
+    said = driver.communicate()[0]
+    assert ("KeyboardInterrupt" in said) == (sent == signal.SIGINT)
+    assert not psutil.wait_procs(children, timeout=30)[1]
+    assert not (tmp_path / "block-001.safetensors").exists()
+    assert same(run_blocks(fit, inputs(signs, "well", "hangs"), tmp_path, threads=1, progress=False), expected[:2])
+    assert begun(signs, 0) == 1
+
+
+def test_without_ray_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=r'run `pip install "nsw\[cluster\]"`'):
+        run_blocks(fit, inputs(tmp_path / "signs", "well"), tmp_path, where="ray")
