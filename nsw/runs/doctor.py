@@ -225,7 +225,7 @@ def check_browser() -> Finding:
 def check_extras() -> list[Finding]:
     """The optional parts."""
     uses = {"sfm": ("pycolmap", "own photos and COLMAP scenes"), "synth": ("mitsuba", "rendering the bundled scenes anew")}
-    uses |= {"cluster": ("ray", "sweeps over machines"), "priors": ("transformers", "pretrained priors")}
+    uses |= {"cluster": ("ray", "blocks on several machines"), "priors": ("transformers", "pretrained priors")}
     found = []
     for extra, (package, use) in uses.items():
         if _installed(package):

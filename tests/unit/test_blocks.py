@@ -1,4 +1,4 @@
-"""Blocks: the same files, whatever is killed on the way."""
+"""Blocks: the same files from processes and from a Ray cluster, whatever is killed on the way."""
 
 from __future__ import annotations
 
@@ -184,6 +184,66 @@ def test_ctrl_c_or_a_kill_ends_the_blocks_too_and_a_later_call_goes_on(tmp_path,
     assert not (tmp_path / "block-001.safetensors").exists()
     assert same(run_blocks(fit, inputs(signs, "well", "hangs"), tmp_path, threads=1, progress=False), expected[:2])
     assert begun(signs, 0) == 1
+
+
+def fit_on_a_node(given: Given, path: Path) -> None:
+    """Fit as above, but a block that is on the node to be lost waits there for its end, and the others wait until one is."""
+    import ray
+
+    (given.signs / f"{given.seed}-{os.getpid()}").touch()
+    if ray.get_runtime_context().get_node_id() == (given.signs / "doomed").read_text(encoding="utf-8"):
+        (given.signs / "there").touch()
+        while True:
+            time.sleep(0.01)
+    while not (given.signs / "there").exists():
+        time.sleep(0.01)
+    fit(given, path)
+
+
+def lose_a_node(folder: Path) -> None:
+    """Run three blocks, one of them bad, on two local nodes; kill one node once a block has begun there; print what happened."""
+    from nsw.runs.blocks_on_ray import import_ray
+
+    ray = import_ray()
+    import psutil
+    from ray.cluster_utils import Cluster
+
+    quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 200, "health_check_failure_threshold": 5}
+    node = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False, "include_log_monitor": False}
+    cluster = Cluster(initialize_head=True, connect=True, head_node_args={**node, "_system_config": quick})
+    try:
+        doomed, signs = cluster.add_node(**node), folder / "signs"  # after connecting: this process belongs to the head
+        given = inputs(signs, "well", "well", "refuses")
+        (signs / "doomed").write_text(doomed.node_id, encoding="utf-8")
+        listening = [c.laddr.ip for p in psutil.Process().children(True) for c in p.net_connections() if c.status == "LISTEN"]
+        print("listens on", sorted({ip.removeprefix("::ffff:") for ip in listening}))
+
+        def kill() -> None:
+            while not (signs / "there").exists():
+                time.sleep(0.01)
+            cluster.remove_node(doomed, allow_graceful=False)
+
+        threading.Thread(target=kill, daemon=True).start()
+        with pytest.raises(InputError, match=r"^Block 2 stopped \(There is no scene here\.\): the other 2 are finished and kept"):
+            run_blocks(fit_on_a_node, given, folder, where="ray", threads=1)
+        print("began", sorted(begun(signs, seed) for seed in range(3)))
+        with pytest.raises(InputError, match="asks for 2 cores and 0 GPUs, the largest node of the Ray cluster has 1 and 0"):
+            run_blocks(fit, given, folder / "refused", where="ray", threads=2)
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def test_a_lost_node_loses_nothing(tmp_path, expected):
+    """A node is killed while it works on a block: the block runs again on the other, and all files are those of processes."""
+    pytest.importorskip("ray", reason="Ray is not installed (extra cluster) or has no wheel for this system")
+    code = "import sys, pathlib; from test_blocks import lose_a_node; lose_a_node(pathlib.Path(sys.argv[1]))"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "listens on ['127.0.0.1']" in done.stdout and "began [1, 1, 2]" in done.stdout
+    files = [tmp_path / path.name for path in expected[:2]]
+    assert same(files, expected[:2]) and all(cost.peak_mb > 50 for cost in costs(files))
 
 
 def test_without_ray_the_extra_is_named(tmp_path, monkeypatch):
