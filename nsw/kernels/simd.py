@@ -1,7 +1,7 @@
 """Vectors of floats as numba values: one instruction works on LANES pixels, and no compiler is needed beyond numba's own.
 
 LLVM knows vectors of any width; numba does not show them. The few operations below hand them through: `a * b + 1.0` on two
-`Floats` becomes one fused instruction on AVX2, two on NEON, half of one on AVX-512. A comparison gives a `Mask`, and since lanes
+`Floats` becomes one fused instruction on AVX2 and AVX-512, two on NEON. A comparison gives a `Mask`, and since lanes
 cannot branch apart, `select(mask, x, y)` chooses per lane.
 
 Fast-math is limited to reordering and contraction. Flags that promise "no NaN, no infinity" stay off: the kernels rely on a
@@ -14,13 +14,14 @@ import operator
 import os
 
 from llvmlite import ir
+from llvmlite.binding import get_host_cpu_features
 from numba.core import cgutils, types
 from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, models, register_model
 
-# Eight floats fill an AVX2 register; the variable exists to test that nothing depends on it (4, 8 or 16).
-LANES = int(os.environ.get("NSW_SIMD_LANES", "8"))
+# Sixteen floats fill an AVX-512 register, eight one of AVX2; the variable exists to test that nothing depends on it (4, 8 or 16).
+LANES = int(os.environ.get("NSW_SIMD_LANES") or (16 if get_host_cpu_features().get("avx512f") else 8))
 # A vector's pixels form a block, as square as can be: a small splat then touches fewer vectors than if they were rows.
 BLOCK_W, BLOCK_H = {4: (2, 2), 8: (4, 2), 16: (4, 4)}[LANES]
 FAST = ("reassoc", "nsz", "arcp", "contract")
