@@ -94,7 +94,8 @@ def train_splats(scene, seconds: float):
     def start(n_steps: int, n_points: int = 5_000):
         points = gaussian_splatting.starting_points(scene, n_points)
         control = DensityControl().for_budget(n_steps, max_splats=most, reset_every=0)  # resets cost 0.5 dB after 20 s
-        return gaussian_splatting.Training(Gaussians.from_points(points, sh_degree=sh_degree), scene.scale, n_steps, control=control)
+        gaussians = Gaussians.from_points(points, sh_degree=sh_degree)
+        return gaussian_splatting.Training(gaussians, scene.scale, n_steps, control=control)
 
     def seconds_a_step(n_points: int) -> float:
         rehearsal = start(100_000, n_points)
