@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize
 
 from nsw.errors import InputError
+from nsw.models.unet import UNet
 
 NOTHING = "nothing"
 CLASSES = (NOTHING, "board", "block", "ball", "ring", "figure")
@@ -89,21 +90,13 @@ class ToyTeacherSettings:
     name: str = "ToyTeacher (bundled, trained on path-traced toys in random arrangements)"
 
 
-def _stage(n_in: int, n_out: int, stride: int = 1) -> nn.Sequential:
-    """Return two 3 x 3 convolutions; groups are normalised, so that one picture is encoded as it is in a batch."""
-    first = [nn.Conv2d(n_in, n_out, 3, stride, 1, bias=False), nn.GroupNorm(8, n_out), nn.ReLU()]
-    return nn.Sequential(*first, nn.Conv2d(n_out, n_out, 3, 1, 1, bias=False), nn.GroupNorm(8, n_out), nn.ReLU())
-
-
-class ToyTeacher(nn.Module):
+class ToyTeacher(UNet):
     """A U-Net with features at half its picture's size, one vector a word, and a decoder from prompts to masks."""
 
     def __init__(self, settings: ToyTeacherSettings | None = None):
-        super().__init__()
-        self.settings = s = settings or ToyTeacherSettings()
-        self.name, self.words = s.name, s.words
-        self.down = nn.ModuleList(_stage(a, b, 2) for a, b in zip((3, *s.widths), s.widths, strict=False))
-        self.up = nn.ModuleList(_stage(a + b, b) for a, b in zip(s.widths[:0:-1], s.widths[-2::-1], strict=True))
+        s = settings or ToyTeacherSettings()
+        super().__init__(3, s.widths)
+        self.settings, self.name, self.words = s, s.name, s.words
         self.head = nn.Conv2d(s.widths[0], s.n_channels, 1)
         self.vectors = nn.Parameter(torch.randn(len(s.words), s.n_channels))
         self.query, self.key = (nn.Conv2d(s.n_channels, 32, 1) for _ in range(2))
@@ -114,13 +107,7 @@ class ToyTeacher(nn.Module):
 
     def forward(self, pictures: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n M h w"]:
         """Return unit features at half size."""
-        x, skips = 2 * pictures - 1, []
-        for stage in self.down:
-            x = stage(x)
-            skips.append(x)
-        for stage, skip in zip(self.up, skips[-2::-1], strict=True):
-            x = stage(torch.cat([interpolate(x, size=skip.shape[2:], mode="bilinear", align_corners=False), skip], 1))
-        return normalize(self.head(x), dim=1)
+        return normalize(self.head(self.features(2 * pictures - 1)), dim=1)
 
     def unit_vectors(self) -> Float[Tensor, "K M"]:
         return normalize(self.vectors, dim=1)

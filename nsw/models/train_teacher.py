@@ -7,8 +7,6 @@ bundled `toybox` is among the pictures; its toys are, in other places, sizes and
 
 from __future__ import annotations
 
-import hashlib
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +17,8 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, interpolate
 
 from nsw.models import io
-from nsw.models.state import load_state, save_state, write_json
 from nsw.models.teacher import CLASSES, TOYS, Prompt, ToyTeacher, resized
+from nsw.models.training import fit, write_manifest
 
 TOY_OF = {  # instance names of `toybox` whose word is another
     "red letter block": "letter block",
@@ -79,13 +77,11 @@ def read_pictures(files: list[Path]) -> Pictures:
     return Pictures(torch.cat(rgba), torch.cat(ids), words)
 
 
-def augmented(pictures: Pictures, i: int, size: int, g: torch.Generator) -> tuple[Float[Tensor, "3 s s"], Int[Tensor, "s s"]]:
-    """Return one picture, cut out, mirrored, tinted, sometimes blurred, over white or a random colour, and its instances."""
+def augmented(rgba: Float[Tensor, "4 H W"], ids: Tensor, size: int, g: torch.Generator) -> tuple[Float[Tensor, "3 s s"], Tensor]:
+    """Return a picture, cut out, mirrored, tinted, sometimes blurred, over white or a random colour, and its map [H, W]."""
     uniform = lambda low, high: float(low + (high - low) * torch.rand((), generator=g))  # noqa: E731
-    rgba, ids = pictures.rgba[i], pictures.ids[i]
-    side = ids.shape[-1]
-    cut = round(side * uniform(0.6, 1.0))
-    top, left = (int(uniform(0, side - cut + 1)) for _ in range(2))
+    cut = round(min(ids.shape) * uniform(0.6, 1.0))
+    top, left = (int(uniform(0, side - cut + 1)) for side in ids.shape)
     rgba, ids = rgba[:, top : top + cut, left : left + cut], ids[top : top + cut, left : left + cut]
     tint = torch.tensor([uniform(0.85, 1.15) for _ in range(3)])[:, None, None]
     behind = torch.rand(3, 1, 1, generator=g) if uniform(0, 1) < 0.4 else torch.ones(3, 1, 1)
@@ -139,29 +135,14 @@ def train(pictures: Pictures, settings: TrainingSettings, checkpoint: Path) -> T
     """Train the teacher; the state is kept in `checkpoint`, from which a repeated call goes on."""
     torch.manual_seed(settings.seed)
     model = ToyTeacher()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, settings.n_steps, pct_start=0.1)
-    objects, first, saved = {"model": model, "optimizer": optimizer, "schedule": schedule}, 0, time.monotonic()
-    if checkpoint.is_file():
-        state = load_state(checkpoint, "checkpoint")
-        first = state["step"]
-        for name, thing in objects.items():
-            thing.load_state_dict(state[name])
-    for step in range(first, settings.n_steps):
+
+    def terms(step: int) -> dict[str, Tensor]:
         g = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
         chosen = torch.randint(len(pictures), (settings.batch,), generator=g).tolist()
-        batch, ids = zip(*(augmented(pictures, i, settings.size, g) for i in chosen), strict=True)
-        terms = losses(model, torch.stack(batch), list(ids), [pictures.words_of[i] for i in chosen], g)
-        optimizer.zero_grad(set_to_none=True)
-        sum(terms.values()).backward()
-        optimizer.step()
-        schedule.step()
-        if step % 50 == 0:
-            print(step, {name: round(value.item(), 4) for name, value in terms.items()}, flush=True)
-        if time.monotonic() - saved > 15 or step == settings.n_steps - 1:
-            states = {name: thing.state_dict() for name, thing in objects.items()}
-            save_state(checkpoint, {"step": step + 1, **states}, "checkpoint")
-            saved = time.monotonic()
+        batch, ids = zip(*(augmented(pictures.rgba[i], pictures.ids[i], settings.size, g) for i in chosen), strict=True)
+        return losses(model, torch.stack(batch), list(ids), [pictures.words_of[i] for i in chosen], g)
+
+    fit(model, terms, settings.n_steps, settings.lr, checkpoint)
     return model
 
 
@@ -182,7 +163,6 @@ def main() -> None:
     import argparse
 
     from nsw.scenes.bundled import data_dir
-    from nsw.scenes.make.making import LICENCE
     from nsw.scenes.make.scattered import make_pictures
 
     parser = argparse.ArgumentParser(description=__doc__)
@@ -193,20 +173,15 @@ def main() -> None:
     model = train(read_pictures(train_files), settings, folder / "checkpoint.safetensors")
     out = io.save(model.half(), data_dir() / "toy_teacher")
     score = accuracy(io.load(out), read_pictures(held_files))
-    weights = (out / "model.safetensors").read_bytes()
     facts = {
-        "format": 1,
-        "name": "toy_teacher",
-        "licence": LICENCE,
         "command": "python -m nsw.models.train_teacher FOLDER",
         "trained_on": "path-traced scenes of nsw.scenes.make.scattered (the toys of toybox in random places, sizes and colours, "
         "and plain blocks, balls and rings); no view of the bundled toybox",
         "settings": settings.__dict__,
         "pixel_accuracy_on_held_scenes": round(score, 4),
-        "files": {"model.safetensors": hashlib.sha256(weights).hexdigest()},
     }
-    write_json(out / "manifest.json", facts)
-    print(f"{sum(p.numel() for p in model.parameters())} parameters, {len(weights)} bytes, accuracy {score:.3f}")
+    write_manifest(out, facts)
+    print(f"{sum(p.numel() for p in model.parameters())} parameters, accuracy {score:.3f}")
 
 
 if __name__ == "__main__":

@@ -45,26 +45,30 @@ def describe(seed: int, size: int = 64, views: int = 4) -> Description:
 
 
 def make_pictures(folder: Path, seeds: range, size: int = 80, views: int = 4, spp: int = 12) -> list[Path]:
-    """Path-trace one .npz a seed: pictures `rgba` [V, H, W, 4] uint8, `ids` [V, H, W] int16, and the names and classes of the ids.
+    """Path-trace one .npz a seed, as `trace` writes it.
 
     Files that are there stay, so that a stopped call continues when it is repeated.
     """
-    from nsw.scenes.make.render import Studio
-
     files = [Path(folder) / f"scattered_{seed:04d}.npz" for seed in seeds]
     for seed, file in zip(seeds, files, strict=True):
-        if file.is_file():
-            continue
-        description = describe(seed, size, views)
-        studio = Studio(description, spp, seed, variant="scalar_rgb", denoise=False)  # compiling each scene anew takes longer
-        maps = [studio.view(i) for i in range(views)]
-        rgba = (np.stack([view.rgba for view in maps]) * 255).round().astype(np.uint8)
-        names, classes = np.array(description.id_names), np.array(description.id_classes)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(".part.npz")
-        np.savez_compressed(part, rgba=rgba, ids=np.stack([view.ids for view in maps]), names=names, classes=classes)
-        part.replace(file)
+        if not file.is_file():
+            trace(describe(seed, size, views), file, spp, seed)
     return files
+
+
+def trace(description: Description, file: Path, spp: int, seed: int) -> None:
+    """Path-trace all views of a description into one .npz: pictures `rgba` [V, H, W, 4] uint8, `ids` [V, H, W] int16, `depth`
+    [V, H, W] float32 (camera z, 0: nothing hit), and the names and classes of the ids."""
+    from nsw.scenes.make.render import Studio
+
+    studio = Studio(description, spp, seed, variant="scalar_rgb", denoise=False)  # compiling each scene anew takes longer
+    maps = [studio.view(i) for i in range(len(description.cameras))]
+    rgba, depth = (np.stack([view.rgba for view in maps]) * 255).round().astype(np.uint8), np.stack([view.depth for view in maps])
+    names, classes, ids = np.array(description.id_names), np.array(description.id_classes), np.stack([view.ids for view in maps])
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(".part.npz")
+    np.savez_compressed(part, rgba=rgba, ids=ids, depth=depth.astype(np.float32), names=names, classes=classes)
+    part.replace(file)
 
 
 def _scattered(rng: np.random.Generator) -> Things:
