@@ -18,6 +18,7 @@ from torch import Tensor
 from nsw.losses import loss_l1, loss_ssim
 from nsw.methods import gaussian_splatting as gs
 from nsw.methods import gaussian_splatting_2d as gs2d
+from nsw.methods.citygaussian_v2_depth import loss_depth
 from nsw.methods.citygaussian_v2_press import scores_of, weakest
 from nsw.methods.density_control import DensityControl, Refined, choose_growth, prune
 from nsw.models.surfels import Surfels
@@ -33,6 +34,9 @@ class Recipe:
     Attributes:
         normal, normal_from: weight of the normal consistency, and the step from which it acts. Distortion has weight 0.
         depth, depth_fall: weight of the depth term at the start, and the factor that is left of it at the end.
+        depth_l1: weight of L1 of inverse depths beside that of their SSIM; the released configurations have 0.
+        median: the surface is where half the light is left, as in the released configurations. False takes the expected depth,
+            whose gradient reaches all discs of a ray: short runs need that.
         decomposed: let the gradient of SSIM alone decide where discs are added; False adds by the whole gradient.
         omega: share of the whole gradient's mean length to which that of SSIM is lifted; 0 leaves it alone, as the released
             configurations do.
@@ -47,6 +51,8 @@ class Recipe:
     normal_from: int = 7_000
     depth: float = 0.5
     depth_fall: float = 0.005
+    depth_l1: float = 0.0
+    median: bool = True
     decomposed: bool = True
     omega: float = 0.9
     least_ratio: float = 0.01
@@ -80,25 +86,15 @@ class Recipe:
         """
         return self.depth * self.depth_fall ** (step / max(n_steps, 1))
 
+    def loss_depth(self, render: Render, inverse: Float[Tensor, "C H W"]) -> Float[Tensor, ""]:
+        """Return the depth term of a render, without its weight."""
+        return loss_depth(render.extras["median"] if self.median else render.depth, inverse, l1=self.depth_l1)
+
 
 def fine_rates(n_steps: int) -> gs.LearningRates:
     """Return the step sizes of fine-tuning: places move at 40 %, sizes at 80 % of the coarse stage's rates."""
     rates = gs.LearningRates.for_budget(max(n_steps, 1))
     return replace(rates, means=0.4 * rates.means, scales=0.8 * rates.scales)
-
-
-def loss_depth(depth: Float[Tensor, "C H W"], inverse: Float[Tensor, "C H W"], nearest: float = 0.01) -> Float[Tensor, ""]:
-    r"""Return how far the drawn surface is from the estimated one, $1 - \mathrm{SSIM}(1/d,\ \hat d^{-1})$.
-
-    The released configurations compare structure alone, without L1: an estimate errs by more than an offset.
-
-    Args:
-        depth: drawn camera z of the surface; 0 where nothing is.
-        inverse: estimated inverse depth, aligned to the scene's units (`aligned_inverse`).
-        nearest: smaller depths count as this one.
-    """
-    drawn = torch.where(depth > 0, 1 / depth.clamp_min(nearest), 0.0)
-    return loss_ssim(drawn[..., None], inverse[..., None])
 
 
 def pull_of(stored: Float[Tensor, "*n 2"], whole: Float[Tensor, "*n 2"], seen: Bool[Tensor, "*n"], omega: float) -> Tensor:
@@ -111,19 +107,19 @@ def pull_of(stored: Float[Tensor, "*n 2"], whole: Float[Tensor, "*n 2"], seen: B
     return stored * (omega * full / length.clamp_min(1e-20)).clamp_min(1.0)
 
 
-def decomposed_backward(terms: Mapping[str, Tensor], meta: Mapping, omega: float) -> dict:
-    """Differentiate all terms for the parameters, and "ssim" alone for density control.
+def pull_of_ssim(loss: Float[Tensor, ""], meta: Mapping) -> Float[Tensor, "*n 2"]:
+    """Return the gradient of one term, SSIM's, in the discs' places on the picture; parameters get none of it.
 
-    The second pass goes back through the rasterizer and no further: it asks for the pull on the discs' places only.
-
-    Returns:
-        What density control needs of `meta`, with the decomposed gradient in place of the whole one.
+    It is asked for before the whole loss is differentiated, and costs one more way back through the rasterizer.
     """
-    followed, seen = meta["gradient_2dgs"], (meta["radii"] > 0).all(-1)
-    (stored,) = torch.autograd.grad(terms["ssim"], followed, retain_graph=True)
-    sum(terms.values()).backward()
-    steering = torch.zeros_like(followed)
-    steering.grad = pull_of(stored, followed.grad, seen, omega)
+    return torch.autograd.grad(loss, meta["gradient_2dgs"], retain_graph=True)[0]
+
+
+def steered(meta: Mapping, stored: Float[Tensor, "*n 2"], omega: float) -> dict:
+    """Return what density control needs of `meta`, with the pull of SSIM in place of that of the whole loss (`pull_of`)."""
+    whole, seen = meta["gradient_2dgs"].grad, (meta["radii"] > 0).all(-1)
+    steering = torch.zeros_like(whole)
+    steering.grad = pull_of(stored, whole, seen, omega)
     return {name: meta[name] for name in ("radii", "width", "height", "n_cameras")} | {"gradient_2dgs": steering}
 
 
@@ -166,14 +162,6 @@ class Training(gs2d.Training):
         super().__init__(surfels, scene.scale if scale is None else scale, n_steps, choose=choose, **options)
         self.recipe, self.cameras = recipe, scene.views("train").to(surfels.means.device)
 
-    def backward(self, terms: Mapping[str, Tensor], meta: Mapping) -> Mapping:
-        """Differentiate the terms of one picture; return what `step` takes."""
-        growing = self.control is not None
-        if self.recipe.decomposed and growing:
-            return decomposed_backward(terms, meta, self.recipe.omega)
-        sum(terms.values()).backward()
-        return meta
-
     def step(self, step: int, meta: Mapping) -> Refined | None:
         """Take one step of Adam and of density control, then trim when that is due."""
         refined = super().step(step, meta)
@@ -201,7 +189,7 @@ def terms_of(
     if recipe.normal and step >= recipe.normal_from:
         terms["normal"] = recipe.normal * gs2d.loss_normal(render)
     if recipe.depth and inverse is not None:
-        terms["depth"] = recipe.depth_weight(step, training.n_steps) * loss_depth(render.extras["median"], inverse)
+        terms["depth"] = recipe.depth_weight(step, training.n_steps) * recipe.loss_depth(render, inverse)
     return terms
 
 
@@ -213,10 +201,14 @@ def fit(
     Args:
         inverse: aligned inverse depth of every frame of the scene; None trains without the depth term.
     """
+    recipe, control = training.recipe, training.control
     for step in steps:
         render, target, guess = drawn(training, scene, step, inverse, seed)
-        seen = training.backward(terms_of(render, target, guess, step, training), render.extras["meta"])
-        training.step(step, seen)
+        terms, meta = terms_of(render, target, guess, step, training), render.extras["meta"]
+        steer = recipe.decomposed and control is not None and step < control.stop
+        stored = pull_of_ssim(terms["ssim"], meta) if steer else None
+        sum(terms.values()).backward()
+        training.step(step, steered(meta, stored, recipe.omega) if steer else meta)
     return training
 
 
@@ -228,9 +220,10 @@ def drawn(
     camera, target, behind = gs.training_view(scene, step, seed, device=surfels.means.device)
     top = surfels.settings.sh_degree
     degree = top if training.recipe.all_bands else gs.sh_degree_at(step, training.n_steps, top)
-    needed = bool(training.recipe.normal) and step >= training.recipe.normal_from
+    recipe, guided = training.recipe, inverse is not None and training.recipe.depth > 0
+    needed = (recipe.normal > 0 and step >= recipe.normal_from) or (guided and not recipe.median)
     render = render_view(surfels, camera, background=behind, sh_degree=degree, depth=needed)
-    if inverse is None:
+    if not guided:
         return render, target, None
     frames = scene.splits["train"]
     return render, target, inverse[frames[gs.frames_at(step, len(frames), seed)]].to(target)

@@ -6,9 +6,10 @@ Blocks know nothing of each other, so that each may run in a process, or on a ma
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +22,8 @@ from nsw.cameras import Cameras
 from nsw.errors import InputError
 from nsw.losses import loss_ssim
 from nsw.methods import citygaussian_v2 as city
-from nsw.methods.density_control import DensityControl
+from nsw.methods.density_control import DensityControl, choose_growth
+from nsw.methods.gaussian_splatting_2d import PRUNE_OPACITY
 from nsw.models.gaussians import GaussiansSettings
 from nsw.models.parts import joined, part_of
 from nsw.models.state import load_state, save_state
@@ -79,7 +81,7 @@ def reasons(surfels: Surfels, cameras: Cameras, boxes: Float[Tensor, "B 2 2"], t
     return why
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Block:
     """All that one block needs to be trained, anywhere: it is sent to another process as it stands.
 
@@ -104,6 +106,14 @@ class Block:
     seed: int = 0
     device: str = "cpu"
 
+    def __repr__(self) -> str:
+        """Return the settings and a fingerprint of all numbers: whoever compares two blocks by their text compares all of them."""
+        guesses = [] if self.inverse is None else [self.inverse]
+        numbers = [*self.coarse.params.values(), self.scene.images, self.scene.cameras.cam_from_world, self.box, *guesses]
+        print_ = hashlib.sha256(b"".join(n.detach().cpu().contiguous().numpy().tobytes() for n in numbers)).hexdigest()
+        plan = (self.n_steps, self.recipe, self.control, self.scale, self.seed, self.device)
+        return f"Block({print_[:16]}, {', '.join(map(repr, plan))})"
+
 
 def own_scene(scene: Scene, frames: Int[Tensor, "n"]) -> Scene:
     """Return a scene of some frames alone, all of them for training; the truth stays behind."""
@@ -116,25 +126,51 @@ def own_scene(scene: Scene, frames: Int[Tensor, "n"]) -> Scene:
 
 def blocks_of(
     coarse: Surfels, scene: Scene, boxes: Float[Tensor, "B 2 2"], why: Int[Tensor, "B C"], inverse: Float[Tensor, "F H W"] | None,
-    least_views: int = 1, **training,
+    plan: Callable[[float], dict], least_views: int = 1,
 ) -> list[Block]:  # fmt: skip
     """Return the work of every block.
 
     Args:
         why: of the training cameras, `reasons`.
         inverse: of all frames of the scene.
+        plan: the other fields of `Block`, from the share of all pictures that the block sees: when the number of steps follows
+            it, every picture is shown as often as in a training on all of them.
         least_views: a block with fewer pictures is not trained: it keeps the coarse discs.
-        training: the other fields of `Block`.
     """
     model, train = part_of(coarse).cpu(), scene.splits["train"]
     blocks = []
     for box, chosen in zip(boxes, why > 0, strict=True):
         enough = int(chosen.sum()) >= least_views
-        frames = train[chosen] if enough else train[:1]
+        frames, fields = (train[chosen], plan(float(chosen.float().mean()))) if enough else (train[:1], plan(1.0) | {"n_steps": 0})
         guesses = None if inverse is None else inverse[frames].cpu()
-        plan = training if enough else training | {"n_steps": 0}
-        blocks.append(Block(model, own_scene(scene, frames), box, guesses, scale=scene.scale, **plan))
+        blocks.append(Block(model, own_scene(scene, frames), box, guesses, scale=scene.scale, **fields))
     return blocks
+
+
+def fine_plan(n_steps: int, every: int, growth: float = 2e-4, seed: int = 0, device: str = "cpu", **changes) -> dict:
+    """Return the fields of `Block` that say how it is fine-tuned: growth during the first half, every `every` steps, no resets.
+
+    Args:
+        growth: threshold of the gradient.
+        changes: to the recipe of fine-tuning.
+    """
+    trims = dict(trim_from=n_steps // 4, trim_every=max(n_steps // 4, 1))
+    recipe = city.Recipe.fine(n_steps, **(trims | changes))
+    control = DensityControl(prune_opacity=PRUNE_OPACITY, grow_gradient=growth, start=0, stop=n_steps // 2 + 1, every=max(every, 1))
+    return dict(n_steps=n_steps, recipe=recipe, control=replace(control, reset_every=0), seed=seed, device=device)
+
+
+def on_own_ground(box: Float[Tensor, "2 2"], choose: Callable) -> Callable:
+    """Return a rule for growth that adds nothing outside a block's box: those discs are context, and thrown away at the end.
+
+    The official code lets them grow; then a block comes to hold what its pictures see of the whole city.
+    """
+
+    def rule(params, rows, control: DensityControl, scene_scale: float):
+        mine = inside(params["means"].detach(), box[None])[0]
+        return choose(params, rows | {"grad2d": torch.where(mine, rows["grad2d"], 0.0)}, control, scene_scale)
+
+    return rule
 
 
 def tune_block(block: Block, path: Path | str) -> Path:
@@ -143,6 +179,7 @@ def tune_block(block: Block, path: Path | str) -> Path:
     surfels = part_of(block.coarse).to(device)
     rest = dict(scale=block.scale, rates=city.fine_rates(block.n_steps), control=block.control, seed=block.seed)
     training = city.Training(surfels, block.scene, block.n_steps, block.recipe, **rest)
+    training.choose = on_own_ground(block.box, training.choose or choose_growth)
     most = held_mb(training, block.scene)
     for step in range(block.n_steps):
         city.fit(training, block.scene, [step], block.inverse, block.seed)

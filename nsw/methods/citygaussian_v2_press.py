@@ -1,7 +1,7 @@
 r"""CityGaussianV2, small: which discs matter, trimming the others, and the file in which the least important share their colours.
 
-The importance of a disc is the mean of its K best views, and in a view its blending weight per pixel that it covers (Fan et al.
-2024, "TrimGS"). The most important discs keep their harmonics; those of the others are entries of one codebook.
+The importance of a disc is the mean of its K best views, and in a view its blending weight over all pixels (after Fan et al. 2024,
+"TrimGS"). The most important discs keep their harmonics; those of the others are entries of one codebook.
 """
 
 from __future__ import annotations
@@ -53,12 +53,18 @@ def running_best(best: Float[Tensor, "N K"], new: Float[Tensor, "N"]) -> Float[T
     return torch.cat([best, new[:, None]], dim=1).topk(best.shape[1], dim=1).values
 
 
-def scores_of(surfels: Surfels, cameras: Cameras, best_views: int = 5) -> Float[Tensor, "N"]:
-    r"""Return the importance of every disc, $\frac1K \sum_{v \in \mathrm{top}K} \frac1{|P_{iv}|}\sum_{p} \alpha_i T_i$."""
+def scores_of(surfels: Surfels, cameras: Cameras, best_views: int = 5, per_pixel: bool = False) -> Float[Tensor, "N"]:
+    r"""Return the importance of every disc, $\frac1K \sum_{v \in \mathrm{top}K} \sum_p \alpha_i T_i$.
+
+    Args:
+        best_views: K.
+        per_pixel: divide a view's weight by the pixels that the disc covers (TrimGS). That trims wide faint discs, which nothing
+            replaces where discs are few and no training follows.
+    """
     best = torch.zeros(len(surfels), min(best_views, len(cameras)), device=surfels.means.device)
     for view in range(len(cameras)):
         weight, pixels = contributions(surfels, cameras[view])
-        best = running_best(best, weight / pixels)
+        best = running_best(best, weight / pixels if per_pixel else weight)
     return best.mean(dim=1)
 
 
@@ -71,6 +77,11 @@ def weakest(scores: Float[Tensor, "N"], share: float) -> Bool[Tensor, "N"]:
     doomed = scores <= 0
     doomed[scores.argsort(stable=True)[: int(share * len(scores))]] = True
     return doomed if not bool(doomed.all()) else torch.zeros_like(doomed)
+
+
+def trimmed(surfels: Surfels, cameras: Cameras, share: float) -> Surfels:
+    """Return a copy without the `share` of its discs that these views miss least, and without those that none of them sees."""
+    return part_of(surfels, ~weakest(scores_of(surfels, cameras), share))
 
 
 @torch.no_grad()

@@ -28,7 +28,7 @@ def test_a_block_is_trained_on_the_gpu_and_read_on_the_cpu(tmp_path):
     why = blocks.reasons(coarse.to("cuda"), town.views("train").to("cuda"), boxes)
     recipe = city.Recipe.fine(60, trim_from=10, trim_every=20)
     plan = dict(n_steps=60, recipe=recipe, control=DensityControl(grow_gradient=1e-5, start=5, stop=50, every=20), device="cuda")
-    work = blocks.blocks_of(coarse, town, boxes, why, truth, **plan)
+    work = blocks.blocks_of(coarse, town, boxes, why, truth, lambda share: plan)
     parts = [blocks.load_block(blocks.tune_block(block, tmp_path / f"{i}.safetensors")) for i, block in enumerate(work)]
     whole = blocks.merged([part for part, _ in parts])
     assert len(whole) == sum(about["inside"] for _, about in parts) > 0

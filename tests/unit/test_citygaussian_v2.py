@@ -14,6 +14,7 @@ from nsw.errors import InputError
 from nsw.losses import loss_l1, loss_ssim
 from nsw.methods import citygaussian_v2 as city
 from nsw.methods import citygaussian_v2_blocks as blocks
+from nsw.methods import citygaussian_v2_depth as depth_of
 from nsw.methods import citygaussian_v2_press as press
 from nsw.methods.density_control import DensityControl, new_rows
 from nsw.methods.gaussian_splatting import starting_points
@@ -68,7 +69,7 @@ def test_merged_discs_are_those_inside_their_boxes(town, tmp_path):
     why = torch.ones(2, len(town.splits["train"]), dtype=torch.int)
     control = DensityControl(grow_gradient=1e-6, start=1, stop=10, every=2)
     plan = dict(n_steps=6, recipe=city.Recipe.fine(6), control=control)
-    work = blocks.blocks_of(coarse, town, boxes, why, None, **plan)
+    work = blocks.blocks_of(coarse, town, boxes, why, None, lambda share: plan)
     paths = [blocks.tune_block(block, tmp_path / f"{i}.safetensors") for i, block in enumerate(work)]
     parts, abouts = zip(*map(blocks.load_block, paths), strict=True)
     whole = blocks.merged(parts)
@@ -77,6 +78,9 @@ def test_merged_discs_are_those_inside_their_boxes(town, tmp_path):
     for part, box in zip(parts, boxes, strict=True):
         assert bool(blocks.inside(part.means, box[None]).all())
     assert isinstance(whole, Surfels)
+    assert repr(work[0]) == repr(replace(work[0])) != repr(work[1])
+    moved = blocks.blocks_of(start(town, seed=1), town, boxes, why, None, lambda share: plan)[0]
+    assert repr(moved) != repr(work[0])
     again = blocks.load_block(blocks.tune_block(work[0], tmp_path / "again.safetensors"))[0]
     assert torch.equal(again.means, parts[0].means)
 
@@ -87,10 +91,28 @@ def test_a_block_with_too_few_pictures_keeps_the_coarse_discs(town, tmp_path):
     why = torch.zeros(2, len(town.splits["train"]), dtype=torch.int)
     why[0, :3], why[1, 0] = 1, 1
     plan = dict(n_steps=2, recipe=city.Recipe.plain(2), control=None)
-    work = blocks.blocks_of(coarse, town, boxes, why, None, least_views=2, **plan)
+    work = blocks.blocks_of(coarse, town, boxes, why, None, lambda share: plan, least_views=2)
     assert [(block.n_steps, len(block.scene)) for block in work] == [(2, 3), (0, 1)]
     kept, _ = blocks.load_block(blocks.tune_block(work[1], tmp_path / "b.safetensors"))
     assert torch.equal(kept.means, coarse.means[blocks.inside(coarse.means, boxes)[1]])
+
+
+def test_a_block_adds_discs_on_its_own_ground_only(town):
+    surfels = start(town)
+    boxes = blocks.quantile_boxes(surfels.means.detach()[:, :2], 2, 2)
+    rows = new_rows(len(surfels)) | {"grad2d": torch.ones(len(surfels)), "count": torch.ones(len(surfels))}
+    rule = blocks.on_own_ground(boxes[1], city.round_enough(0.01))
+    grown = torch.stack(rule(surfels.params, rows, DensityControl(), town.scale)).any(0)
+    assert torch.equal(grown, blocks.inside(surfels.means.detach(), boxes)[1])
+
+
+def test_steps_follow_the_share_of_the_pictures(town):
+    coarse = start(town)
+    why = torch.zeros(2, len(town.splits["train"]), dtype=torch.int)
+    why[0], why[1, :15] = 1, 1
+    boxes = blocks.quantile_boxes(coarse.means.detach()[:, :2], 2, 1)
+    work = blocks.blocks_of(coarse, town, boxes, why, None, lambda share: blocks.fine_plan(round(100 * share), 10))
+    assert [block.n_steps for block in work] == [100, 50]
 
 
 def test_damaged_block_says_so(tmp_path):
@@ -111,7 +133,13 @@ def gradients(town, backward):
 def test_decomposed_backward_leaves_the_whole_gradient_and_hands_over_that_of_ssim(town):
     whole, meta = gradients(town, lambda terms, meta: (sum(terms.values()).backward(), meta)[1])
     _, of_ssim = gradients(town, lambda terms, meta: (terms["ssim"].backward(), meta)[1])
-    ours, seen = gradients(town, lambda terms, meta: city.decomposed_backward(terms, meta, omega=0.0))
+
+    def decomposed(terms, meta):
+        stored = city.pull_of_ssim(terms["ssim"], meta)
+        sum(terms.values()).backward()
+        return city.steered(meta, stored, omega=0.0)
+
+    ours, seen = gradients(town, decomposed)
     for name, gradient in whole.items():
         torch.testing.assert_close(ours[name], gradient, rtol=1e-4, atol=1e-7)
     torch.testing.assert_close(seen["gradient_2dgs"].grad, of_ssim["gradient_2dgs"].grad, rtol=1e-4, atol=1e-9)
@@ -143,8 +171,8 @@ def test_depth_weight_and_loss():
     recipe = city.Recipe.fine(600)
     assert recipe.depth_weight(0, 600) == 0.5 and math.isclose(recipe.depth_weight(600, 600), 0.025)
     depth = (2 + rand(1, 24, 24)).requires_grad_()
-    assert city.loss_depth(depth, 1 / depth.detach()).item() < 1e-5
-    city.loss_depth(depth, 1 / (depth.detach() + rand(1, 24, 24, seed=3))).backward()
+    assert depth_of.loss_depth(depth, 1 / depth.detach()).item() < 1e-5
+    depth_of.loss_depth(depth, 1 / (depth.detach() + rand(1, 24, 24, seed=3))).backward()
     assert bool(torch.isfinite(depth.grad).all()) and depth.grad.abs().max() > 0
 
 

@@ -1,0 +1,96 @@
+"""CityGaussianV2: depth without units, needles, seams, and the protocol for surfaces."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from nsw import scenes
+from nsw.methods import citygaussian_v2 as city
+from nsw.methods import citygaussian_v2_blocks as blocks
+from nsw.methods import citygaussian_v2_depth as depth_of
+from nsw.methods import citygaussian_v2_inspect as inspect
+from nsw.methods import citygaussian_v2_press as press
+from nsw.methods.gaussian_splatting import starting_points
+from nsw.methods.gaussian_splatting_2d_inspect import true_mesh
+from nsw.models.depth_prior import CorruptedDepth
+from nsw.models.surfels import Surfels
+from nsw.scenes.sfm_points import seen_in, sfm_points
+
+
+@pytest.fixture(scope="module")
+def town():
+    return scenes.load("town", size=32)
+
+
+def start(town, n=200):
+    return Surfels.from_points(starting_points(town, n), sh_degree=2, generator=torch.Generator().manual_seed(0))
+
+
+def test_estimated_depth_comes_back_in_the_units_of_the_points(town):
+    prior = CorruptedDepth(town.pixels(range(len(town))), town.depth, noise=0.0, blur=0)
+    points = sfm_points(town, 400, outliers=0.1, noise=0.0).xyz
+    inverse = depth_of.aligned_inverse(prior, town, points, seen_in(town, points))
+    train = town.splits["train"]
+    off = (inverse[train] * town.depth[train].float() - 1).abs()
+    assert off.median() < 0.02
+    assert not bool(inverse[town.splits["test"]].any())
+
+
+def test_needles_are_as_many_and_as_thin_as_asked(town):
+    surfels = start(town)
+    stretched = inspect.with_needles(surfels, 0.2, 0.005)
+    needles = city.axis_ratio(stretched) < 0.0051
+    assert int(needles.sum()) == 40 and float(city.axis_ratio(surfels).min()) > 0.9
+    areas = [model.scales[:, :2].sum(1) for model in (surfels, stretched)]
+    torch.testing.assert_close(*areas)
+
+
+def test_seams_are_the_pixels_near_inner_borders(town):
+    everything = torch.tensor([[[-math.inf] * 2, [math.inf] * 2]])
+    assert not bool(inspect.near_seam(town, everything, 1.0).any())
+    two = blocks.quantile_boxes(torch.tensor([[-1.0, 0], [1.0, 0]]), 2, 1)
+    narrow, wide = (inspect.near_seam(town, two, width) for width in (0.1, 0.5))
+    assert bool((wide | ~narrow).all()) and 0 < narrow.sum() < wide.sum()
+    assert bool(inspect.near_seam(town, two, 100.0).all())
+
+
+def test_the_true_surface_scores_high_and_a_shifted_one_low(town):
+    truth = inspect.visible_truth(town, 0.04)
+    mesh = true_mesh(town, 0.08, 0.16)
+    precision, recall, f1 = inspect.surface_f1(mesh, truth, 0.08, 5000)
+    assert min(precision, recall) > 0.8 and math.isclose(f1, 2 * precision * recall / (precision + recall))
+    mesh.apply_translation([0, 0, 0.3])
+    assert inspect.surface_f1(mesh, truth, 0.08, 5000)[2] < 0.5 * f1
+
+
+def test_points_that_few_views_see_are_not_asked_for(town):
+    seen = [len(inspect.visible_truth(town, 0.1, least)) for least in (1, 5, 40)]
+    assert seen[0] > seen[1] > seen[2] == 0
+
+
+def test_pulls_add_up_to_that_of_the_loss(town):
+    camera, target = town.views("train")[1], town.pixels("train")[1:2]
+    found = inspect.pulls(start(town), camera, target)
+    assert set(found) == {"l1", "ssim"} and all(float(pull.discs.max()) > 0 for pull in found.values())
+    assert found["ssim"].picture.shape == (camera.height, camera.width)
+    assert int(inspect.strongest(found["ssim"].discs, 0.1).sum()) == 20
+
+
+def test_importance_per_pixel_is_the_mean_weight(town):
+    surfels, view = start(town), town.views("train")[:1]
+    weight, pixels = press.contributions(surfels, view)
+    torch.testing.assert_close(press.scores_of(surfels, view, per_pixel=True), weight / pixels)
+    torch.testing.assert_close(press.scores_of(surfels, view), weight.clamp_min(0))
+
+
+def test_training_with_another_filter_reports_its_number_of_discs(town):
+    plan = blocks.fine_plan(8, 2, growth=1e-6, all_bands=True)
+    inverse = 1 / town.depth.float()
+    stretched = inspect.with_needles(start(town), 0.5)
+    ours, counts = inspect.grown(stretched, town, inverse, plan, 0.01, range(8))
+    _, free = inspect.grown(stretched, town, inverse, plan, 0.0, range(8))
+    assert len(counts) == 8 and counts[-1] == len(ours) and free[-1] > counts[-1] > 0
+    assert len(stretched) == 200
