@@ -141,12 +141,9 @@ class CompactGaussians(Gaussians):
 
     def render_view(self, cameras: Cameras, **options) -> Render:
         """Draw pictures of C cameras; options of `nsw.renderers.splats.render_view`."""
-        from nsw.renderers.splats import render_view
+        from nsw.renderers.splats import render_each, render_view
 
-        parts = [render_view(self.seen_from(cameras[i]), cameras[i], **options) for i in range(len(cameras))]
-        if len(parts) == 1:
-            return parts[0]
-        return Render(*(torch.cat([getattr(part, name) for part in parts]) for name in ("rgb", "alpha", "depth")))
+        return render_each(lambda camera: render_view(self.seen_from(camera), camera, **options), cameras)
 
     @torch.no_grad()
     def coded(self, stages: int | None = None) -> CompactGaussians:

@@ -96,3 +96,11 @@ def render_view(
         meta["means2d"].retain_grad()  # density control reads it after backward
     z = renders[..., 3] if depth else renders.new_zeros(()).expand(renders.shape[:3])
     return Render(renders[..., :3], alphas[..., 0], z, {"meta": meta})
+
+
+def render_each(draw: Callable, cameras: Cameras) -> Render:
+    """Return the pictures of C cameras, drawn one by one by `draw(camera)`: for splats that look different to each."""
+    parts = [draw(cameras[i]) for i in range(len(cameras))]
+    if len(parts) == 1:
+        return parts[0]
+    return Render(*(torch.cat([getattr(part, name) for part in parts]) for name in ("rgb", "alpha", "depth")))

@@ -49,6 +49,7 @@ METHODS = (
     Method("feature_3dgs", "Feature 3DGS", 2024, SPLATS, ("gaussian_splatting",)),
     Method("citygaussian_v2", "CityGaussianV2", 2025, SPLATS, ("gaussian_splatting_2d",)),
     Method("gaussian_stitching", "Stitching", 2025, SPLATS, ("gaussian_splatting",)),
+    Method("sags", "SAGS", 2024, SPLATS, ("gaussian_splatting",)),
     Method("mvgs", "MVGS", 2024, SPLATS, ("gaussian_splatting",)),
     Method("neus", "NeuS", 2021, SURFACES, ("nerf",)),
     Method("volsdf", "VolSDF", 2021, SURFACES, ("nerf",)),

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from nsw.cameras import orbit
-from nsw.methods import compact_3dgs, compact_3dgs_codec, compact_3dgs_reader, mcmc, mcmc_chain, mvgs, mvgs_train
+from nsw.methods import compact_3dgs, compact_3dgs_codec, compact_3dgs_reader, mcmc, mcmc_chain, mvgs, mvgs_train, sags, sags_growth
 from nsw.methods import gaussian_splatting as gs
 from nsw.methods.density_control import DensityControl
 from nsw.methods.feature_3dgs import feature_map
+from nsw.models.anchored_splats import AnchoredSettings, AnchoredSplats
 from nsw.models.compact_gaussians import CompactGaussians, CompactSettings
 from nsw.models.feature_gaussians import FeatureGaussians
 from nsw.models.gaussians import Gaussians
@@ -137,3 +138,22 @@ def test_several_views_a_step_train_on_the_gpu_and_their_boxes_are_those_of_the_
     training = mvgs_train.fit(mvgs_train.MultiView(start, stages, control, every=5, start=1), range(40))
     assert 200 < len(training.gaussians) <= 900
     assert all(p.is_cuda and torch.isfinite(p).all() for p in training.gaussians.params.values())
+
+
+@pytest.mark.parametrize("midpoints", [None, (6, 4)])
+def test_anchored_splats_agree_and_grow_on_the_gpu(midpoints):
+    points = 2 * torch.rand(200, 3, generator=torch.Generator().manual_seed(0)) - 1
+    model, (_, cameras) = AnchoredSplats.at_points(points, AnchoredSettings(midpoints=midpoints)), splats_and_cameras()
+    torch.nn.init.normal_(model.features, generator=torch.Generator().manual_seed(1))
+    cpu = model.render_view(cameras[0]).rgb.detach()
+    model = model.to("cuda")
+    assert model.places.is_cuda and model.graph.source.is_cuda
+    assert float(((cpu - model.render_view(cameras[0]).rgb.cpu()).abs() > 1e-2).float().mean()) < 1e-2
+    growth = None if midpoints else sags_growth.Growth(0.05, 1e-9, count_from=0, start=2, stop=20, every=5, max_anchors=230)
+    training = sags.Sags(model, 20, growth)
+    for step in range(20):
+        render = model.render_view(cameras[step % 3], depth=False)
+        render.rgb.mean().backward()
+        training.step(step, render.extras["meta"])
+    assert len(model) == 200 if midpoints else len(model) <= 230
+    assert all(p.is_cuda and bool(torch.isfinite(p).all()) for p in model.parameters())
