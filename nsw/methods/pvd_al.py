@@ -20,6 +20,7 @@ from nsw.kernels.masked_adam import MaskedAdam
 from nsw.kernels.packed_rays import packed_weights
 from nsw.methods import instant_ngp as ngp
 from nsw.methods import pvd
+from nsw.methods.pvd_al_pool import RayPool
 from nsw.methods.pvd_poses import turned
 from nsw.methods.pvd_teacher import Plan, Teacher
 from nsw.models.field import Field
@@ -84,44 +85,13 @@ def important(
     return (rank < (kept * marched).ceil()[ray_indices]) & solid[ray_indices]
 
 
-class RayPool:
-    """Hard rays that wait to be asked again.
-
-    Attributes:
-        rays: [capacity, 7], origin, direction, z a unit of t.
-        born: [capacity], the step at which each came in; -1 for an empty slot.
-    """
-
-    def __init__(self, capacity: int, device: torch.device):
-        self.rays = torch.zeros(capacity, 7, device=device)
-        self.born = torch.full((capacity,), -1, device=device)
-
-    @property
-    def full(self) -> bool:
-        return bool((self.born >= 0).all())
-
-    def draw(self, n: int, generator: torch.Generator) -> tuple[Int[Tensor, "n"], Rays]:
-        """Return n different slots, and their rays."""
-        slots = torch.randperm(len(self.born), generator=generator, device=self.born.device)[:n]
-        o, d, z = self.rays[slots].split([3, 3, 1], dim=1)
-        return slots, Rays(o, d, z[:, 0])
-
-    def put(self, slots: Int[Tensor, "n"], rays: Rays, step: int) -> None:
-        """Overwrite slots by rays; what stood there is gone."""
-        self.rays[slots] = torch.cat([rays.origins, rays.directions, rays.z_per_t[:, None]], dim=1)
-        self.born[slots] = step
-
-    def free(self, n: int) -> Int[Tensor, "m"]:
-        """Return up to n empty slots."""
-        return (self.born < 0).nonzero()[:n, 0]
-
-
 def renew_poses(
     cameras: Cameras, errors: Float[Tensor, "C"], hard: float, generator: torch.Generator
 ) -> tuple[Cameras, Int[Tensor, "n"]]:
     """Return cameras among which random ones have given way to the hardest, each turned by up to 9 degrees; and which did.
 
     Args:
+        cameras: those of the start, every time: turned again and again, poses would drift away from the scene.
         errors: mean error of each camera's own rays, in the cameras' order. The official code pairs them with the order in which
             a shuffled loader served the poses, so that its hard poses are close to random ones.
         generator: on the CPU.
@@ -151,7 +121,8 @@ def losses(
     $$L = \lVert\hat C_s - \hat C_t\rVert + \lambda_\sigma\lVert s_s[\Omega] - s_t[\Omega]\rVert + \lambda_c\lVert c_s[\Omega] -
     c_t[\Omega]\rVert, \qquad e_r = \lVert\hat C_s - \hat C_t\rVert_1$$
 
-    With the point level, Omega holds the samples that are important to the teacher or to the student; without it, all.
+    With the point level, Omega holds the samples that are important to the teacher or to the student; without it, all. Means are
+    over all samples, as the paper's norms do not divide by the size of Omega either.
     """
     n, index = len(samples.rays), samples.ray_indices
     ours = pvd.read(student, samples.points, samples.rays, index)
@@ -167,8 +138,8 @@ def losses(
     clipped = [pvd.clip_through(r.log_density + math.log(teacher.step), *plan.clip) for r in (ours, truth)]
     terms = {"picture": pvd.loss_rms(*pictures)}
     if bool(omega.any()):
-        terms["density"] = plan.density * pvd.loss_rms(*(s[omega] for s in clipped))
-        terms["colour"] = plan.colour * pvd.loss_rms(ours.rgb[omega], truth.rgb[omega])
+        terms["density"] = plan.density * pvd.loss_rms(*(s * omega for s in clipped))
+        terms["colour"] = plan.colour * pvd.loss_rms(*(r.rgb * omega[:, None] for r in (ours, truth)))
     return terms, (pictures[0] - pictures[1]).detach().abs().sum(-1), omega
 
 
@@ -176,7 +147,8 @@ class ActiveLearner:
     """A student with the pools of what it gets wrong.
 
     Attributes:
-        pool: hard rays. errors, counts: [C], sums over the rays of each pose since it came in.
+        pool: hard rays. errors, counts: [C], sums over the rays of each pose in this epoch.
+        cameras: the poses of the start, to which all return after an epoch.
         last: of the newest step, {"errors", "from_pool", "omega", "marched"}.
     """
 
@@ -184,7 +156,7 @@ class ActiveLearner:
         self, student: nn.Module, optimizer: MaskedAdam, teacher: Teacher, plan: Plan, levels: Levels, n_rays: int, seed: int = 0
     ):
         self.student, self.optimizer, self.teacher, self.plan, self.levels = student, optimizer, teacher, plan, levels
-        self.n_rays, device = n_rays, teacher.aabb.device
+        self.n_rays, self.cameras, device = n_rays, teacher.cameras, teacher.aabb.device
         self.pool = RayPool(levels.capacity * n_rays, device)
         self.errors, self.counts = torch.zeros(2, len(teacher.cameras), device=device)
         self.generator, self.poses = torch.Generator(device).manual_seed(seed), torch.Generator().manual_seed(seed)
@@ -217,10 +189,11 @@ class ActiveLearner:
         self.pool.put(slots, rays[chosen[: len(slots)]], k)
 
     def _renew(self) -> None:
-        mean = self.errors / self.counts.clamp_min(1)
-        cameras, places = renew_poses(self.teacher.cameras, mean, self.levels.hard, self.poses)
+        own = (self.teacher.cameras.cam_from_world == self.cameras.cam_from_world).flatten(1).all(1)
+        mean = own * self.errors / self.counts.clamp_min(1)  # what a turned pose got wrong says nothing of the one it stands for
+        cameras, _ = renew_poses(self.cameras, mean, self.levels.hard, self.poses)
         self.teacher = replace(self.teacher, cameras=cameras)
-        self.errors[places], self.counts[places] = 0.0, 0.0
+        self.errors, self.counts = torch.zeros(2, len(mean), device=mean.device)
 
     def step(self, k: int) -> dict[str, Tensor]:
         """Take optimiser step k."""
@@ -234,8 +207,8 @@ class ActiveLearner:
         pool = {"rays": self.pool.rays, "born": self.pool.born}
         booked = {"errors": self.errors, "counts": self.counts, "poses": self.teacher.cameras.cam_from_world}
         random = {"rays": self.generator.get_state(), "poses": self.poses.get_state()}
-        parts = {"student": self.student.state_dict(), "optimizer": self.optimizer.state_dict()}
-        return {**parts, "pool": pool, "booked": booked, "random": random}
+        trained = {"student": self.student.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return trained | {"pool": pool, "booked": booked, "random": random}
 
     def load_state_dict(self, state: dict) -> None:
         """Restore student, optimiser, pools, poses and random numbers: a run goes on as if it had not stopped."""

@@ -142,7 +142,33 @@ def test_errors_are_booked_on_their_own_pose(teacher, monkeypatch):
     assert mine.counts.tolist() == [9.0] * 20
     mine.levels = replace(mine.levels, epoch=1)
     mine.terms(1)
-    assert (mine.counts < 9).sum() == 2  # those that gave way begin anew
+    assert mine.counts.tolist() == [3.0] * 20  # an epoch's errors are its own: early ones are large, whatever the pose
+
+
+def test_turned_poses_stay_for_one_epoch_and_are_never_turned_again(teacher):
+    mine = learner(teacher, al.Levels(pose=True, epoch=2))
+    before, seen = mine.cameras.cam_from_world, []
+    for k in range(20):
+        mine.errors[:] += 1e3 * (mine.teacher.cameras.cam_from_world != before).flatten(1).any(1)  # guests are the worst, always
+        mine.step(k)
+        seen.append((mine.teacher.cameras.cam_from_world != before).flatten(1).any(1).nonzero()[:, 0].tolist())
+        for place in seen[-1]:
+            gap = (mine.teacher.cameras.origins[place] - mine.cameras.origins).norm(dim=1)
+            rotation = mine.teacher.cameras.cam_from_world[place, :3, :3] @ before[gap.argmin(), :3, :3].T
+            assert (
+                float(gap.min()) < 1e-4 and float(rotation.trace()) > 1 + 2 * torch.deg2rad(torch.tensor(9.0 * 3**0.5)).cos() - 1e-4
+            )
+    assert [len(places) for places in seen] == [0, 0] + [2] * 18 and len({tuple(places) for places in seen}) > 4
+
+
+def test_point_terms_weigh_what_is_left_by_all_samples(teacher):
+    mine = learner(teacher, al.Levels(point=True))
+    samples, truth, _ = pvd.draw(teacher, 60, replace(PLAN, threshold=0.0), seeded(3))
+    terms, _, omega = al.losses(mine.student, teacher, samples, truth, PLAN, mine.levels, seeded(4))
+    ours = pvd.read(mine.student, samples.points, samples.rays, samples.ray_indices)
+    wanted = PLAN.colour * ((ours.rgb - truth.rgb)[omega].square().sum() / (3 * len(omega))).sqrt()
+    assert 0 < int(omega.sum()) < len(omega)
+    torch.testing.assert_close(terms["colour"], wanted, rtol=1e-4, atol=1e-6)
 
 
 def _rays(teacher, n):
