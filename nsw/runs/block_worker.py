@@ -55,13 +55,13 @@ def _end_with(handle: int) -> None:
 
 def main() -> None:
     """Read one message from standard input, work, and leave `block.json` and then the block where they belong."""
-    from nsw.models.state import write_json
-
     stdin = sys.stdin.buffer
-    message = pickle.loads(stdin.read(int.from_bytes(stdin.read(8), "little")))
+    message = pickle.loads(stdin.read(int.from_bytes(stdin.read(8), "little")))  # before the slow imports: the sender waits for it
     threading.Thread(target=_end_with, args=(stdin.fileno(),), daemon=True).start()
     working, finished = Path(message["working"]), Path(message["finished"])
     cost = perform(message["payload"], working, message["threads"])
+    from nsw.models.state import write_json
+
     write_json(finished.with_suffix(".json"), {"made_from": message["made_from"], **cost})
     os.replace(working, finished)
 

@@ -1,16 +1,18 @@
 """Blocks of one large piece of work, side by side: in processes of this machine or, unchanged, on a Ray cluster.
 
 A block is a call `work(input, path)` of a function that other processes can import; it writes one safetensors file. A finished
-block is never run again, so that a run that was stopped or killed goes on where it was.
+block is not run again, so that a run that was stopped or killed goes on where it was; one made from another input or by other
+code is.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
+import io
 import os
 import pickle
-import re
 import signal
 import subprocess
 import sys
@@ -20,6 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+import nsw
 from nsw.errors import InputError
 from nsw.models.state import read_json
 from nsw.runs import block_worker, provenance
@@ -44,7 +49,7 @@ class Block:
 
     @property
     def done(self) -> bool:
-        """Whether the block's file is there and was made from this very input."""
+        """Whether the block's file is there and was made from this very input by this very code."""
         record = self.finished.with_suffix(".json")
         return self.finished.is_file() and record.is_file() and read_json(record).get("made_from") == self.made_from
 
@@ -75,14 +80,14 @@ def run_blocks(
     Args:
         work: a function at the top level of a module. It writes `path`, a safetensors file, and may keep a checkpoint of its own
             beside it: a block that is run again gets the same path (not on Ray, where only the file comes back).
-        inputs: settings and paths that can be pickled; their `repr` tells whether a finished block was made from the same.
+        inputs: settings, paths and tensors that can be pickled.
         folder: of the results; each has a `.json` with its cost and a `.log` with what it printed beside it.
         where: "processes" on this machine, or "ray" (extra `cluster`).
         workers: blocks at a time on this machine. On Ray the cluster's free cores and GPUs decide.
         threads: cores for each block; by default this machine's, divided among the workers.
         gpus: GPUs that each block holds, on Ray.
         address: of the Ray cluster; by default the one that is connected or named by RAY_ADDRESS, else one on this machine.
-        resume: False runs finished blocks again.
+        resume: False runs all blocks again: seconds that are to be compared are those of one call.
         progress: show a bar, or lines where there is no terminal.
 
     Raises:
@@ -118,12 +123,44 @@ def _block(work: Work, given: Any, index: int, folder: Path) -> Block:
     if name.startswith("__main__.") or "<" in name:
         raise InputError(f"Other processes cannot import {name}: put the work of blocks into a module, at its top level.")
     try:
-        payload = pickle.dumps((work, given))
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise InputError(f"The input of block {index} cannot be sent to a process ({error}): give settings and paths.") from error
-    described = re.sub(r" at 0x[0-9A-Fa-f]+", "", f"{name} {given!r}")
-    made_from = hashlib.sha256(described.encode()).hexdigest()
+        payload, made_from = pickle.dumps((work, given)), fingerprint(work, given)
+    except (pickle.PicklingError, AttributeError, TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"The input of block {index} cannot be pickled ({error}): give settings, paths and tensors.") from error
     return Block(index, payload, folder / f"block-{index:03d}.safetensors", made_from)
+
+
+class _Contents(pickle.Pickler):
+    """Pickle tensors by what they hold; two equal ones need not be one object, nor the same one in another process."""
+
+    def persistent_id(self, thing: Any) -> Any:
+        if not isinstance(thing, torch.Tensor):
+            return None
+        raw = thing.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        return str(thing.dtype), tuple(thing.shape), hashlib.sha256(raw).hexdigest()
+
+
+def fingerprint(work: Work, given: Any) -> str:
+    """Return a digest of an input, of the function and of the package's code: another one means another result.
+
+    >>> same, other = torch.arange(3), torch.tensor([0, 1, 3])
+    >>> fingerprint(print, same) == fingerprint(print, same.clone()) != fingerprint(print, other)
+    True
+    """
+    stream = io.BytesIO()
+    pickler = _Contents(stream)
+    pickler.fast = True  # without references to what came before: they tell equal things from things that are one
+    pickler.dump((work, given))
+    return hashlib.sha256(_code_of(work.__module__) + stream.getvalue()).hexdigest()
+
+
+@functools.cache
+def _code_of(module: str) -> bytes:
+    """Return a digest of the package's source and of the module's."""
+    digest = hashlib.sha256()
+    home = getattr(sys.modules.get(module), "__file__", None)
+    for path in [*sorted(Path(nsw.__file__).parent.rglob("*.py")), *([Path(home)] if home else [])]:
+        digest.update(path.read_bytes())
+    return digest.digest()
 
 
 def _watch(events: Iterator[tuple[Block, str] | None], total: int, todo: int, progress: bool) -> list[tuple[Block, str]]:
@@ -135,14 +172,16 @@ def _watch(events: Iterator[tuple[Block, str] | None], total: int, todo: int, pr
             if event is not None:
                 eta.step()
                 failed += [event] if event[1] else []
-            bar.update(eta.done, {"failed": len(failed)} if failed else {})
+            if event is not None or eta.done < total:  # the end is told once
+                bar.update(eta.done, {"failed": len(failed)} if failed else {})
     return failed
 
 
 def _sentence(failed: list[tuple[Block, str]], total: int) -> str:
     why = "; ".join(f"block {block.index} {reason}" for block, reason in sorted(failed, key=lambda pair: pair[0].index)[:3])
     more = f"; {len(failed) - 3} more failed" if len(failed) > 3 else ""
-    kept = f"the other {total - len(failed)} are finished and kept, " if total > len(failed) else ""
+    n = total - len(failed)
+    kept = f"the other {n} {'is' if n == 1 else 'are'} finished and kept, " if n else ""
     return f"{why[0].upper()}{why[1:]}{more}: {kept}run it again to do the missing ones only (logs in {failed[0][0].log.parent})."
 
 
@@ -157,7 +196,7 @@ def _in_processes(blocks: list[Block], workers: int, threads: int, **_) -> Itera
             for block, process in list(running.items()):
                 if process.poll() is not None:
                     del running[block]
-                    process.stdin.close()
+                    _close(process)
                     yield block, _why(block, process.returncode)
             yield None
             time.sleep(0.02)
@@ -177,7 +216,7 @@ def _start(block: Block, threads: int) -> subprocess.Popen:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, **own_group)
     working = block.finished.parent / "working" / block.finished.name
     message = {"payload": block.payload, "working": str(working), "finished": str(block.finished)}
-    with contextlib.suppress(BrokenPipeError):  # it died at once: its exit status is reported
+    with contextlib.suppress(OSError):  # it died at once: its exit status is reported
         block_worker.send(process.stdin, {**message, "threads": threads, "made_from": block.made_from})
     return process
 
@@ -189,7 +228,12 @@ def _end(process: subprocess.Popen) -> None:
             os.killpg(process.pid, signal.SIGKILL)
     process.kill()
     process.wait()
-    with contextlib.suppress(BrokenPipeError):
+    _close(process)
+
+
+def _close(process: subprocess.Popen) -> None:
+    """Close the pipe to a process that has ended; what it never read is lost with it."""
+    with contextlib.suppress(OSError):
         process.stdin.close()
 
 

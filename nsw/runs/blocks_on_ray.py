@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -35,8 +36,13 @@ def import_ray(elsewhere: str | None = None) -> Any:
     return ray
 
 
-def perform_there(payload: bytes, name: str, threads: int) -> tuple[bytes, dict[str, Any]]:
-    """Work on one block on any node; return the file's bytes and its cost: the nodes need not share a disk."""
+def perform_there(payload: bytes, name: str, threads: int, paths: list[str]) -> tuple[bytes, dict[str, Any]]:
+    """Work on one block on any node; return the file's bytes and its cost: the nodes need not share a disk.
+
+    Args:
+        paths: where the driver finds modules, so that a node on its machine finds the same.
+    """
+    sys.path += [path for path in paths if path not in sys.path]
     with tempfile.TemporaryDirectory(prefix="nsw-block-") as folder:
         path = Path(folder) / name
         cost = block_worker.perform(payload, path, threads)
@@ -59,7 +65,8 @@ def on_ray(blocks: Sequence[Block], threads: int, gpus: float, address: str | No
         _check_room(ray, threads, gpus)
         # A process of its own for every block: memory is freed at its end, and its peak is the block's.
         task = ray.remote(max_calls=1, max_retries=RETRIES, num_cpus=threads, num_gpus=gpus)(perform_there)
-        pending = {task.remote(block.payload, block.finished.name, threads): block for block in blocks}
+        paths = [os.path.abspath(path) for path in sys.path]
+        pending = {task.remote(block.payload, block.finished.name, threads, paths): block for block in blocks}
         while pending:
             ready, _ = ray.wait(list(pending), timeout=0.5)
             for reference in ready:
