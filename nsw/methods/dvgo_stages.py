@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nsw.cameras import Rays, camera_rays
+from nsw.cameras import Rays, camera_rays, rows_at
 from nsw.losses import ExtraLoss, loss_entropy, loss_mse
 from nsw.methods import dvgo
 from nsw.methods.instant_ngp import next_batch
@@ -73,7 +73,7 @@ class RayBank:
     def draw(self, n_rays: int, generator: torch.Generator) -> tuple[Rays, Float[Tensor, "n_rays 3"]]:
         """Return random rays and colours; they depend on the generator's state alone."""
         index = torch.randint(len(self), (n_rays,), generator=generator, device=self.colours.device)
-        return self.rays[index], self.colours[index]
+        return self.rays[index], rows_at(self.colours, index)
 
     def only(self, chosen: Tensor) -> RayBank:
         """Return the rays at a mask or an index."""

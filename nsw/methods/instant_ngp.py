@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nsw.cameras import Cameras, Rays, camera_rays
+from nsw.cameras import Cameras, Rays, camera_rays, rows_at
 from nsw.errors import InputError
 from nsw.kernels.masked_adam import MaskedAdam
 from nsw.kernels.occupancy import ray_aabb_intersect
@@ -101,7 +101,7 @@ class Pixels:
 
     def at(self, index: Tensor) -> Pixels:
         """Return the pixels at an index or a mask."""
-        return Pixels(self.rays[index], self.rgb[index], self.alpha[index])
+        return Pixels(self.rays[index], rows_at(self.rgb, index), rows_at(self.alpha, index))
 
     def over(self, background: float | Float[Tensor, "P 3"]) -> Float[Tensor, "P 3"]:
         """Return the colours in front of a background."""

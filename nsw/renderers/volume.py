@@ -338,8 +338,8 @@ def _render_packed(
         near = near + torch.rand(near.shape, generator=jitter, device=near.device, dtype=near.dtype) * step
 
     def density(t_starts: Tensor, t_ends: Tensor, ray_indices: Tensor) -> Tensor:
-        t = ((t_starts + t_ends) / 2)[:, None]
-        return field.density(rays.origins[ray_indices] + t * rays.directions[ray_indices])
+        along = rays[ray_indices]
+        return field.density(along.origins + ((t_starts + t_ends) / 2)[:, None] * along.directions)
 
     ray_indices, t_starts, t_ends = occupancy.sampling(
         rays.origins,
@@ -350,9 +350,8 @@ def _render_packed(
         render_step_size=step,
         early_stop_eps=early_stop,
     )
-    t = (t_starts + t_ends) / 2
-    directions = rays.directions[ray_indices]
-    densities, rgbs = field.query(rays.origins[ray_indices] + t[:, None] * directions, directions)
+    t, along = (t_starts + t_ends) / 2, rays[ray_indices]
+    densities, rgbs = field.query(along.origins + t[:, None] * along.directions, along.directions)
     backend, where = packed_backend(near.device), dict(ray_indices=ray_indices, n_rays=len(rays))
     weights, _, _ = backend.render_weight_from_density(t_starts, t_ends, densities, **where)
     alpha = backend.accumulate_along_rays(weights, None, **where)
