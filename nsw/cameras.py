@@ -96,7 +96,7 @@ class Rays:
 
 
 def rows_at(values: Float[Tensor, "R *k"], index) -> Float[Tensor, "M *k"]:
-    """Return `values[index]`, in a fifth of its time where the index is a list of row numbers, none of them negative.
+    """Return `values[index]`, in about a quarter of its time where the index is a list of row numbers, none of them negative.
 
     >>> rows_at(torch.arange(4.0), torch.tensor([2, 0])).tolist(), rows_at(torch.arange(4.0), slice(2)).tolist()
     ([2.0, 0.0], [0.0, 1.0])
