@@ -129,8 +129,8 @@ def speckled(
 @torch.no_grad()
 def frozen(model: AnchoredSplats, camera: Cameras) -> Gaussians:
     """Return plain Gaussians of all anchors, with the opacities, colours and shapes that one camera sees; for other viewers."""
-    encoded, scales = (with_midpoints(values, model.pairs) for values in (model.encode(), model.scales))
-    seen = model.decoder.decode(encoded, scales, model.places, camera.to(model.places.device).origins[0])
+    scales = with_midpoints(model.scales, model.pairs)
+    seen = model.decoder.decode(model.encode(), scales, model.places, camera.to(model.places.device).origins[0])
     there = seen.activated_opacities > 1 / 255
     values = (
         seen.means,

@@ -122,20 +122,25 @@ class AnchoredSplats(nn.Module):
         if len(self):
             self.link()
 
-    def encode(self, kept: Bool[Tensor, "N"] | None = None) -> Float[Tensor, "n E"]:
-        r"""Return what each stored anchor knows, once its feature has heard its neighbours.
+    def hear(self, kept: Bool[Tensor, "N"] | None = None) -> tuple[Float[Tensor, "n F"], Float[Tensor, "F"]]:
+        r"""Return what each stored anchor's feature is once it has heard its neighbours, and the largest feature of all.
 
         $$a_t = \max_{s: t \in N(s)} (f_t - f_s),\quad b_i = \tfrac1{|N(i)|} \sum_j w_{ij} a_j,\quad h_i = f_i + \tfrac12 b_i$$
-        (official code), and then `SplatDecoder.encode`.
+        (official code)
 
         Args:
             kept: as if there were these anchors alone, as the official code does with those that a camera sees.
         """
-        f, places, graph = self.features, self.positions, self.graph
+        f, graph = self.features, self.graph
         if kept is not None:
-            f, places, graph = f[kept], places[kept], graph.restricted(kept)
+            f, graph = f[kept], graph.restricted(kept)
         h = f + self.settings.heard * message(strongest_difference(f, graph), graph) if self.settings.heard else f
-        return self.decoder.encode(places, h, f)
+        return h, f.amax(dim=0)
+
+    def encode(self) -> Float[Tensor, "A E"]:
+        """Return what every anchor knows, midpoints last: their places are their own, and what they heard is their ends' mean."""
+        h, largest = self.hear()
+        return self.decoder.encode(self.places, with_midpoints(h, self.pairs), largest)
 
     def visible(self, camera: Cameras) -> Bool[Tensor, "A"]:
         """Return which anchors, midpoints last, stand in the picture of one camera or close to its border."""
@@ -153,18 +158,19 @@ class AnchoredSplats(nn.Module):
         camera = camera.to(self.positions.device)
         shown, n = self.visible(camera), len(self)
         if whole:
-            encoded = self.encode()
+            h, largest = self.hear()
         else:
             kept = shown[:n]
             shown = torch.cat([kept, shown[n:] & kept[self.pairs].all(dim=1)])
-            part = self.encode(kept)
-            encoded = part.new_zeros(n, part.shape[1]).index_put((kept.nonzero()[:, 0],), part)
+            part, largest = self.hear(kept)
+            h = part.new_zeros(n, part.shape[1]).index_put((kept.nonzero()[:, 0],), part)
         stored, between = shown[:n].nonzero()[:, 0], self.pairs[shown[n:]]
 
         def of(values: Tensor) -> Tensor:
             return torch.cat([values[stored], 0.5 * (values[between[:, 0]] + values[between[:, 1]])])
 
-        seen = self.decoder.decode(of(encoded), of(self.scales), self.places[shown], camera.origins[0])
+        places = self.places[shown]
+        seen = self.decoder.decode(self.decoder.encode(places, of(h), largest), of(self.scales), places, camera.origins[0])
         return seen, shown.nonzero()[:, 0]
 
     def render_view(self, cameras: Cameras, whole: bool = True, **options) -> Render:
@@ -182,5 +188,4 @@ class AnchoredSplats(nn.Module):
     @torch.no_grad()
     def displacements(self) -> Float[Tensor, "A 3"]:
         """Return how far each splat stands from its anchor, midpoints last."""
-        encoded, scales = (with_midpoints(values, self.pairs) for values in (self.encode(), self.scales))
-        return self.decoder.displacement(encoded, scales)
+        return self.decoder.displacement(self.encode(), with_midpoints(self.scales, self.pairs))

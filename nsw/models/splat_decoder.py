@@ -78,16 +78,16 @@ class SplatDecoder(nn.Module):
         nn.init.zeros_(self.offset[-1].weight)
         nn.init.zeros_(self.offset[-1].bias)
 
-    def encode(self, places: Float[Tensor, "n 3"], h: Float[Tensor, "n F"], f: Float[Tensor, "n F"]) -> Float[Tensor, "n E"]:
+    def encode(self, places: Float[Tensor, "n 3"], h: Float[Tensor, "n F"], largest: Float[Tensor, "F"]) -> Float[Tensor, "n E"]:
         r"""Return what each anchor knows of its place, its surroundings and all others together.
 
         $$\Phi_i = \alpha \odot [\gamma(p_i),\ h_i,\ \max_j f_j] + \beta$$  (official code)
 
         Args:
-            h: features that have heard their neighbours; f: features before that.
+            h: features that have heard their neighbours; largest: of all features, channel by channel.
         """
         parts = [hash_encode(self.table, (places - self.low) / self.extent, self.levels)] if self.levels else []
-        parts += [h, f.amax(dim=0).expand_as(f)] if self.settings.shared else [h]
+        parts += [h, largest.expand_as(h)] if self.settings.shared else [h]
         return self.gain * torch.cat(parts, dim=1) + self.bias
 
     def displacement(self, encoded: Float[Tensor, "n E"], scales: Float[Tensor, "n 6"]) -> Float[Tensor, "n 3"]:

@@ -174,8 +174,11 @@ def test_a_midpoint_is_decoded_from_the_mean_of_its_ends():
     seen, anchors = model.seen_from(camera)
     at = int((anchors >= 60).nonzero()[0, 0])
     ends = model.pairs[anchors[at] - 60]
-    encoded, scales = model.encode()[ends].mean(dim=0)[None], model.scales[ends].mean(dim=0)[None]
-    alone = model.decoder.decode(encoded, scales, model.positions[ends].mean(dim=0)[None], camera.origins[0])
+    (h, largest), scales = model.hear(), model.scales[ends].mean(dim=0)[None]
+    place = model.positions[ends].mean(dim=0)[None]
+    encoded = model.decoder.encode(place, h[ends].mean(dim=0)[None], largest)
+    assert torch.allclose(model.encode()[anchors[at]], encoded[0], atol=1e-6)
+    alone = model.decoder.decode(encoded, scales, place, camera.origins[0])
     for name in ("means", "quats", "activated_scales", "activated_opacities", "sh0"):
         assert torch.allclose(getattr(alone, name)[0], getattr(seen, name)[at], atol=1e-5), name
 
