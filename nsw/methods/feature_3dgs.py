@@ -21,13 +21,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nsw.cameras import Cameras
-from nsw.losses import loss_l1, loss_photometric
+from nsw.losses import loss_l1
 from nsw.methods import gaussian_splatting as gs
 from nsw.methods.density_control import Refined
 from nsw.models.feature_gaussians import FeatureGaussians
 from nsw.models.gaussians import RESIZING, Gaussians
 from nsw.models.teacher import FeatureTeacher, resized
-from nsw.renderers.splats import rasterizer, render_view
+from nsw.renderers.splats import rasterizer
 from nsw.scenes.scene import Scene
 
 Maps = Float[Tensor, "n M h w"]
@@ -179,14 +179,11 @@ def fit(
         weight: gamma.
         joint: see `composited`.
     """
-    splats = training.gaussians
-    for step in steps:
-        camera, target, colour = gs.training_view(scene, step, seed, device=splats.means.device)
-        degree = gs.sh_degree_at(step, training.n_steps, splats.settings.sh_degree)
-        render = render_view(splats, camera, background=colour, sh_degree=degree, depth=False)
-        wanted = maps[gs.frames_at(step, len(maps), seed)]
-        seen = feature_map(splats, camera, wanted.shape[2:], behind, joint)
-        loss = loss_photometric(render.rgb, target) + weight * loss_feature(seen, wanted)
-        loss.backward()
-        training.step(step, render.extras["meta"])
-    return training
+    cameras = scene.views("train").to(training.gaussians.means.device)
+
+    def pull(step: int) -> Float[Tensor, ""]:
+        shown = gs.frames_at(step, len(maps), seed)
+        seen = feature_map(training.gaussians, cameras[shown], maps.shape[2:], behind, joint)
+        return weight * loss_feature(seen, maps[shown])
+
+    return gs.fit(training, scene, steps, seed, penalty=pull)

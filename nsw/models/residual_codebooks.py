@@ -12,6 +12,7 @@ from torch import Tensor, nn
 FIT_ROWS = 10_000  # the first codewords come from at most so many vectors
 
 
+@torch.no_grad()
 def assign(x: Float[Tensor, "N D"], codewords: Float[Tensor, "L K D"]) -> Int[Tensor, "N L"]:
     r"""Return the nearest codeword of every stage: each quantises what the stages before it left over.
 
@@ -22,7 +23,8 @@ def assign(x: Float[Tensor, "N D"], codewords: Float[Tensor, "L K D"]) -> Int[Te
     """
     left, chosen = x, []
     for stage in codewords:
-        chosen.append(torch.cdist(left, stage).argmin(dim=1))
+        nearness = torch.addmm(-0.5 * stage.square().sum(dim=1), left, stage.T)  # |r - z|^2 = |r|^2 - 2 (r z - |z|^2 / 2)
+        chosen.append(nearness.argmax(dim=1))
         left = left - stage[chosen[-1]]
     return torch.stack(chosen, dim=1)
 
@@ -57,12 +59,14 @@ class ResidualCodebooks(nn.Module):
     Attributes:
         codewords: [L, K, D].
         ready: whether `fit` was called. Part of the state.
+        indices: [N, L], the code of the vectors that were quantised last; `loss` is about them.
     """
 
     def __init__(self, n_stages: int, n_codewords: int, n_values: int):
         super().__init__()
         self.codewords = nn.Parameter(torch.zeros(n_stages, n_codewords, n_values))
         self.register_buffer("ready", torch.tensor(False))
+        self.indices: Tensor | None = None
 
     @torch.no_grad()
     def fit(self, x: Float[Tensor, "N D"], seed: int = 0) -> ResidualCodebooks:
@@ -87,12 +91,16 @@ class ResidualCodebooks(nn.Module):
         """Return x as its code says it, with the gradient of x; x itself before `fit`."""
         if not bool(self.ready):
             return x
-        return straight_through(x, total(assign(x.detach(), self.codewords), self.codewords))
+        self.indices = assign(x.detach(), self.codewords)
+        return straight_through(x, total(self.indices, self.codewords))
 
     def loss(self, x: Float[Tensor, "N D"]) -> Float[Tensor, ""]:
-        r"""Return what moves the codewords, and nothing else: $\frac1N\sum_l\sum_n \lVert \mathrm{sg}(r_l) - Z_l[i_l]\rVert^2$."""
+        r"""Return what moves the codewords, and nothing else: $\frac1N\sum_l\sum_n \lVert \mathrm{sg}(r_l) - Z_l[i_l]\rVert^2$.
+
+        Call it after `forward` of the same x, which has found the indices.
+        """
         left, sum_ = x.detach(), self.codewords.new_zeros(())
-        for stage, index in zip(self.codewords, assign(left, self.codewords).T, strict=True):
+        for stage, index in zip(self.codewords, self.indices.T, strict=True):
             error = left - stage[index]
             sum_, left = sum_ + error.square().sum(dim=1).mean(), error.detach()
         return sum_
