@@ -70,7 +70,7 @@ def run_blocks(
     where: str = "processes",
     workers: int = 2,
     threads: int | None = None,
-    gpus: float = 0.0,
+    gpus: float | None = None,
     address: str | None = None,
     resume: bool = True,
     progress: bool = True,
@@ -85,7 +85,7 @@ def run_blocks(
         where: "processes" on this machine, or "ray" (extra `cluster`).
         workers: blocks at a time on this machine. On Ray the cluster's free cores and GPUs decide.
         threads: cores for each block; by default this machine's, divided among the workers.
-        gpus: GPUs that each block holds, on Ray.
+        gpus: GPUs that each block holds on Ray, which hides all others from it; by default one where this machine has one.
         address: of the Ray cluster; by default the one that is connected or named by RAY_ADDRESS, else one on this machine.
         resume: False runs all blocks again: seconds that are to be compared are those of one call.
         progress: show a bar, or lines where there is no terminal.
@@ -105,6 +105,7 @@ def run_blocks(
     if todo:
         Path(folder).mkdir(parents=True, exist_ok=True)
         threads = threads or max(1, provenance.cores() // workers)
+        gpus = float(torch.cuda.is_available()) if gpus is None else gpus
         waiting = places[where](todo, workers=workers, threads=threads, gpus=gpus, address=address)
         failed = _watch(waiting, len(blocks), len(todo), progress)
         if failed:
