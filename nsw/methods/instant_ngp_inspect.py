@@ -149,7 +149,7 @@ def microscope(model: HashGrid, pixels: ngp.Pixels, level: int, near: float, ran
     marker = dict(size=(5 + 12 * share).tolist(), color=share.tolist(), colorscale="Cividis", cmin=0, cmax=1, showscale=True)
     marker["colorbar"] = dict(title="share of the gradient")
     entry = dict(type="scatter3d", x=x, y=y, z=z, mode="markers", name=f"entry {row}", marker=marker, text=text)
-    title = f"{len(mine)} vertices of level {level} share one entry; the strongest holds {float(share.max()):.0%} of its gradient"
+    title = f"{len(mine)} vertices share one entry; the strongest: {float(share.max()):.0%}"
     return figure([grey, entry], title=title, height=460)
 
 

@@ -76,16 +76,9 @@ function render({ model, el }) {
     event.stopPropagation();
     move(model.get("position") + step);
   });
-  const size = () => {
-    box.style.width = model.get("css_width") + "px";
-    for (const img of [above, below]) img.style.imageRendering = model.get("pixelated") ? "pixelated" : "auto";
-  };
-  for (const [name, img] of [["left", above], ["right", below]])
-    model.on("change:" + name, () => { img.src = toUrl(model.get(name)); });
-  model.on("change:css_width change:pixelated", size);
-  model.on("change:labels", () => tags.forEach((tag, i) => { tag.textContent = model.get("labels")[i]; }));
+  box.style.width = model.get("css_width") + "px";
+  for (const img of [above, below]) img.style.imageRendering = model.get("pixelated") ? "pixelated" : "auto";
   model.on("change:position", place);
-  size();
   place();
 }
 export default { render };
@@ -123,15 +116,11 @@ def compare(left: Any, right: Any, labels: tuple[str, str] = ("left", "right"), 
     emit(*still(a, b, labels, alt, caption, bar(a, b, labels, alt) if live() else None))
 
 
-def shown(a: np.ndarray, b: np.ndarray) -> dict[str, Any]:
-    """Return the traits of a bar over two pictures of one size."""
+def bar(a: np.ndarray, b: np.ndarray, labels: tuple[str, ...], alt: str, position: float = 50.0) -> ComparisonBar:
+    """Return the live bar over two pictures of one size; all that it shows is there from the start, see `PixelPicker`."""
     width = pictures.shown_width(a.shape[1], least=384)
-    return dict(left=pictures.png_bytes(a), right=pictures.png_bytes(b), css_width=width, pixelated=width > a.shape[1])
-
-
-def bar(a: np.ndarray, b: np.ndarray, labels: tuple[str, ...], alt: str) -> ComparisonBar:
-    """Return the live bar over two pictures of one size."""
-    return ComparisonBar(labels=list(labels), alt=alt, **shown(a, b))
+    look = dict(left=pictures.png_bytes(a), right=pictures.png_bytes(b), css_width=width, pixelated=width > a.shape[1])
+    return ComparisonBar(labels=list(labels), alt=alt, position=position, **look)
 
 
 def still(a: np.ndarray, b: np.ndarray, labels: tuple[str, ...], alt: str, caption: str | None, widget: Any):

@@ -173,11 +173,10 @@ def _box(glass: _Glass, shown: np.ndarray, alt: str, row: int, column: int, char
     import ipywidgets
 
     from nsw.widgets.frontend import failure_line
-    from nsw.widgets.picture_widget import picture
+    from nsw.widgets.picture_widget import pixel_picker
     from nsw.widgets.slider_panel import figure_view, set_figure
 
-    view = picture(shown, "The picture whose rays are shown.", clickable=True)
-    view.picked = [row, column]
+    view = pixel_picker(shown, "The picture whose rays are shown.", row, column)
     error = ipywidgets.HTML()
     plot = figure_view(chart, alt)
     look = dict(style={"description_width": "60px"}, layout={"width": "320px"})

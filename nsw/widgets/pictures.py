@@ -101,10 +101,11 @@ def enlarged(array: np.ndarray, width: int, height: int | None = None) -> np.nda
 
 def img_tag(array: np.ndarray, alt: str, css_width: int) -> str:
     """Return an HTML image of the array at its native size, enlarged by the browser without smoothing."""
-    smooth = "auto" if css_width <= array.shape[1] else "pixelated"
+    rows, columns = array.shape[:2]
+    smooth = "auto" if css_width <= columns else "pixelated"
     return (
-        f'<img src="{data_url(png_bytes(array))}" alt="{html.escape(alt, quote=True)}" width="{css_width}" '
-        f'style="image-rendering:{smooth};max-width:100%;height:auto;display:block">'
+        f'<img src="{data_url(png_bytes(array))}" alt="{html.escape(alt, quote=True)}" width="{css_width}" decoding="sync" '
+        f'style="image-rendering:{smooth};aspect-ratio:{columns}/{rows};max-width:100%;height:auto;display:block">'
     )
 
 

@@ -155,7 +155,7 @@ class _Box:
         except Exception as error:  # a model of another version, a scene that is gone: say so, and let the learner choose again
             self.error.value = f'<span role="alert" style="color:#b00020">{html.escape(failure_line(error))}</span>'
             return
-        with self.bar.hold_sync():
-            for name, value in {**comparison.shown(a, b), "labels": labels}.items():
-                setattr(self.bar, name, value)
+        old, self.bar = self.bar, comparison.bar(a, b, tuple(labels), self.bar.alt, self.bar.position)
+        self.box.children = [self.bar if child is old else child for child in self.box.children]
+        old.close()
         self.facts.value, self.error.value = _facts(sides), ""

@@ -104,11 +104,13 @@ class _Panel:
     def __init__(self, draw: Callable[..., Any], controls: dict[str, Any], first: Any, alt: str, takes_coarse: bool):
         import ipywidgets
 
+        from nsw.widgets.picture_widget import LivePicture
+
         self.draw, self.controls, self.takes_coarse, self.alt = draw, controls, takes_coarse, alt
         self.latest = Latest(self.redraw, coarse=takes_coarse)
         self.error = ipywidgets.HTML()
-        self.view = figure_view(first, alt) if hasattr(first, "to_plotly_json") else _picture_view(first, alt)
-        self.css_width = None if hasattr(first, "to_plotly_json") else self.view.css_width
+        self.is_figure = hasattr(first, "to_plotly_json")
+        self.view = figure_view(first, alt) if self.is_figure else LivePicture(first, alt)
         self.box = ipywidgets.VBox([*controls.values(), self.view, self.error])
         self.box.add_class("nsw-sliders")
         for c in controls.values():
@@ -122,10 +124,10 @@ class _Panel:
 
         try:
             drawn = self.draw(**values, **({"coarse": coarse} if self.takes_coarse else {}))
-            if self.css_width is None:
+            if self.is_figure:
                 set_figure(self.view, drawn, self.alt)
             else:
-                self.view.show_image(drawn, self.css_width)
+                self.view.show_image(drawn)
             self.error.value = ""
         except Exception as error:  # the learner's own function: whatever it raises must be seen, and the panel must go on
             self.error.value = f'<span role="alert" style="color:#b00020">{html.escape(failure_line(error))}</span>'
@@ -162,10 +164,9 @@ def _has_3d(figure: Any) -> bool:
 
 def _picker(image: Any, row: Any, column: Any):
     """Return a picture whose marked pixel and the two sliders follow each other."""
-    from nsw.widgets.picture_widget import picture
+    from nsw.widgets.picture_widget import pixel_picker
 
-    view = picture(image, "The picture to choose a pixel from.", clickable=True)
-    view.picked = [row.value, column.value]
+    view = pixel_picker(image, "The picture to choose a pixel from.", row.value, column.value)
 
     def clicked(change: Any) -> None:
         row.value, column.value = change["new"]
@@ -177,9 +178,3 @@ def _picker(image: Any, row: Any, column: Any):
     for slider in (row, column):
         slider.observe(slid, names="value")
     return view
-
-
-def _picture_view(image: Any, alt: str):
-    from nsw.widgets.picture_widget import picture
-
-    return picture(image, alt)

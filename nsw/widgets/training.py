@@ -96,12 +96,12 @@ class TrainingPanel:
             self.text.value = f"<code>{html.escape(image)}</code>"
             return
         if self.picture is None:
-            from nsw.widgets.picture_widget import picture
+            from nsw.widgets.picture_widget import LivePicture
 
-            self.picture = picture(image, f"{self.name}: the model's picture while it trains")
+            self.picture = LivePicture(image, f"{self.name}: the model's picture while it trains")
             self.box.children = (*self.box.children, self.picture)
         else:
-            self.picture.show_image(image, self.picture.css_width)
+            self.picture.show_image(image)
 
     def close(self) -> None:
         """Say how it ended; the buttons are done."""

@@ -14,6 +14,7 @@ from lab_server import ROOT, Watched, assert_outputs_are_sound, until
 from PIL import Image
 
 NOTEBOOK = "03_gaussian_splatting.ipynb"
+PICTURE = ".widget-html:has(img, svg)"  # what stays in place while the picture in it is replaced
 SECONDS = 900  # a run at smoke size takes about a minute on two free cores; a busy machine needs patience
 
 
@@ -97,7 +98,7 @@ def test_notebook_03_runs_through_the_form(trained):
 def test_slider_and_viewer_of_notebook_03_change_their_pictures(trained):
     page = trained.page
     panel = page.locator(".nsw-sliders").first
-    drag_and_see_change(page, panel.locator(".noUi-handle").first, panel.locator("img, svg").first)
+    drag_and_see_change(page, panel.locator(".noUi-handle").first, panel.locator(PICTURE).first)
     frame = page.locator(".nsw-viewer .renderview-view").first
     drag_and_see_change(page, frame, frame)
     assert trained.errors == []
@@ -107,7 +108,7 @@ def test_slider_and_viewer_of_notebook_03_change_their_pictures(trained):
 def test_a_click_on_a_pixel_shows_its_splats(trained):
     page = trained.page
     panel = page.locator(".nsw-sliders:has([role=application])").first
-    strip, picture = panel.locator("img").last, panel.locator("[role=application] img")
+    strip, picture = panel.locator(PICTURE).last, panel.locator("[role=application] img")
     picture.scroll_into_view_if_needed()
     before = until(lambda: settled(strip), 60, "the strip to come to rest")
     size = picture.bounding_box()
@@ -119,7 +120,7 @@ def test_a_click_on_a_pixel_shows_its_splats(trained):
 def test_a_slider_trains_anew_with_another_growth_threshold(trained):
     page = trained.page
     panel = page.locator(".nsw-sliders:has-text('grow gradient')").first
-    drag_and_see_change(page, panel.locator(".noUi-handle").first, panel.locator("img").first)
+    drag_and_see_change(page, panel.locator(".noUi-handle").first, panel.locator(PICTURE).first)
     assert panel.locator("[role=alert]:visible").all_text_contents() in ([], [""])
     assert trained.errors == []
 
