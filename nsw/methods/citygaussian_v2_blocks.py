@@ -6,7 +6,6 @@ Blocks know nothing of each other, so that each may run in a process, or on a ma
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -81,7 +80,7 @@ def reasons(surfels: Surfels, cameras: Cameras, boxes: Float[Tensor, "B 2 2"], t
     return why
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class Block:
     """All that one block needs to be trained, anywhere: it is sent to another process as it stands.
 
@@ -105,14 +104,6 @@ class Block:
     scale: float
     seed: int = 0
     device: str = "cpu"
-
-    def __repr__(self) -> str:
-        """Return the settings and a fingerprint of all numbers: whoever compares two blocks by their text compares all of them."""
-        guesses = [] if self.inverse is None else [self.inverse]
-        numbers = [*self.coarse.params.values(), self.scene.images, self.scene.cameras.cam_from_world, self.box, *guesses]
-        print_ = hashlib.sha256(b"".join(n.detach().cpu().contiguous().numpy().tobytes() for n in numbers)).hexdigest()
-        plan = (self.n_steps, self.recipe, self.control, self.scale, self.seed, self.device)
-        return f"Block({print_[:16]}, {', '.join(map(repr, plan))})"
 
 
 def own_scene(scene: Scene, frames: Int[Tensor, "n"]) -> Scene:

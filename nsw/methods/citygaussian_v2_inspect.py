@@ -28,7 +28,12 @@ from nsw.scenes.surface import surface_points
 PALETTE = torch.tensor(
     [[0.0, 0.45, 0.7], [0.84, 0.37, 0.0], [0.0, 0.62, 0.45], [0.8, 0.47, 0.65], [0.9, 0.62, 0.0], [0.34, 0.71, 0.91]]
 )
-WHY = {blocks.LOCATION: ("it stands here", "circle"), blocks.SSIM: ("it sees this", "triangle-up"), blocks.BOTH: ("both", "star")}
+WHY = {
+    0: ("not needed", "x-thin", "#bbbbbb"),
+    blocks.LOCATION: ("it stands here", "circle", "#0072B2"),
+    blocks.SSIM: ("it sees this", "triangle-up", "#E69F00"),
+    blocks.BOTH: ("both", "star", "#000000"),
+}
 
 
 def map_traces(surfels: Surfels, cameras: Cameras, boxes: Float[Tensor, "B 2 2"], block: int, why: Int[Tensor, "C"]) -> list[dict]:
@@ -46,9 +51,9 @@ def map_traces(surfels: Surfels, cameras: Cameras, boxes: Float[Tensor, "B 2 2"]
     (x0, y0), (x1, y1) = boxes[block].clamp(low, high).tolist()
     frame = dict(x=[x0, x1, x1, x0, x0], y=[y0, y0, y1, y1, y0], line=dict(color="#D55E00", width=4))
     traces.append(dict(type="scatter", mode="lines", name=f"block {block}", **frame))
-    for reason, (words, symbol) in ({0: ("not needed", "x-thin-open")} | WHY).items():
+    for reason, (words, symbol, colour) in WHY.items():
         u, v = eyes[why == reason].T.tolist() if bool((why == reason).any()) else ([], [])
-        marker = dict(symbol=symbol, size=11, color="#bbbbbb" if not reason else "#E69F00", line=dict(color="#000000", width=1))
+        marker = dict(symbol=symbol, size=11, color=colour, line=dict(color="#000000", width=1))
         traces.append(dict(type="scatter", mode="markers", x=u, y=v, name=words, marker=marker))
     return traces
 
@@ -221,18 +226,22 @@ def mesh_of_city(render: Callable, scene: Scene, truth: Float[Tensor, "P 3"], vo
 
 
 @torch.no_grad()
-def judge(model: Surfels, scene: Scene, truth: Float[Tensor, "P 3"], voxel: float, seam: Bool[Tensor, "V H W"]) -> Judged:
-    """Score the test views and the mesh of a model.
+def judge(
+    model: Surfels, scene: Scene, seam: Bool[Tensor, "V H W"], truth: Float[Tensor, "P 3"] | None = None, voxel: float = 0.05
+) -> Judged:
+    """Score the test views of a model, and its mesh where the truth is given.
 
     Args:
-        truth: points of the true surface, `visible_truth`.
-        voxel: of the mesh; also how near a point must be to count.
         seam: pixels of the test views near a border between blocks, `near_seam`.
+        truth: points of the true surface, `visible_truth`; None leaves the mesh out, its scores are not numbers then.
+        voxel: of the mesh; also how near a point must be to count.
     """
     frames, draw = scene.frames("test"), lambda cameras: render_view(model, cameras)
     drawn = [draw(scene.cameras[i]).to("cpu") for i in frames.tolist()]
     rgb, target = torch.cat([r.rgb for r in drawn]), scene.pixels(frames)
     depth = metrics.depth_error(torch.cat([r.depth for r in drawn]), scene.depth[frames].float())
     parts = [metrics.psnr(rgb, target, mask) if bool(mask.any()) else math.nan for mask in (seam, ~seam)]
-    mesh = mesh_of_city(draw, scene, truth, voxel)
-    return Judged(metrics.psnr(rgb, target), *parts, depth, *surface_f1(mesh, truth, voxel), len(model))
+    shape = (math.nan,) * 3
+    if truth is not None:
+        shape = surface_f1(mesh_of_city(draw, scene, truth, voxel), truth, voxel)
+    return Judged(metrics.psnr(rgb, target), *parts, depth, *shape, len(model))
