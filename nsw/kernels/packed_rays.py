@@ -1,22 +1,16 @@
-"""Two calls for trainers of voxel grids: marching through a mask of cells, and weights with the light that is left behind a ray.
-
-They are thin doors to the kernels behind `OccGridEstimator.sampling` (`traversal.py`) and `render_weight_from_density`
-(`compositing.py`).
-"""
+"""For trainers of fields: weights with the light that is left behind a ray, a thin door to the kernels of `compositing.py`; and the
+estimator that samples rays in occupied cells, whichever the device has."""
 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from nsw.kernels import compositing
 from nsw.kernels.chunks import compiled, index_chunks
 from nsw.kernels.occupancy import OccGridEstimator
 from nsw.kernels.packed import pack_info
-from nsw.kernels.traversal import walk
-
-MaskedOccGrid = OccGridEstimator  # the name from the time when only this one was compiled
 
 
 def sampler_for(occupancy: OccGridEstimator) -> torch.nn.Module:
@@ -29,26 +23,6 @@ def sampler_for(occupancy: OccGridEstimator) -> torch.nn.Module:
     estimator = estimator.to(occupancy.binaries.device)
     estimator.binaries, estimator.occs = occupancy.binaries, occupancy.occs
     return estimator
-
-
-def march(
-    origins: Float[Tensor, "R 3"],
-    directions: Float[Tensor, "R 3"],
-    near: Float[Tensor, "R"],
-    far: Float[Tensor, "R"],
-    occupied: Bool[Tensor, "x y z"],
-    aabb: Float[Tensor, "2 3"],
-    step: float,
-) -> tuple[Int[Tensor, "M"], Float[Tensor, "M"], Float[Tensor, "M"]]:
-    """Return ray index, start and end of the intervals near + k step whose middle lies before `far` in an occupied cell.
-
-    >>> box, cells = torch.tensor([[0.0, 0, 0], [2, 1, 1]]), torch.tensor([False, True]).reshape(2, 1, 1)
-    >>> ray = torch.tensor([[0.0, 0.5, 0.5]]), torch.tensor([[1.0, 0, 0]]), torch.zeros(1), torch.full((1,), 9.0)
-    >>> march(*ray, cells, box, 0.5)[1].tolist()
-    [1.0, 1.5]
-    """
-    found = walk(origins, directions, occupied[None], aabb.reshape(1, 6), near, far, step)
-    return found.rays, found.starts, found.ends
 
 
 def packed_weights(

@@ -203,7 +203,7 @@ class DenseGrid(nn.Module):
         if self.aabb.is_cuda:
             from nerfacc import OccGridEstimator
         else:
-            from nsw.kernels.packed_rays import MaskedOccGrid as OccGridEstimator
+            from nsw.kernels.occupancy import OccGridEstimator
         estimator = OccGridEstimator(self.aabb.reshape(6).tolist(), list(self.occupied.shape)).to(self.aabb.device)
         estimator.binaries = self.occupied[None].clone()
         estimator.occs = self.occupied.reshape(-1).float()

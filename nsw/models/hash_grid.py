@@ -11,7 +11,8 @@ from torch.nn.functional import linear
 
 from nsw.errors import InputError
 from nsw.kernels.hash_encoding import hash_encode, hash_levels
-from nsw.kernels.packed_rays import MaskedOccGrid, sampler_for
+from nsw.kernels.occupancy import OccGridEstimator
+from nsw.kernels.packed_rays import sampler_for
 from nsw.models.field import FieldOutput
 from nsw.models.sh import sh_basis
 from nsw.models.truncated_exp import truncated_exp
@@ -69,7 +70,7 @@ class HashGrid(nn.Module):
         self.table = nn.Parameter((2 * torch.rand(self.levels.n_rows, s.n_features) - 1) * 1e-4)
         self.density_net = tiny_network(s.n_levels * s.n_features, s.width, 1, 1 + s.n_geometry)
         self.colour_net = tiny_network(s.n_geometry + (SH_DEGREE + 1) ** 2, s.width, 2, 3)
-        self.occupancy = MaskedOccGrid(s.box, s.n_cells)
+        self.occupancy = OccGridEstimator(s.box, s.n_cells)
         self.occupancy.binaries.fill_(True)
         self.gradients_in_place = False  # an optimiser that empties `.grad` itself may set this: see `hash_encode`
 

@@ -164,7 +164,7 @@ class PlenoxelGrid(nn.Module):
         if self.aabb.is_cuda:
             from nerfacc import OccGridEstimator
         else:
-            from nsw.kernels.packed_rays import MaskedOccGrid as OccGridEstimator
+            from nsw.kernels.occupancy import OccGridEstimator
         estimator = OccGridEstimator(self.aabb.reshape(6).tolist(), list(cells)).to(self.aabb.device)
         estimator.binaries, estimator.occs = occupied, occupied.reshape(-1).float()
         return estimator

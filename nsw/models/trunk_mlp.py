@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from nsw.kernels.packed_rays import MaskedOccGrid
+from nsw.kernels.occupancy import OccGridEstimator
 from nsw.models.encodings import encoded_size, frequency_encoding
 from nsw.models.hash_grid import SH_DEGREE, HashGrid, tiny_network
 
@@ -68,7 +68,7 @@ class TrunkMLP(nn.Module):
             nn.init.zeros_(layer.bias)
         self.density_net = tiny_network(s.n_head, s.head_width, 1, 1 + s.n_geometry)
         self.colour_net = tiny_network(s.n_geometry + (SH_DEGREE + 1) ** 2, s.head_width, 2, 3)
-        self.occupancy = MaskedOccGrid(s.box, s.n_cells)
+        self.occupancy = OccGridEstimator(s.box, s.n_cells)
         self.occupancy.binaries.fill_(True)
 
     def encode(self, points_world: Float[Tensor, "N 3"], known: Float[Tensor, "N H"] | None = None) -> Float[Tensor, "N H"]:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, softplus
 
 from nsw.errors import InputError
-from nsw.kernels.packed_rays import MaskedOccGrid, sampler_for
+from nsw.kernels.occupancy import OccGridEstimator
+from nsw.kernels.packed_rays import sampler_for
 from nsw.models.dense_grid import grid_shape
 from nsw.models.encodings import encoded_size, frequency_encoding
 from nsw.models.factors import CPSizes, VMSizes, VoxelSizes, resampled
@@ -75,7 +76,7 @@ class VMGrid(nn.Module):
         n = self.factors.n_products
         self.basis = nn.Linear(n, s.n_features, bias=False) if n else nn.Identity()
         self.mlp = _colour_network(s)
-        self.occupancy = MaskedOccGrid(s.box, s.n_cells)
+        self.occupancy = OccGridEstimator(s.box, s.n_cells)
         self.occupancy.binaries.fill_(True)
         self.gradients_in_place = False  # an optimiser that empties `.grad` itself may set this: see `vm_lookup`
 
@@ -173,7 +174,7 @@ class VMGrid(nn.Module):
         cut = [slice(int(a), int(b) + 1) for a, b in zip(first, last, strict=True)]
         self.factors.change(lambda factor, dimension, axis: factor.movedim(dimension, 0)[cut[axis]].movedim(0, dimension))
         self.aabb.copy_(self.aabb[0] + torch.stack([first, last]) / (n - 1) * (self.aabb[1] - self.aabb[0]))
-        self.occupancy = MaskedOccGrid(self.aabb.flatten().tolist(), self.settings.n_cells).to(self.aabb.device)
+        self.occupancy = OccGridEstimator(self.aabb.flatten().tolist(), self.settings.n_cells).to(self.aabb.device)
         self.occupancy.binaries.fill_(True)
 
     def energies(self) -> tuple[Float[Tensor, "m R"], Float[Tensor, "m S"]]:
