@@ -131,8 +131,8 @@ def save(
     n_kept = round(keep * len(order))
     one, harmonics = part_of(surfels, order), surfels.sh.detach()[order].flatten(1)
     coded = harmonics[n_kept:]
-    words = codebook(coded, scores[order][n_kept:], min(size, max(len(coded), 1)), seed=seed).half()
-    index = assign(coded, words.float()[None])[:, 0]
+    words = codebook(coded, scores[order][n_kept:], size, seed=seed).half() if len(coded) else coded.half()
+    index = assign(coded, words.float()[None])[:, 0] if len(coded) else order[:0]
     parts = {"means": one.means, "scales": one.scales[:, :2].half(), "quats": one.quats.half(), "opacities": one.opacities.half()}
     parts |= {"sh": harmonics[:n_kept].half(), "words": words, "index": index.to(torch.uint8 if len(words) <= 256 else torch.int16)}
     save_state(Path(path), {name: value.detach() for name, value in parts.items()}, "pressed city")

@@ -235,6 +235,14 @@ def test_file_keeps_the_important_and_shares_the_rest(town, tmp_path):
     assert smaller.stat().st_size < path.stat().st_size < 300 * 164
 
 
+@pytest.mark.parametrize("keep", [0.0, 0.5, 1.0])
+def test_any_share_can_keep_its_colours(town, tmp_path, keep):
+    surfels = start(town, 20)
+    back = press.load(press.save(surfels, rand(20), tmp_path / "town.safetensors", size=64, keep=keep))
+    order = rand(20).argsort(descending=True, stable=True)
+    torch.testing.assert_close(back.sh[: round(20 * keep)], surfels.sh[order][: round(20 * keep)], rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("damage", ["cut", "index", "missing"])
 def test_damaged_file_says_so(town, tmp_path, damage):
     from nsw.models.state import load_state, save_state
