@@ -31,6 +31,8 @@ class Compression:
 
     Attributes:
         mask_weight: of `loss_mask`. The paper takes 4e-3 for synthetic scenes.
+        press_from: step from which the mask presses. The paper's presses from the start, but a mask of its takes six rounds of
+            growth to close; one that closes within a round takes away what growth has put there.
         relax: step from which the mask presses no more, so that what remains can settle; the paper's presses to the end.
         lr_mask: of the mask's Adam.
         prune_every: remove masked splats this often once density control, which does it too, has ended.
@@ -46,6 +48,7 @@ class Compression:
     """
 
     mask_weight: float = 5e-4
+    press_from: int = 0
     relax: int = 30_000
     lr_mask: float = 1e-2
     prune_every: int = 1000
@@ -142,7 +145,8 @@ class Compact(gs.Training):
 
     def penalty(self, step: int) -> Float[Tensor, ""]:
         """Return the weighted loss of the mask, and what moves the codewords; to be added to the loss of the picture."""
-        weight = self.compression.mask_weight if step < self.compression.relax else 0.0
+        plan = self.compression
+        weight = plan.mask_weight * (plan.press_from <= step < plan.relax)
         return weight * loss_mask(self.gaussians) + self.gaussians.loss_codebooks()
 
     def step(self, step: int, meta: dict) -> density.Refined | None:

@@ -198,11 +198,11 @@ def test_the_penalty_prunes_and_the_guard_holds():
     assert len(trained(weight=0.0, sh_degree=1).gaussians) > len(training.gaussians)
 
 
-def test_the_mask_presses_until_it_relaxes():
+def test_the_mask_presses_between_its_steps():
     model = a_model(sh_degree=1)
-    training = compact.Compact(model, 1.0, 10, compact.Compression(mask_weight=0.3, relax=6))
-    assert float(training.penalty(5).detach()) == pytest.approx(0.3 * float(torch.sigmoid(torch.ones(()))), rel=1e-6)
-    assert float(training.penalty(6).detach()) == 0.0
+    training = compact.Compact(model, 1.0, 10, compact.Compression(mask_weight=0.3, press_from=3, relax=6))
+    pressed = 0.3 * float(torch.sigmoid(torch.ones(())))
+    assert [float(training.penalty(step).detach()) for step in (2, 3, 5, 6)] == pytest.approx([0, pressed, pressed, 0], rel=1e-6)
 
 
 def test_an_interrupted_training_ends_where_an_uninterrupted_one_ends():
