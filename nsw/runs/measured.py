@@ -1,6 +1,7 @@
 """What was measured before, by `nsw run NOTEBOOK --record`: `data/measured.json`.
 
-{slug: {preset: {"seconds", "peak_mb", "hardware", "date", "seeds": {seed: {title: {"ours", "baseline", "gain"}}}}}}
+{slug: {preset: {"seconds", "peak_mb", "hardware", "date", "runs": {seed: {"seconds", "peak_mb"}},
+"seeds": {seed: {title: {"ours", "baseline", "gain"}}}}}}
 """
 
 from __future__ import annotations
@@ -49,15 +50,17 @@ def record(
     date: str,
     path: Path | None = None,
 ) -> None:
-    """Add one run: its claims under its seed; time and memory become the largest over the seeds of the same date and machine."""
+    """Add one run in place of an earlier one of its seed; time and memory are the largest over seeds, on one machine and date."""
     path = path or measured_path()
     if path is None:
         return
     everything = load(path)
     entry = everything.setdefault(slug, {}).setdefault(preset, {})
     same = entry.get("hardware") == hardware and entry.get("date") == date
-    entry["seconds"] = round(max(seconds, entry.get("seconds", 0.0)) if same else seconds, 1)
-    entry["peak_mb"] = round(max(peak_mb, entry.get("peak_mb", 0.0)) if same else peak_mb)
+    runs = entry.get("runs", {}) if same else {}
+    entry["runs"] = runs = runs | {str(seed): {"seconds": round(seconds, 1), "peak_mb": round(peak_mb)}}
+    for name in ("seconds", "peak_mb"):
+        entry[name] = max(run[name] for run in runs.values())
     entry["hardware"], entry["date"] = hardware, date
     seeds = entry.setdefault("seeds", {})
     seeds[str(seed)] = {row["title"]: {"ours": row["ours"], "baseline": row["baseline"], "gain": row["gain"]} for row in claims}

@@ -115,6 +115,8 @@ def test_recorded_seeds_give_the_spread(run):
     row = run.claim("sharper", ours=28.0, baseline=25.0, at_least=1.0)
     assert row.recorded == {"n": 3, "mean": 3.0, "min": 2.0, "max": 4.0}
     assert measured.budget("demo", "laptop")["seconds"] == 12.0
+    measured.record("demo", "laptop", 2, seconds=9.0, peak_mb=500, claims=rows, hardware="CPU", date="2030-01-01")
+    assert measured.budget("demo", "laptop")["seconds"] == 11.0  # a run replaces the earlier one of its seed
     assert run.claim("new", ours=28.0, baseline=25.0, at_least=1.0).recorded is None
     measured.record("demo", "laptop", 0, seconds=5.0, peak_mb=100, claims=[], hardware="other", date="2030-01-01")
     assert measured.budget("demo", "laptop")["seconds"] == 5.0
