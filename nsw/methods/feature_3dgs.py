@@ -12,7 +12,6 @@ is composited last, like a background colour.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -23,6 +22,7 @@ from torch import Tensor
 from nsw.cameras import Cameras
 from nsw.losses import loss_l1
 from nsw.methods import gaussian_splatting as gs
+from nsw.methods.budgets import shortness
 from nsw.methods.density_control import Refined
 from nsw.models.feature_gaussians import FeatureGaussians
 from nsw.models.gaussians import RESIZING, Gaussians
@@ -132,7 +132,7 @@ class FeatureRates:
 
         Found on the validation views of toybox.
         """
-        short = min(max(math.log(30_000 / n_steps) / math.log(30), 0.0), 1.0)
+        short = shortness(n_steps)
         return cls(1e-3 * 15**short, 1e-4 * 150**short, 0.1**short)
 
 

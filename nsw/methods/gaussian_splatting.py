@@ -6,7 +6,6 @@ loss, the harmonics switched on band by band; density control has its own file, 
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from nsw.cameras import Cameras
 from nsw.losses import loss_l1, loss_photometric
+from nsw.methods.budgets import shortness
 from nsw.methods.density_control import DensityControl, Refined, accumulate, new_rows, refine, reset_opacity
 from nsw.models.gaussians import Gaussians
 from nsw.renderers.splats import render_view
@@ -48,7 +48,7 @@ class LearningRates:
         With fewer steps each must go further: rates grow like a root of 30,000 / n_steps, up to the factors that still
         train stably, and all of them decay, so that the run ends settled. Measured, not from the paper.
         """
-        short = min(max(math.log(30_000 / n_steps) / math.log(30), 0.0), 1.0)
+        short = shortness(n_steps)
         return cls(
             means=1.6e-4 * 6**short,
             scales=5e-3 * 6**short,

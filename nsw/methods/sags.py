@@ -7,13 +7,12 @@ fill what it left empty, and features that have heard their neighbours say what 
 
 from __future__ import annotations
 
-import math
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from nsw.methods import density_control as density
+from nsw.methods.budgets import shortness
 from nsw.methods.gaussian_splatting import generator_at
 from nsw.methods.sags_growth import Growth, Regrown, accumulate, doomed, new_rows, sprouts
 from nsw.models.anchored_splats import AnchoredSplats
@@ -50,7 +49,7 @@ def rate_at(name: str, step: int, n_steps: int) -> float:
     >>> rate_at("table", 0, 30_000), round(rate_at("table", 1000, 1000), 6)
     (0.005, 0.001)
     """
-    short = min(max(math.log(30_000 / max(n_steps, 1)) / math.log(30), 0.0), 1.0)
+    short = shortness(n_steps)
     ends = [a ** (1 - short) * b**short for a, b in zip(RATES[name], SHORT_RATES.get(name, RATES[name]), strict=True)]
     return ends[0] * (ends[1] / ends[0]) ** (step / max(n_steps, 1))
 

@@ -1,4 +1,8 @@
-"""Where one block is worked on: in a process of its own (`python -m nsw.runs.block_worker`), or in a worker of Ray."""
+"""Where one block is worked on: in a process of its own (`python -m nsw.runs.block_worker`), or in a worker of Ray.
+
+What is to be done comes as a pickle, as with `multiprocessing`: from the process that started this one, through a pipe that no
+other can write to, or through Ray's own channels. No pickle is ever a file; results are safetensors and JSON.
+"""
 
 from __future__ import annotations
 
