@@ -36,7 +36,8 @@ def describe(scene=None, split: str = "test") -> str:
     if scene is None:
         return text
     height, width = scene.images.shape[1:3]
-    return f"{text}; {scene.name} {width}x{height}, {len(scene.frames(split))} {split} views, {scene.background} background"
+    background = "no" if scene.background == "none" else scene.background
+    return f"{text}; {scene.name} {width}x{height}, {len(scene.frames(split))} {split} views, {background} background"
 
 
 def psnr(

@@ -63,7 +63,7 @@ def group_chart(truth: Float[Tensor, "n 3"], shift: float = 0.0, scale: float = 
     title = f"brightness {luminance:.2f} x structure {structure:.2f} = SSIM {luminance * structure:.2f}"
     chart = figure([dots, line], title=title, width=480, height=400, showlegend=False)
     chart.update_xaxes(title="true", range=[0, 1])
-    chart.update_yaxes(title="predicted", range=[-0.2, 1.2])
+    chart.update_yaxes(title="predicted", range=[-0.6, 1.6])
     return chart
 
 

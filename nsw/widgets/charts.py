@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -70,9 +71,23 @@ def lines(
         for i, (name, (xs, ys)) in enumerate(series.items())
     ]
     chart = figure(data, title=title, showlegend=len(data) > 1)
-    chart.update_xaxes(title=x, type="log" if log_x else "linear")
-    chart.update_yaxes(title=y, type="log" if log_y else "linear")
+    chart.update_xaxes(title=x, **(log_axis([v for trace in data for v in trace.x]) if log_x else {}))
+    chart.update_yaxes(title=y, **(log_axis([v for trace in data for v in trace.y]) if log_y else {}))
     show_figure(chart, alt, caption)
+
+
+def log_axis(values: Sequence[float]) -> dict[str, Any]:
+    """Return plotly's settings of a logarithmic axis whose tick labels do not touch each other.
+
+    Over one or two decades plotly writes every digit from 2 to 9, closer than their height: here only 2 and 5. Small
+    powers are written as powers, not with the prefix of a unit.
+
+    >>> log_axis([0.003, 0.08])["dtick"], "dtick" in log_axis([1e-6, 1.0])
+    ('D2', False)
+    """
+    positive = [v for v in values if v is not None and 0 < v < math.inf]
+    decades = math.log10(max(positive) / min(positive)) if positive else 0.0
+    return dict(type="log", exponentformat="power") | (dict(dtick="D2") if 0.8 <= decades <= 2.8 else {})
 
 
 def bars(

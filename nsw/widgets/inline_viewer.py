@@ -126,7 +126,8 @@ def _box(view: Viewer, alt: str, first: Any):
     sizes = sorted({64, 96, 128, 192, 256, 384, 512, 800, view.size})
     size = ipywidgets.Dropdown(options=sizes, value=view.size, description="width", layout={"width": "150px"})
     size.observe(lambda change: frame.resize(change["new"]), names="value")
-    text = ipywidgets.HTML(f'<span style="font-size:0.85em;opacity:0.8">{html.escape(alt)} {HELP}</span>')
+    shows = alt[:1].upper() + alt[1:].rstrip(".") + "."
+    text = ipywidgets.HTML(f'<span style="font-size:0.85em;opacity:0.8">{html.escape(shows)} {HELP}</span>')
     box = ipywidgets.VBox([frame, ipywidgets.HBox([*buttons, size, readout], layout={"flex_flow": "row wrap"}), text, error])
     box.add_class("nsw-viewer")
     answer_at_once(frame, *buttons, size)

@@ -36,7 +36,16 @@ def control(name: str, spec: Any):
     if all(isinstance(v, numbers.Integral) for v in spec):
         return ipywidgets.IntSlider(value=value, min=low, max=high, step=spec[3] if len(spec) == 4 else 1, **look)
     step = spec[3] if len(spec) == 4 else _step(low, high, value)
-    return ipywidgets.FloatSlider(value=value, min=low, max=high, step=step, readout_format=".3g", **look)
+    return ipywidgets.FloatSlider(value=value, min=low, max=high, step=step, readout_format=f".{_decimals(step, low)}f", **look)
+
+
+def _decimals(*numbers: float) -> int:
+    """Return how many decimals, at most four, write all of the numbers: a readout of 0.05 and not of 0.0500.
+
+    >>> _decimals(0.05, 0.3), _decimals(1.0, -60.0), _decimals(1 / 3)
+    (2, 0, 4)
+    """
+    return next((n for n in range(4) if all(abs(round(v, n) - v) < 1e-9 for v in numbers)), 4)
 
 
 def _step(low: float, high: float, value: float) -> float:

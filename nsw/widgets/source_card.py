@@ -64,7 +64,7 @@ def card(function: Callable) -> Card:
         equations=tuple(_equations(doc)),
         body=without_docstring("".join(lines)),
         place=f"{relative(file)}:{first}",
-        tests=tests_naming(getattr(plain, "__name__", "")),
+        tests=tests_naming(getattr(plain, "__qualname__", "")),
     )
 
 
@@ -110,8 +110,10 @@ def _test_texts() -> tuple[tuple[str, str], ...]:
 
 
 def tests_naming(name: str) -> tuple[str, ...]:
-    """Return the test files that call a function; empty where the tests are not installed."""
-    return tuple(path for path, text in _test_texts() if name and re.search(rf"\b{re.escape(name)}\(", text))
+    """Return the test files that call a function, or name the class of a method and call it; empty without tests installed."""
+    owner, _, plain = name.rpartition(".")
+    patterns = [rf"\b{re.escape(plain)}\("] + ([rf"\b{re.escape(owner)}\b"] if owner else [])
+    return tuple(path for path, text in _test_texts() if plain and all(re.search(pattern, text) for pattern in patterns))
 
 
 def highlighted(code: str) -> str:

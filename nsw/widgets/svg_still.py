@@ -149,6 +149,7 @@ def _panel(
     y_shown = y_layout.get("showticklabels", True)
     titles = (_title(x_layout) if x_shown else "", _title(y_layout))
     parts = _frame(x_axis, y_axis, titles, (x_shown, y_shown), left, right, bottom, top)
+    frame, parts = parts, []
     drawn_bars = [t for t in traces if t["type"] == "bar"]
     beside = 1 if layout.get("barmode") == "overlay" else len(drawn_bars)
     for i, (trace, x, y, base) in enumerate(zip(traces, xs, ys, bases, strict=True)):
@@ -160,7 +161,19 @@ def _panel(
             parts += _scatter_marks(x_axis(x), y_axis(y), trace, colour)
         else:
             parts.append(f'<text x="{left + 8}" y="{top + 18 * (i + 1)}">({trace["type"]} trace: see the live figure)</text>')
-    return parts
+    has_range = x_layout.get("range") or y_layout.get("range")
+    return frame + (_clipped(parts, left, right, bottom, top) if has_range else parts)
+
+
+def _clipped(marks: list[str], left: float, right: float, bottom: float, top: float, room: float = 8.0) -> list[str]:
+    """Return marks that end a little outside of their axes: a fixed range may leave some of the data beyond its numbers.
+
+    A nested drawing clips without a name, of which two on one page would be taken for each other.
+    """
+    box = (left - room, top - room, right - left + 2 * room, bottom - top + 2 * room)
+    x, y, width, height = (f"{v:.1f}" for v in box)
+    place = f'x="{x}" y="{y}" width="{width}" height="{height}" viewBox="{x} {y} {width} {height}"'
+    return [f'<svg {place} overflow="hidden">', *marks, "</svg>"]
 
 
 def _frame(

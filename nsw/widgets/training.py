@@ -25,7 +25,8 @@ class TrainingPanel:
         self._pause_began: float | None = None
         self._curve: list[tuple[int, float]] = []
         self._values: dict[str, float] = {}
-        self.bar = ipywidgets.IntProgress(min=0, max=max(n, 1), description=name, layout={"width": "min(100%, 420px)"})
+        look = dict(style={"description_width": "initial"}, layout={"width": "min(100%, 480px)"})  # a long name is not cut off
+        self.bar = ipywidgets.IntProgress(min=0, max=max(n, 1), description=name.replace("_", " "), **look)
         self.text, self.spark = ipywidgets.HTML(), ipywidgets.HTML()
         self.pause_button = ipywidgets.Button(description="Pause", tooltip="pause after this step", layout={"width": "90px"})
         self.stop_button = ipywidgets.Button(

@@ -33,6 +33,8 @@ def test_card_holds_equation_body_place_and_tests():
     file, line = card.place.split(":")
     assert file == "nsw/renderers/volume.py" and int(line) == inspect.getsourcelines(volume.composite)[1]
     assert all(re.fullmatch(r"tests/\w+/test_\w+\.py", test) for test in card.tests)
+    # other classes have a `decode` of their own; only tests that name the class are a method's
+    assert source_card.tests_naming("RayDistribution.decode") == ("tests/unit/test_nerdf.py",)
 
 
 def test_card_is_displayed_as_html_and_markdown_and_warns_of_length(shown):

@@ -68,6 +68,10 @@ def test_controls_from_ranges():
     assert type(slider_panel.control("n", (1, 9, 3))).__name__ == "IntSlider"
     assert type(slider_panel.control("x", (0.0, 1, 0.5))).__name__ == "FloatSlider"
     assert slider_panel.control("opacity_cut", (0.0, 1.0, 0.5, 0.25)).description == "opacity cut"
+    formats = [
+        slider_panel.control("x", (low, high, low)).readout_format for low, high in ((0.0, 0.3), (-60.0, 60.0), (1e-3, 1e-2))
+    ]
+    assert formats == [".3f", ".0f", ".4f"]
     assert slider_panel.control("kind", ["a", "b"]).value == "a"
     assert slider_panel.control("on", True).value is True
     for bad in [(3, 1, 2), (0, 1, 5), (0, 1), "abc", [], (0, 1, "x")]:
@@ -256,7 +260,8 @@ def test_compare_needs_one_size_and_leaves_both_pictures(shown, front_end):
 
 def test_training_panel_pauses_stops_and_draws(monkeypatch):
     monkeypatch.setattr("IPython.display.display", lambda *a, **k: None)
-    panel = widgets.training_panel(None, 10, "train")
+    panel = widgets.training_panel(None, 10, "without_a_long_idea")
+    assert panel.bar.description == "without a long idea" and panel.bar.style.description_width == "initial"
     for step in range(1, 6):
         panel.update(step, {"loss": 1 / step}, torch.rand(4, 4, 3) if step == 5 else None)
     panel._shown = 0

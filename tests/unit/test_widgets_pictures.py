@@ -160,6 +160,22 @@ def test_svg_still_of_log_axes_bars_maps_and_3d():
     assert "pie trace: see the live figure" in svg_still.svg(odd, "pie")
 
 
+def test_marks_beyond_a_fixed_range_are_clipped():
+    dots = charts.figure([dict(type="scatter", x=[0.5, 0.5], y=[0.5, 9.0], mode="markers")])
+    assert svg_still.svg(dots, "all are seen").count("<svg") == 1
+    text = svg_still.svg(dots.update_yaxes(range=[0, 1]), "one is far above")
+    inner = re.search(r'<svg x="([\d.]+)" y="([\d.]+)" width="([\d.]+)" height="([\d.]+)" viewBox="\1 \2 \3 \4"', text)
+    top, height = float(inner.group(2)), float(inner.group(4))
+    inside = [top <= float(cy) <= top + height for cy in re.findall(r'<circle [^>]*cy="([-\d.]+)"', text[inner.end() :])]
+    assert inside == [True, False]
+
+
+def test_log_axes_of_one_or_two_decades_name_two_and_five_only():
+    assert charts.log_axis([0.01, 0.0, 0.4])["dtick"] == "D2"  # zero has no place on the axis
+    assert "dtick" not in charts.log_axis([0.2, 0.4]) and "dtick" not in charts.log_axis([1e-5, 1.0])
+    assert charts.log_axis([])["type"] == "log"
+
+
 def test_stacked_bars_stand_on_each_other(monkeypatch):
     shown = []
     monkeypatch.setattr(charts, "emit", lambda bundle, *rest, **more: shown.append(bundle["image/svg+xml"]))
