@@ -80,9 +80,8 @@ class TrainingPanel:
         self._shown = now
         self.bar.value = step
         numbers = "  ".join(f"{name} {value:.4g}" for name, value in self._values.items())
-        self.text.value = (
-            f"<code>{step} of {self.n} &middot; {html.escape(numbers)} &middot; {html.escape(self._times(step, now))}</code>"
-        )
+        parts = (f"{step} of {self.n}", numbers, self._times(step, now))
+        self.text.value = f"<code>{' &middot; '.join(html.escape(part) for part in parts if part)}</code>"
         self.spark.value = sparkline(self._curve, next(iter(self._values), "value"))
 
     def _times(self, step: int, now: float) -> str:

@@ -262,6 +262,8 @@ def test_training_panel_pauses_stops_and_draws(monkeypatch):
     monkeypatch.setattr("IPython.display.display", lambda *a, **k: None)
     panel = widgets.training_panel(None, 10, "without_a_long_idea")
     assert panel.bar.description == "without a long idea" and panel.bar.style.description_width == "initial"
+    panel.update(0, {})
+    assert panel.text.value.count("&middot;") == 1  # a loop without numbers shows steps and time
     for step in range(1, 6):
         panel.update(step, {"loss": 1 / step}, torch.rand(4, 4, 3) if step == 5 else None)
     panel._shown = 0
