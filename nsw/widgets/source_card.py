@@ -64,7 +64,7 @@ def card(function: Callable) -> Card:
         equations=tuple(_equations(doc)),
         body=without_docstring("".join(lines)),
         place=f"{relative(file)}:{first}",
-        tests=tests_naming(getattr(plain, "__qualname__", "")),
+        tests=tests_naming(getattr(plain, "__qualname__", ""), getattr(plain, "__module__", "")),
     )
 
 
@@ -109,11 +109,16 @@ def _test_texts() -> tuple[tuple[str, str], ...]:
     return tuple((file.relative_to(root()).as_posix(), file.read_text(encoding="utf-8")) for file in files)
 
 
-def tests_naming(name: str) -> tuple[str, ...]:
-    """Return the test files that call a function, or name the class of a method and call it; empty without tests installed."""
+def tests_naming(name: str, module: str = "") -> tuple[str, ...]:
+    """Return the test files that call a function, or name the class of a method and call it; empty without tests installed.
+
+    Many a function has a common name: where some of the files name its module too, only those are meant.
+    """
     owner, _, plain = name.rpartition(".")
     patterns = [rf"\b{re.escape(plain)}\("] + ([rf"\b{re.escape(owner)}\b"] if owner else [])
-    return tuple(path for path, text in _test_texts() if plain and all(re.search(pattern, text) for pattern in patterns))
+    calling = [(path, text) for path, text in _test_texts() if plain and all(re.search(pattern, text) for pattern in patterns)]
+    near = [(path, text) for path, text in calling if re.search(rf"\b{re.escape(module.rpartition('.')[2])}\b", text)]
+    return tuple(path for path, _ in (near if module and near else calling))
 
 
 def highlighted(code: str) -> str:
