@@ -7,6 +7,7 @@ the folder's name also holds a digest of all files with kernels, so that a chang
 from __future__ import annotations
 
 import functools
+import gc
 import hashlib
 import os
 import sys
@@ -80,11 +81,14 @@ def helper(function):
 
 
 class _Progress(event.Listener):
-    """Say what is being compiled: on a terminal in a line that goes away afterwards, elsewhere once a process."""
+    """Say what is being compiled: on a terminal in a line that goes away afterwards, elsewhere once a process.
+
+    Meanwhile Python looks for no rubbish: it would walk through all that torch has loaded, again and again, and find none.
+    """
 
     def __init__(self) -> None:
         self.inside: set[object] = set()  # helpers are compiled within the kernel that calls them
-        self.seconds, self.count, self.began = 0.0, 0, 0.0
+        self.seconds, self.count, self.began, self.collected = 0.0, 0, 0.0, False
 
     def on_start(self, event) -> None:
         dispatcher = event.data["dispatcher"]
@@ -93,7 +97,8 @@ class _Progress(event.Listener):
         self.inside.add(dispatcher)
         if len(self.inside) > 1:
             return
-        self.count, self.began = self.count + 1, time.perf_counter()
+        self.count, self.began, self.collected = self.count + 1, time.perf_counter(), gc.isenabled()
+        gc.disable()
         once = "once on this machine" if kernel_cache_folder() else "in every process, for want of a cache folder"
         if sys.stderr.isatty():
             name = f"{dispatcher.py_func.__module__.rpartition('.')[2]}.{dispatcher.py_func.__name__}"
@@ -106,6 +111,8 @@ class _Progress(event.Listener):
         if not self.inside and self.began:
             self.seconds += time.perf_counter() - self.began
             self.began = 0.0
+            if self.collected:
+                gc.enable()
             if sys.stderr.isatty():
                 self._show("")
 

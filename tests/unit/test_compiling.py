@@ -58,3 +58,28 @@ def test_a_helper_may_be_called_from_python():
     from nsw.kernels.splat_lists import record_size
 
     assert [record_size(n) for n in (3, 6, 7)] == [16, 16, 32]
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_rubbish_is_collected_as_before_after_a_kernel_is_compiled_and_after_one_that_cannot_be(collects):
+    import gc
+
+    import numba
+    import numpy as np
+
+    def double(x):
+        return 2 * x
+
+    def broken(x):
+        return x.no_such_thing
+
+    double.__module__ = broken.__module__ = "nsw.kernels.elsewhere"
+    before = gc.isenabled()
+    try:
+        gc.enable() if collects else gc.disable()
+        assert numba.njit(double)(np.float32(2)) == 4 and gc.isenabled() == collects
+        with pytest.raises(numba.TypingError):
+            numba.njit(broken)(np.float32(2))
+        assert gc.isenabled() == collects
+    finally:
+        gc.enable() if before else gc.disable()
