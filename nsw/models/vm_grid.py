@@ -40,6 +40,8 @@ class VMGridSettings:
         shift: added to the raw density before its softplus, so that the field starts nearly empty. The paper's -10 is so empty that
             a run of a few hundred steps is over before anything appears.
         step_ratio: length of a sample in voxels; the paper takes 0.5.
+        basis_start: scales the first basis. Products of two small random factors begin a tenth as large as a factor; a larger
+            basis lets the network see them from the start, which a run of a few hundred steps notices.
         n_cells: cells of the alpha mask along an axis.
     """
 
@@ -51,6 +53,7 @@ class VMGridSettings:
     n_frequencies: tuple[int, int] = (2, 2)
     shift: float = -6.0
     step_ratio: float = 1.0
+    basis_start: float = 1.0
     n_cells: int = 64
 
 
@@ -75,6 +78,8 @@ class VMGrid(nn.Module):
         self.factors = s.factors.build(grid_shape(aabb, s.n_voxels), s.n_features)
         n = self.factors.n_products
         self.basis = nn.Linear(n, s.n_features, bias=False) if n else nn.Identity()
+        if n:
+            self.basis.weight.data.mul_(s.basis_start)
         self.mlp = _colour_network(s)
         self.occupancy = OccGridEstimator(s.box, s.n_cells)
         self.occupancy.binaries.fill_(True)

@@ -180,3 +180,16 @@ def test_the_products_have_the_basis_columns_in_their_order():
 def test_a_flat_box_is_refused():
     with pytest.raises(InputError, match="volume"):
         VMGrid(VMGridSettings(box=(0.0, 0.0, 0.0, 1.0, 0.0, 1.0)))
+
+
+@factored
+def test_a_larger_first_basis_scales_the_features_and_nothing_else(factors):
+    models = []
+    for start in (1.0, 3.0):
+        torch.manual_seed(0)
+        models.append(VMGrid(VMGridSettings(BOX, 9**3, factors, n_features=5, mlp_width=8, basis_start=start, n_cells=6)))
+    plain, larger = models
+    points, _ = _inputs(plain)
+    torch.testing.assert_close(larger.features(points), 3 * plain.features(points))
+    torch.testing.assert_close(larger.density(points), plain.density(points))
+    assert all(torch.equal(a, b) for a, b in zip(plain.mlp.parameters(), larger.mlp.parameters(), strict=True))
