@@ -59,7 +59,7 @@ METHODS = (
     Method("nerfbusters", "Nerfbusters", 2023, PRIORS, ("nerf",)),
 )
 
-_BOX_WIDTH, _BOX_HEIGHT, _COLUMN, _ROW, _LEFT, _TOP = 128, 34, 142, 0, 92, 34
+_BOX_WIDTH, _BOX_HEIGHT, _COLUMN, _ROW, _LEFT, _TOP = 108, 34, 122, 0, 92, 34
 _COLOURS = {FIELDS: "#0072B2", GRIDS: "#00734d", SPLATS: "#B34700", SURFACES: "#AA4499", PRIORS: "#7A6000"}
 
 
@@ -158,7 +158,8 @@ def _box(method: Method, place: tuple[int, int], present: dict[str, str], link: 
     text = html.escape(method.title)
     style = (
         f"position:absolute;left:{place[0]}px;top:{place[1]}px;width:{_BOX_WIDTH}px;height:{_BOX_HEIGHT}px;box-sizing:border-box;"
-        f"line-height:{_BOX_HEIGHT - 2}px;text-align:center;border-radius:5px;text-decoration:none;border:1px solid "
+        f"line-height:{_BOX_HEIGHT - 2}px;text-align:center;border-radius:5px;text-decoration:none;"
+        "font-size:12px;white-space:nowrap;border:1px solid "
     )
     if file is None:
         look = f"{style}#bbb;background:#e6e6e6;color:#5c5c5c"

@@ -319,6 +319,7 @@ def test_method_map_links_what_exists_and_greys_the_rest(shown, tmp_path):
     widgets.method_map(tmp_path)
     text = shown[-1]["text/html"]
     assert 'href="01_nerf.ipynb"' in text and "TensoRF (2022): no notebook yet" in text
+    assert int(re.search(r"position:relative;width:(\d+)px", text).group(1)) <= 848  # the room of a JupyterLab cell at 1300 px
     assert "brand new" in text and "aria-label" in text  # a notebook that the map does not know still appears
     assert set(methods_map.notebooks_of(tmp_path)) == {"start", "nerf", "brand_new"}
     slugs = {m.slug for m in methods_map.METHODS}
