@@ -120,6 +120,7 @@ def bars(
             labels = [f"{top:.4g}" if name == names[-1] else "" for top in tops]
         data.append(go.Bar(x=list(values), y=heights, name=name, text=labels, **look))
     chart = figure(data, title=title, showlegend=grouped, barmode="overlay" if stacked else "group")
+    chart.update_xaxes(type="category")  # else plotly takes "#734125" and "1%" for numbers
     chart.update_yaxes(title=y)
     show_figure(chart, alt, caption)
 

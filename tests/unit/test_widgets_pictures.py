@@ -176,6 +176,11 @@ def test_log_axes_of_one_or_two_decades_name_two_and_five_only():
     assert charts.log_axis([])["type"] == "log"
 
 
+def test_names_of_bars_are_never_numbers(shown):
+    widgets.bars({"#734125": 1.0, "#231202": 2.0}, alt="two bars named by their colours")
+    assert shown[0]["application/vnd.plotly.v1+json"]["layout"]["xaxis"]["type"] == "category"
+
+
 def test_stacked_bars_stand_on_each_other(monkeypatch):
     shown = []
     monkeypatch.setattr(charts, "emit", lambda bundle, *rest, **more: shown.append(bundle["image/svg+xml"]))
