@@ -30,11 +30,11 @@ RATES = {  # Adam's step sizes at the first and at the last step of 30,000 (offi
     "shape": (4e-3, 4e-5),
     "offset": (5e-3, 1e-3),
 }
-SHORT_RATES = {  # the same for 1,000 steps: anchors must learn faster, and what all of them share must not swing. Measured
-    "features": (1e-1, 1e-2),
+SHORT_RATES = {  # the same for 1,000 steps: anchors must learn faster, and colours, shared by all, must not swing. Measured
+    "features": (2e-1, 2e-2),
     "scales": (5e-2, 5e-3),
     "table": (1e-2, 1e-3),
-    "opacity": (5e-4, 5e-5),
+    "opacity": (2e-3, 2e-4),
     "colour": (4e-3, 4e-4),
     "shape": (4e-3, 4e-4),
     "offset": (2e-3, 2e-4),

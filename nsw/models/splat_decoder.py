@@ -17,6 +17,7 @@ from nsw.models.gaussians import GaussiansSettings, Seen
 from nsw.models.sh import sh0_from_rgb
 
 FIRST_OPACITY = 1.0
+N_VIEW = 4  # numbers that networks hear of a camera: the unit vector to the anchor and the distance
 PLAIN = GaussiansSettings(sh_degree=0)
 
 
@@ -72,8 +73,11 @@ class SplatDecoder(nn.Module):
         self.levels = hash_levels(s.n_levels, s.n_min, s.n_max, s.log2_entries) if s.n_levels else None
         self.table = nn.Parameter((2 * torch.rand(self.levels.n_rows if self.levels else 0, s.n_channels) - 1) * 1e-4)
         self.gain, self.bias = nn.Parameter(torch.ones(s.n_encoded)), nn.Parameter(torch.zeros(s.n_encoded))
-        self.opacity, self.colour, self.shape = (_network(s.n_encoded + 4, s.width, n_out) for n_out in (1, 3, 7))
+        self.opacity, self.colour, self.shape = (_network(s.n_encoded + N_VIEW, s.width, n_out) for n_out in (1, 3, 7))
         self.offset = nn.Sequential(nn.Linear(s.n_encoded, s.width_offset), nn.Linear(s.width_offset, 3))
+        with torch.no_grad():  # unlike the official code: splats look alike from everywhere until pictures say otherwise
+            for network in (self.opacity, self.colour, self.shape):
+                network[0].weight[:, -N_VIEW:] = 0.0
         nn.init.constant_(self.opacity[-1].bias, FIRST_OPACITY)  # features say nothing yet: beneath 0 no splat would ever be drawn
         nn.init.zeros_(self.offset[-1].weight)
         nn.init.zeros_(self.offset[-1].bias)

@@ -156,6 +156,16 @@ def test_the_displacement_does_not_depend_on_the_camera_and_is_reported():
     assert torch.allclose(moved, model.displacements()[anchors], atol=1e-6) and float(moved.norm(dim=1).mean()) > 0.01
 
 
+def test_splats_look_alike_from_everywhere_before_training():
+    model = AnchoredSplats.at_points(cloud(), AnchoredSettings(SMALL, k=6), seed=0)
+    torch.nn.init.normal_(model.features)
+    cameras = orbit(4, 5.0, 10.0, fov_x_degrees=60, width=32, height=32)
+    first, other = (model.seen_from(cameras[i]) for i in (0, 1))
+    assert torch.equal(first[1], other[1]) and float(first[0].sh0.detach().std()) > 0.01
+    for name in ("sh0", "activated_opacities", "activated_scales", "quats"):
+        assert torch.equal(getattr(first[0], name), getattr(other[0], name)), name
+
+
 def test_lite_stores_key_points_and_its_reader_makes_the_rest(tmp_path):
     model = a_model(midpoints=(5, 3))
     full = AnchoredSplats.at_points(model.places, AnchoredSettings(SMALL, k=6))
