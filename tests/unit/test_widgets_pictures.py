@@ -178,7 +178,7 @@ def test_log_axes_of_one_or_two_decades_name_two_and_five_only():
 
 def test_names_of_bars_are_never_numbers(shown):
     widgets.bars({"#734125": 1.0, "#231202": 2.0}, alt="two bars named by their colours")
-    assert shown[0]["application/vnd.plotly.v1+json"]["layout"]["xaxis"]["type"] == "category"
+    assert shown[0][0]["application/vnd.plotly.v1+json"]["layout"]["xaxis"]["type"] == "category"
 
 
 def test_stacked_bars_stand_on_each_other(monkeypatch):
