@@ -31,10 +31,9 @@ RATES = {  # Adam's step sizes at the first and at the last step of 30,000 (offi
     "offset": (5e-3, 1e-3),
 }
 SHORT_RATES = {  # the same for 1,000 steps: anchors must learn faster, and colours, shared by all, must not swing. Measured
-    "features": (2e-1, 2e-2),
+    "features": (1e-1, 1e-2),
     "scales": (5e-2, 5e-3),
     "table": (1e-2, 1e-3),
-    "opacity": (2e-3, 2e-4),
     "colour": (4e-3, 4e-4),
     "shape": (4e-3, 4e-4),
     "offset": (2e-3, 2e-4),
