@@ -165,19 +165,22 @@ def unflatten(tensors: Mapping[str, Tensor], tree: Any) -> Any:
     return {key: unflatten(tensors, item) for key, item in tree.items()}
 
 
-def save_state(path: Path, state: Any, kind: str) -> None:
-    """Write nested state to one safetensors file, in one step.
+def state_bytes(state: Any, kind: str) -> bytes:
+    """Return nested state as the bytes of one safetensors file; equal states of one kind give equal bytes.
 
     Args:
-        path: the file.
         state: dicts, lists and tuples of tensors, arrays, numbers and text.
         kind: what the file is ("checkpoint", "model"); `load_state` asks for it.
     """
     from safetensors.torch import save
 
     tensors, tree = flatten(state)
-    header = {"nsw": json.dumps({"format": FORMAT, "kind": kind, "tree": tree})}
-    write_bytes(path, save(tensors, metadata=header))
+    return save(tensors, metadata={"nsw": json.dumps({"format": FORMAT, "kind": kind, "tree": tree})})
+
+
+def save_state(path: Path, state: Any, kind: str) -> None:
+    """Write nested state (see `state_bytes`) to one safetensors file, in one step."""
+    write_bytes(path, state_bytes(state, kind))
 
 
 def load_state(path: Path, kind: str, device: torch.device | str = "cpu") -> Any:

@@ -1,51 +1,45 @@
-"""Where one block is worked on: in a process of its own (`python -m nsw.runs.block_worker`), or in a worker of Ray.
-
-What is to be done comes as a pickle, as with `multiprocessing`: from the process that started this one, through a pipe that no
-other can write to, or through Ray's own channels. No pickle is ever a file; results are safetensors and JSON.
-"""
+"""Where one block is worked on: in a process of its own (`python -m nsw.runs.block_worker`), or in a worker of Ray."""
 
 from __future__ import annotations
 
 import os
-import pickle
+import pkgutil
 import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from nsw.errors import InputError
 
+INPUT = "input of a block"  # the kind of its file
 
-def perform(payload: bytes, path: Path, threads: int) -> dict[str, Any]:
+
+def perform(work: str, given: Path, path: Path, threads: int) -> dict[str, Any]:
     """Call `work(input, path)` with so many threads; return its wall seconds and this process's peak memory.
 
     Args:
-        payload: (work, input), pickled.
+        work: "module:name" of the function.
+        given: file of the input.
 
     Raises:
         InputError: when the work leaves no file.
     """
     import torch
 
+    from nsw.models.io import unpack
+    from nsw.models.state import load_state
     from nsw.runs.measure import peak_memory_mb
 
-    work, given = pickle.loads(payload)
+    function, thing = pkgutil.resolve_name(work), unpack(load_state(given, INPUT), given)
     torch.set_num_threads(threads)
     path.parent.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
-    work(given, path)
+    function(thing, path)
     seconds = time.perf_counter() - began
     if not path.is_file():
-        raise InputError(f"{work.__qualname__} wrote no file {path.name}: write the result to the path it is given.")
+        raise InputError(f"{function.__qualname__} wrote no file {path.name}: write the result to the path it is given.")
     return {"seconds": round(seconds, 3), "peak_mb": round(peak_memory_mb(), 1)}
-
-
-def send(stream: BinaryIO, message: Any) -> None:
-    """Write one pickled message behind its length."""
-    data = pickle.dumps(message)
-    stream.write(len(data).to_bytes(8, "little") + data)
-    stream.flush()
 
 
 def _end_with(handle: int) -> None:
@@ -57,18 +51,16 @@ def _end_with(handle: int) -> None:
     os._exit(1)
 
 
-def main() -> None:
-    """Read one message from standard input, work, and leave `block.json` and then the block where they belong."""
-    stdin = sys.stdin.buffer
-    message = pickle.loads(stdin.read(int.from_bytes(stdin.read(8), "little")))  # before the slow imports: the sender waits for it
-    threading.Thread(target=_end_with, args=(stdin.fileno(),), daemon=True).start()
-    working, finished = Path(message["working"]), Path(message["finished"])
-    cost = perform(message["payload"], working, message["threads"])
+def main(work: str, given: str, working: str, finished: str, made_from: str, threads: str) -> None:
+    """Work, and leave `block.json` and then the block where they belong."""
+    threading.Thread(target=_end_with, args=(sys.stdin.fileno(),), daemon=True).start()
+    cost = perform(work, Path(given), Path(working), int(threads))
     from nsw.models.state import write_json
 
-    write_json(finished.with_suffix(".json"), {"made_from": message["made_from"], **cost})
+    write_json(Path(finished).with_suffix(".json"), {"made_from": made_from, **cost})
     os.replace(working, finished)
+    os.unlink(given)
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

@@ -1,8 +1,8 @@
 """Blocks of one large piece of work, side by side: in processes of this machine or, unchanged, on a Ray cluster.
 
-A block is a call `work(input, path)` of a function that other processes can import; it writes one safetensors file. A finished
-block is not run again, so that a run that was stopped or killed goes on where it was; one made from another input or by other
-code is.
+A block is a call `work(input, path)` of a function that other processes can import; it writes one safetensors file, and its input
+travels as one. A finished block is not run again, so that a run that was stopped or killed goes on where it was; one made from
+another input or by other code is.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import io
 import os
-import pickle
+import pkgutil
 import signal
 import subprocess
 import sys
@@ -26,7 +25,8 @@ import torch
 
 import nsw
 from nsw.errors import InputError
-from nsw.models.state import read_json
+from nsw.models.io import pack
+from nsw.models.state import read_json, state_bytes, write_bytes
 from nsw.runs import block_worker, provenance
 from nsw.runs.progress import Eta, quiet_reporter
 
@@ -35,10 +35,11 @@ Work = Callable[[Any, Path], None]
 
 @dataclass(frozen=True)
 class Block:
-    """One block: what is sent to its process, and where its result belongs."""
+    """One block: the function ("module:name") and the safetensors of its input, and where its result belongs."""
 
     index: int
-    payload: bytes
+    work: str
+    given: bytes
     finished: Path
     made_from: str
 
@@ -80,7 +81,8 @@ def run_blocks(
     Args:
         work: a function at the top level of a module. It writes `path`, a safetensors file, and may keep a checkpoint of its own
             beside it: a block that is run again gets the same path (not on Ray, where only the file comes back).
-        inputs: settings, paths and tensors that can be pickled.
+        inputs: tensors, numbers, text, paths, tuples and dicts of them (a list arrives as a tuple), and models, scenes and settings
+            of this package.
         folder: of the results; each has a `.json` with its cost and a `.log` with what it printed beside it.
         where: "processes" on this machine, or "ray" (extra `cluster`).
         workers: blocks at a time on this machine. On Ray the cluster's free cores and GPUs decide.
@@ -120,38 +122,30 @@ def costs(files: Sequence[Path]) -> list[Cost]:
 
 
 def _block(work: Work, given: Any, index: int, folder: Path) -> Block:
-    name = f"{getattr(work, '__module__', None)}.{getattr(work, '__qualname__', work)}"
-    if name.startswith("__main__.") or "<" in name:
+    name = f"{getattr(work, '__module__', None)}:{getattr(work, '__qualname__', work)}"
+    if not _can_be_imported(work, name):
         raise InputError(f"Other processes cannot import {name}: put the work of blocks into a module, at its top level.")
     try:
-        payload, made_from = pickle.dumps((work, given)), fingerprint(work, given)
-    except (pickle.PicklingError, AttributeError, TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"The input of block {index} cannot be pickled ({error}): give settings, paths and tensors.") from error
-    return Block(index, payload, folder / f"block-{index:03d}.safetensors", made_from)
+        sent = state_bytes(pack(given), block_worker.INPUT)
+    except InputError as error:
+        raise InputError(f"The input of block {index} cannot be sent to another process. {error}") from error
+    return Block(index, name, sent, folder / f"block-{index:03d}.safetensors", fingerprint(name, sent))
 
 
-class _Contents(pickle.Pickler):
-    """Pickle tensors by what they hold; two equal ones need not be one object, nor the same one in another process."""
-
-    def persistent_id(self, thing: Any) -> Any:
-        if not isinstance(thing, torch.Tensor):
-            return None
-        raw = thing.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-        return str(thing.dtype), tuple(thing.shape), hashlib.sha256(raw).hexdigest()
+def _can_be_imported(work: Work, name: str) -> bool:
+    try:
+        return not name.startswith("__main__:") and pkgutil.resolve_name(name) is work
+    except (ImportError, AttributeError, ValueError):
+        return False
 
 
-def fingerprint(work: Work, given: Any) -> str:
-    """Return a digest of an input, of the function and of the package's code: another one means another result.
+def fingerprint(work: str, given: bytes) -> str:
+    """Return a digest of an input, of the function's name and of the package's and its module's code: another means another result.
 
-    >>> same, other = torch.arange(3), torch.tensor([0, 1, 3])
-    >>> fingerprint(print, same) == fingerprint(print, same.clone()) != fingerprint(print, other)
-    True
+    >>> fingerprint("nsw.methods.sags:densified", b"1") == fingerprint("nsw.methods.sags:densified", b"2")
+    False
     """
-    stream = io.BytesIO()
-    pickler = _Contents(stream)
-    pickler.fast = True  # without references to what came before: they tell equal things from things that are one
-    pickler.dump((work, given))
-    return hashlib.sha256(_code_of(work.__module__) + stream.getvalue()).hexdigest()
+    return hashlib.sha256(_code_of(work.partition(":")[0]) + work.encode() + given).hexdigest()
 
 
 @functools.cache
@@ -197,7 +191,7 @@ def _in_processes(blocks: list[Block], workers: int, threads: int, **_) -> Itera
             for block, process in list(running.items()):
                 if process.poll() is not None:
                     del running[block]
-                    _close(process)
+                    process.stdin.close()
                     yield block, _why(block, process.returncode)
             yield None
             time.sleep(0.02)
@@ -212,14 +206,14 @@ def _start(block: Block, threads: int) -> subprocess.Popen:
     environment = {**os.environ, **dict.fromkeys(names, str(threads)), "PYTHONIOENCODING": "utf-8"}
     environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
     own_group = {"start_new_session": True} if os.name == "posix" else {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-    with open(block.log, "wb") as log:
-        command = [sys.executable, "-P", "-m", "nsw.runs.block_worker"]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, **own_group)
     working = block.finished.parent / "working" / block.finished.name
-    message = {"payload": block.payload, "working": str(working), "finished": str(block.finished)}
-    with contextlib.suppress(OSError):  # it died at once: its exit status is reported
-        block_worker.send(process.stdin, {**message, "threads": threads, "made_from": block.made_from})
-    return process
+    given = working.with_suffix(".input")
+    write_bytes(given, block.given)
+    command = [sys.executable, "-P", "-m", "nsw.runs.block_worker", block.work, given, working, block.finished, block.made_from]
+    with open(block.log, "wb") as log:
+        # Nothing is written to its input: that the pipe ends tells it that this process is gone.
+        pipes = dict(stdin=subprocess.PIPE, stdout=log, stderr=log)
+        return subprocess.Popen([*map(str, command), str(threads)], env=environment, **pipes, **own_group)
 
 
 def _end(process: subprocess.Popen) -> None:
@@ -229,13 +223,7 @@ def _end(process: subprocess.Popen) -> None:
             os.killpg(process.pid, signal.SIGKILL)
     process.kill()
     process.wait()
-    _close(process)
-
-
-def _close(process: subprocess.Popen) -> None:
-    """Close the pipe to a process that has ended; what it never read is lost with it."""
-    with contextlib.suppress(OSError):
-        process.stdin.close()
+    process.stdin.close()
 
 
 def _why(block: Block, status: int) -> str:

@@ -36,16 +36,18 @@ def import_ray(elsewhere: str | None = None) -> Any:
     return ray
 
 
-def perform_there(payload: bytes, name: str, threads: int, paths: list[str]) -> tuple[bytes, dict[str, Any]]:
+def perform_there(work: str, given: bytes, name: str, threads: int, paths: list[str]) -> tuple[bytes, dict[str, Any]]:
     """Work on one block on any node; return the file's bytes and its cost: the nodes need not share a disk.
 
     Args:
+        work, given: as in `Block`.
         paths: where the driver finds modules, so that a node on its machine finds the same.
     """
     sys.path += [path for path in paths if path not in sys.path]
     with tempfile.TemporaryDirectory(prefix="nsw-block-") as folder:
-        path = Path(folder) / name
-        cost = block_worker.perform(payload, path, threads)
+        path, source = Path(folder) / name, Path(folder) / "input"
+        source.write_bytes(given)
+        cost = block_worker.perform(work, source, path, threads)
         return path.read_bytes(), cost
 
 
@@ -66,7 +68,7 @@ def on_ray(blocks: Sequence[Block], threads: int, gpus: float, address: str | No
         # A process of its own for every block: memory is freed at its end, and its peak is the block's.
         task = ray.remote(max_calls=1, max_retries=RETRIES, num_cpus=threads, num_gpus=gpus)(perform_there)
         paths = [os.path.abspath(path) for path in sys.path]
-        pending = {task.remote(block.payload, block.finished.name, threads, paths): block for block in blocks}
+        pending = {task.remote(block.work, block.given, block.finished.name, threads, paths): block for block in blocks}
         while pending:
             ready, _ = ray.wait(list(pending), timeout=0.5)
             for reference in ready:

@@ -307,3 +307,31 @@ def test_a_model_from_elsewhere_is_refused_when_saved(tmp_path):
     with pytest.raises(InputError, match="only models defined in the nsw package"):
         io.save(nn.Linear(1, 1), tmp_path / "kept")
     assert not (tmp_path / "kept").exists()
+
+
+def test_scenes_models_and_settings_come_back_from_one_file(tmp_path):
+    import nsw.scenes
+
+    scene = nsw.scenes.load("toybox", size=8)
+    given = {"scene": scene, "model": gaussians(), "at": [Path("there"), None, True, 0.1, float("inf")], 3: {"class": "words"}}
+    save_state(tmp_path / "given", io.pack(given), "input")
+    again = io.unpack(load_state(tmp_path / "given", "input"), tmp_path / "given")
+    assert list(again) == list(given) and again[3] == given[3] and again["at"] == tuple(given["at"])
+    assert type(again["model"]) is type(given["model"]) and torch.equal(again["model"].means, given["model"].means)
+    there = again["scene"]
+    assert torch.equal(there.images, scene.images) and torch.equal(there.cameras.Ks, scene.cameras.Ks)
+    assert there.splits.keys() == scene.splits.keys() and there.source == scene.source and tuple(there.names) == tuple(scene.names)
+    assert (
+        torch.equal(there.points.xyz, scene.points.xyz)
+        and torch.equal(there.depth, scene.depth)
+        and there.masks is scene.masks is None
+    )
+
+
+def test_only_what_this_package_can_build_again_is_packed():
+    with pytest.raises(InputError, match="Cannot store a Linear: only tensors"):
+        io.pack([nn.Linear(1, 1)])
+    with pytest.raises(InputError, match="Cannot store a complex"):
+        io.pack({"a": 1j})
+    with pytest.raises(InputError, match="only classes of the nsw package"):
+        io.unpack({"class": "subprocess:Popen", "values": {"args": "true"}}, "a file")

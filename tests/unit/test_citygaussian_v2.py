@@ -18,7 +18,9 @@ from nsw.methods import citygaussian_v2_depth as depth_of
 from nsw.methods import citygaussian_v2_press as press
 from nsw.methods.density_control import DensityControl, new_rows
 from nsw.methods.gaussian_splatting import starting_points
+from nsw.models.io import pack, unpack
 from nsw.models.residual_codebooks import assign
+from nsw.models.state import load_state, save_state
 from nsw.models.surfels import Surfels
 from nsw.renderers.surfels import render_view
 
@@ -78,7 +80,9 @@ def test_merged_discs_are_those_inside_their_boxes(town, tmp_path):
     for part, box in zip(parts, boxes, strict=True):
         assert bool(blocks.inside(part.means, box[None]).all())
     assert isinstance(whole, Surfels)
-    again = blocks.load_block(blocks.tune_block(work[0], tmp_path / "again.safetensors"))[0]
+    save_state(tmp_path / "input", pack(work[0]), "input")  # as it travels to another process
+    sent = unpack(load_state(tmp_path / "input", "input"), "input")
+    again = blocks.load_block(blocks.tune_block(sent, tmp_path / "again.safetensors"))[0]
     assert torch.equal(again.means, parts[0].means)
 
 
