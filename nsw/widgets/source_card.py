@@ -110,15 +110,16 @@ def _test_texts() -> tuple[tuple[str, str], ...]:
 
 
 def tests_naming(name: str, module: str = "") -> tuple[str, ...]:
-    """Return the test files that call a function, or name the class of a method and call it; empty without tests installed.
+    """Return the test files that call a function; empty where the tests are not installed.
 
-    Many a function has a common name: where some of the files name its module too, only those are meant.
+    Many a function has a common name: where some of the files name its module or class too, only those are meant, and of a
+    method no others.
     """
     owner, _, plain = name.rpartition(".")
-    patterns = [rf"\b{re.escape(plain)}\("] + ([rf"\b{re.escape(owner)}\b"] if owner else [])
-    calling = [(path, text) for path, text in _test_texts() if plain and all(re.search(pattern, text) for pattern in patterns)]
-    near = [(path, text) for path, text in calling if re.search(rf"\b{re.escape(module.rpartition('.')[2])}\b", text)]
-    return tuple(path for path, _ in (near if module and near else calling))
+    home = "|".join(re.escape(word) for word in (owner, module.rpartition(".")[2]) if word)
+    calling = [(path, text) for path, text in _test_texts() if plain and re.search(rf"\b{re.escape(plain)}\(", text)]
+    near = [(path, text) for path, text in calling if home and re.search(rf"\b({home})\b", text)]
+    return tuple(path for path, _ in (near if near or owner else calling))
 
 
 def highlighted(code: str) -> str:

@@ -1,6 +1,8 @@
 """environment.yml, pyproject.toml and constraints.txt tell one story, and the top level holds what the design lists."""
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -117,3 +119,15 @@ def test_every_module_parses_under_the_oldest_supported_python():
     assert files
     for path in files:
         ast.parse(path.read_text(encoding="utf-8"), filename=str(path), feature_version=(3, 11))
+
+
+@pytest.mark.skipif(os.name != "posix" or not shutil.which("make"), reason="needs make and a POSIX shell")
+@pytest.mark.parametrize(("user", "asked"), [("0", True), ("1000", False)])
+def test_make_lab_starts_for_root_too(tmp_path, user, asked):
+    """Jupyter refuses root, whom a container makes of everybody, unless it is asked for."""
+    (tmp_path / "id").write_text(f"#!/bin/sh\necho {user}\n")
+    (tmp_path / "id").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    command = ["make", "-n", "-C", str(ROOT), "lab"]
+    said = subprocess.run(command, capture_output=True, text=True, env=environment, check=True).stdout
+    assert ("jupyter lab --allow-root notebooks/00_start.ipynb" in said) == asked and "notebooks/00_start.ipynb" in said

@@ -35,6 +35,7 @@ def test_card_holds_equation_body_place_and_tests():
     assert all(re.fullmatch(r"tests/\w+/test_\w+\.py", test) for test in card.tests)
     # other classes have a `decode` of their own; only tests that name the class are a method's
     assert source_card.tests_naming("RayDistribution.decode") == ("tests/unit/test_nerdf.py",)
+    assert source_card.tests_naming("SplatDecoder.decode", "nsw.models.splat_decoder") == ("tests/unit/test_sags.py",)
     assert set(source_card.tests_naming("losses", "nsw.methods.pvd")) == {"tests/unit/test_pvd.py", "tests/unit/test_pvd_al.py"}
 
 
