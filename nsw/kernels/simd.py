@@ -135,12 +135,6 @@ def broadcast(context, scalar):
 
 
 @intrinsic
-def lane_centres(context):
-    """0.5, 1.5, 2.5, ...: the pixel centres of a row of LANES pixels."""
-    return Floats(), lambda *_: ir.Constant(_FLOATS, [ir.Constant(_FLOAT, lane + 0.5) for lane in range(LANES)])
-
-
-@intrinsic
 def select(context, mask, yes, no):
     """Per lane, `yes` where the mask holds, else `no`."""
     return Floats(Mask, Floats, Floats), lambda context, builder, sig, args: builder.select(*args)

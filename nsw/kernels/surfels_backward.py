@@ -21,6 +21,8 @@ import numpy as np
 
 from nsw.kernels.compiling import helper, kernel
 from nsw.kernels.simd import (
+    BLOCK_H,
+    BLOCK_W,
     LANES,
     absolute,
     any_lane,
@@ -32,14 +34,14 @@ from nsw.kernels.simd import (
     channel_store_sums,
     channel_zeros,
     exp2,
-    lane_centres,
     load,
     minimum,
     select,
     store,
     sum_lanes,
 )
-from nsw.kernels.splat_forward import ONE, PIXELS, ZERO
+from nsw.kernels.simd_blocks import block_x, block_y
+from nsw.kernels.splat_forward import BLOCKS_X, ONE, PIXELS, ZERO, in_lines
 from nsw.kernels.surfels_forward import (
     ALPHA_MAX,
     ALPHA_MIN,
@@ -51,6 +53,7 @@ from nsw.kernels.surfels_forward import (
     depth_on_ray,
     largest_rho,
     meet_block,
+    place_in,
 )
 from nsw.kernels.surfels_lists import BLOB, CENTRE, COLOR, OPACITY, TW, A, B, C, centred_rows, cross
 from nsw.kernels.tiles import TILE
@@ -58,8 +61,8 @@ from nsw.kernels.tiles import TILE
 f4 = np.float32
 TWO, FOUR = f4(2), f4(4)
 N_SUMS = 17  # opacity, zeta (3), zeta x (3), zeta y (3), blob (2), |blob| (2), depth, depth u, depth v; channels follow
-# Places in the state; T is at 0. LEFT is the light that reached the end, IN_FRONT the running sum of w d.
-S, STOP, G_SUM, G_DISTORT, G_MEDIAN, LEFT, M1, M2, IN_FRONT, FIRST = (i * PIXELS for i in range(1, 11))
+# Places in a block of the state; T is at 0. LEFT is the light that reached the end, IN_FRONT the running sum of w d.
+S, STOP, G_SUM, G_DISTORT, G_MEDIAN, LEFT, M1, M2, IN_FRONT, FIRST = (i * LANES for i in range(1, 11))
 
 
 @helper
@@ -83,7 +86,7 @@ def depth_slopes(state, at, drawn, weight, depth, T, light):
     g_sum, g_median = load(state, G_SUM + at), load(state, G_MEDIAN + at)
     median = drawn & (T > HALF)  # from behind, the first such splat is the last one that was drawn
     light, v_depth = light + g_sum * depth, weight * g_sum + select(median, g_median, broadcast(ZERO))
-    store(state, G_MEDIAN + at, select(median, broadcast(ZERO), g_median))
+    store(state, G_MEDIAN + at, g_median * select(median, broadcast(ZERO), broadcast(ONE)))
     return light, v_depth
 
 
@@ -101,7 +104,7 @@ def write_sums(sums, at, opacity, zeta, zeta_x, zeta_y, blob, absolutes, depth):
 @helper
 def undo_surfel(state, record, color, span, left, top, place, ray_depth, kind, ray, want_absolute, like, sums, at_sums):
     """Take one surfel out of a tile's state and write its sums over the pixels."""
-    y0, y1, b0, b1 = span
+    y0, y1, x0, x1 = span
     zero = broadcast(ZERO)
     s_o, blob_sx, blob_sy, abs_x, abs_y, s_d, s_du, s_dv = zero, zero, zero, zero, zero, zero, zero, zero
     z0s, z1s, z2s, z0x, z1x, z2x, z0y, z1y, z2y = zero, zero, zero, zero, zero, zero, zero, zero, zero
@@ -109,13 +112,14 @@ def undo_surfel(state, record, color, span, left, top, place, ray_depth, kind, r
     a0, a1, a2 = record[A], record[A + 1], record[A + 2]
     shift, reach = record[CENTRE] - record[BLOB], largest_rho(record[OPACITY])
     for y in range(y0, y1):
-        dy, blob_y = f4(top + y) + HALF - record[CENTRE + 1], f4(top + y) + HALF - record[BLOB + 1]
+        row = f4(top + y * BLOCK_H)
+        dy, blob_y = block_y() + (row - record[CENTRE + 1]), block_y() + (row - record[BLOB + 1])
         row0, row1, row2 = record[C] + dy * record[B], record[C + 1] + dy * record[B + 1], record[C + 2] + dy * record[B + 2]
         far_y = TWO * blob_y * blob_y
         row_z0, row_z1, row_z2, row_blob = zero, zero, zero, zero
-        for block in range(b0, b1):
-            at = y * TILE + block * LANES
-            dx = lane_centres() + (f4(left + block * LANES) - record[CENTRE])
+        for block in range(x0, x1):
+            at = (y * BLOCKS_X + block) * (FIRST + len(color) * LANES)
+            dx = block_x() + (f4(left + block * BLOCK_W) - record[CENTRE])
             blob_x = dx + shift
             u, v, z2, inverse, on_disk, in_blob = meet_block(dx, blob_x, a0, a1, a2, row0, row1, row2, far_y)
             rho, disk = minimum(on_disk, in_blob), on_disk <= in_blob
@@ -128,9 +132,9 @@ def undo_surfel(state, record, color, span, left, top, place, ray_depth, kind, r
             depth = select(drawn, depth, zero)
             T, behind = load(state, at), load(state, S + at)
             widen = ONE / (ONE - alpha)
-            T = select(drawn, T * widen, T)
+            T = T * select(drawn, widen, broadcast(ONE))
             weight = select(drawn, alpha * T, zero)
-            g = channel_load(state, FIRST + at, PIXELS, like)
+            g = channel_load(state, FIRST + at, LANES, like)
             light, v_depth = depth_slopes(state, at, drawn, weight, depth, T, channel_dot(g, color))
             if ray is not None and kind != NO_DISTORTION:
                 to_weight, to_depth = distortion_slopes(state, at, kind, drawn, weight, depth, ONE - T, ray)
@@ -162,17 +166,17 @@ def undo_surfel(state, record, color, span, left, top, place, ray_depth, kind, r
 
 
 @helper
-def read_surfel_tile(state, left, top, background, maps, v_picture, v_maps):
+def read_surfel_tile(state, block, left, top, background, maps, v_picture, v_maps):
     """Load a tile's end state and its gradients; pixels beyond the border get none."""
     height, width, n_channels = v_picture.shape
-    for pixel in range(PIXELS):
-        x, y = left + pixel % TILE, top + pixel // TILE
+    for place in range(PIXELS):
+        x, y, pixel = left + place % TILE, top + place // TILE, place_in(place % TILE, place // TILE, block)
         inside = x < width and y < height
         for i in range(1, 10):
-            state[i * PIXELS + pixel] = ZERO
+            state[i * LANES + pixel] = ZERO
         state[pixel], state[STOP + pixel], state[LEFT + pixel] = ONE, -ONE, ONE
         for c in range(n_channels):
-            state[FIRST + c * PIXELS + pixel] = v_picture[y, x, c] if inside else ZERO
+            state[FIRST + c * LANES + pixel] = v_picture[y, x, c] if inside else ZERO
         if not inside:
             continue
         T, behind = maps[0, y, x], -v_maps[0, y, x]
@@ -196,7 +200,8 @@ def surfels_backward(
     """
     width = maps.shape[2]
     tiles_x, n_tiles, size = (width + TILE - 1) // TILE, tile_start.shape[0] - 1, N_SUMS + len(like)
-    state = np.empty(FIRST + len(like) * PIXELS, np.float32)
+    block = FIRST + len(like) * LANES
+    state = in_lines(PIXELS // LANES * block)
     for tile in range(share, n_tiles, n_shares):
         left, top, first = (tile % tiles_x) * TILE, (tile // tiles_x) * TILE, tile_start[tile]
         for k in range(tile_stop[tile], tile_start[tile + 1]):  # behind the last pixel's stop
@@ -204,11 +209,11 @@ def surfels_backward(
                 sums[i] = ZERO
         if tile_stop[tile] == first:
             continue
-        read_surfel_tile(state, left, top, background, maps, v_picture, v_maps)
+        read_surfel_tile(state, block, left, top, background, maps, v_picture, v_maps)
         for k in range(tile_stop[tile] - 1, first - 1, -1):
             j = members[k]
             span = block_span(boxes[j], left, top)
-            if span[0] < span[1] and span[2] < span[3]:
+            if span[0] < span[1]:
                 color = channel_read(records[j], COLOR, like)
                 undo_surfel(
                     state, records[j], color, span, left, top, k - first, ray_depth, kind, ray, want_absolute, like, sums,

@@ -1,8 +1,10 @@
 """Composite surfels tile by tile, compiled: the rules of `surfels_reference.py`, LANES pixels at a time.
 
-A tile's state lies in one small array of 256 floats each: transmittance T (negated once the pixel has stopped, as in
-`splat_forward.py`), the list position that stopped it, depth, distortion, median depth, two running sums for the distortion,
-and the channels.
+A tile's state lies in one small array, block of LANES pixels after block, and of each block side by side: transmittance T (negated
+once the pixel has stopped), the list position that stopped it, depth, distortion, median depth, two running sums for the
+distortion, and the channels. So what a splat touches of a block lies together: a store and a load that lie 4096 bytes apart look
+alike to a core, which then lets the load wait. What was loaded goes back through products and sums with 0 and 1: a `select` between
+it and a new value would become a masked store, which takes some cores 20 cycles.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ import numpy as np
 
 from nsw.kernels.compiling import helper, kernel
 from nsw.kernels.simd import (
+    BLOCK_H,
+    BLOCK_W,
     LANES,
     absolute,
     any_lane,
@@ -18,34 +22,43 @@ from nsw.kernels.simd import (
     channel_accumulate,
     channel_read,
     exp2,
-    lane_centres,
     load,
     minimum,
     select,
     store,
 )
-from nsw.kernels.splat_forward import CHECK_EVERY, NEVER, ONE, PIXELS, T_MIN, ZERO
+from nsw.kernels.simd_blocks import block_x, block_y
+from nsw.kernels.splat_forward import BLOCKS_X, CHECK_EVERY, NEVER, ONE, PIXELS, T_MIN, ZERO, in_lines, pixel_place
 from nsw.kernels.surfels_lists import BLOB, CENTRE, COLOR, DEPTH, OPACITY, TW, A, B, C
 from nsw.kernels.tiles import LOG2_255, LOG2E, TILE
 
 f4 = np.float32
 ALPHA_MIN, ALPHA_MAX, HALF = f4(1.0 / 255.0), f4(0.999), f4(0.5)
 TWO, HALF_LOG2E = f4(2), -HALF * LOG2E
-STOP, SUM, DISTORT, MEDIAN, M1, M2, FIRST = (i * PIXELS for i in range(1, 8))  # places in the state; T is at 0
+STOP, SUM, DISTORT, MEDIAN, M1, M2, FIRST = (i * LANES for i in range(1, 8))  # places in a block; T is at 0
 NO_DISTORTION, CENTRE_DISTORTION, RAY_DISTORTION = 0, 1, 2
 
 
 @helper
 def block_span(box, left, top):
-    """The vectors a splat's box touches in a tile: rows [y0, y1) and block columns [b0, b1)."""
-    b0, b1 = max(box[0] - left, 0) // LANES, (min(box[1] - left, TILE) - 1) // LANES + 1
-    return max(box[2] - top, 0), min(box[3] - top, TILE), b0, b1
+    """The blocks a splat's box touches in a tile: block rows [y0, y1) and block columns [x0, x1); equal where it touches none."""
+    x0, x1, y0, y1 = max(box[0] - left, 0), min(box[1] - left, TILE), max(box[2] - top, 0), min(box[3] - top, TILE)
+    if x0 >= x1 or y0 >= y1:
+        return 0, 0, 0, 0
+    return y0 // BLOCK_H, (y1 - 1) // BLOCK_H + 1, x0 // BLOCK_W, (x1 - 1) // BLOCK_W + 1
 
 
 @helper
-def all_stopped(state):
+def place_in(x, y, block):
+    """Where a tile's pixel lies in a state whose blocks take so many floats."""
+    pixel = pixel_place(x, y)
+    return pixel // LANES * block + pixel % LANES
+
+
+@helper
+def all_stopped(state, block):
     """Whether no pixel of the tile takes light any more."""
-    for at in range(0, PIXELS, LANES):  # noqa: SIM110 - numba compiles a loop, not a generator
+    for at in range(0, state.shape[0], block):  # noqa: SIM110 - numba compiles a loop, not a generator
         if any_lane(load(state, at) > ZERO):
             return False
     return True
@@ -98,16 +111,17 @@ def draw_surfel(state, record, color, span, left, top, position, ray_depth, kind
     ray: nearest depth of an intersection, and a, b of m = a - b / d. None where neither is asked for: numba then compiles a kernel
     without those branches, which keeps more in registers.
     """
-    y0, y1, b0, b1 = span
+    y0, y1, x0, x1 = span
     a0, a1, a2 = record[A], record[A + 1], record[A + 2]
     shift, reach = record[CENTRE] - record[BLOB], largest_rho(record[OPACITY])
     for y in range(y0, y1):
-        dy, blob_y = f4(top + y) + HALF - record[CENTRE + 1], f4(top + y) + HALF - record[BLOB + 1]
+        row = f4(top + y * BLOCK_H)
+        dy, blob_y = block_y() + (row - record[CENTRE + 1]), block_y() + (row - record[BLOB + 1])
         row0, row1, row2 = record[C] + dy * record[B], record[C + 1] + dy * record[B + 1], record[C + 2] + dy * record[B + 2]
         far_y = TWO * blob_y * blob_y
-        for block in range(b0, b1):
-            at = y * TILE + block * LANES
-            dx = lane_centres() + (f4(left + block * LANES) - record[CENTRE])
+        for block in range(x0, x1):
+            at = (y * BLOCKS_X + block) * (FIRST + len(color) * LANES)
+            dx = block_x() + (f4(left + block * BLOCK_W) - record[CENTRE])
             u, v, z2, _, on_disk, in_blob = meet_block(dx, dx + shift, a0, a1, a2, row0, row1, row2, far_y)
             rho, T = minimum(on_disk, in_blob), load(state, at)
             if not any_lane((rho < reach) & (T > ZERO)):
@@ -118,11 +132,12 @@ def draw_surfel(state, record, color, span, left, top, position, ray_depth, kind
             drawn = alpha * T
             after = T - drawn
             weight = select(bright & (after > T_MIN), drawn, broadcast(ZERO))
-            channel_accumulate(state, FIRST + at, PIXELS, weight, color)
+            channel_accumulate(state, FIRST + at, LANES, weight, color)
             seen = weight > ZERO
             depth = select(seen, depth, broadcast(ZERO))
             store(state, SUM + at, load(state, SUM + at) + weight * depth)
-            store(state, MEDIAN + at, select(seen & (T > HALF), depth, load(state, MEDIAN + at)))
+            earlier = select(seen & (T > HALF), broadcast(ZERO), broadcast(ONE))
+            store(state, MEDIAN + at, load(state, MEDIAN + at) * earlier + depth * (ONE - earlier))
             if ray is not None and kind != NO_DISTORTION:
                 add_distortion(state, at, kind, weight, depth, ONE - T, ray)
             stops = bright & (after <= T_MIN)
@@ -134,29 +149,30 @@ def draw_surfel(state, record, color, span, left, top, position, ray_depth, kind
 
 
 @helper
-def clear_surfel_tile(state, left, top, width, height):
+def clear_surfel_tile(state, block, left, top, width, height):
     """T = 1 inside the picture; pixels beyond its border count as stopped."""
-    for pixel in range(PIXELS):
-        inside = left + pixel % TILE < width and top + pixel // TILE < height
-        state[pixel] = ONE if inside else -ONE
-        state[STOP + pixel] = NEVER
-    for i in range(SUM, state.shape[0]):
+    for i in range(state.shape[0]):
         state[i] = ZERO
+    for y in range(TILE):
+        for x in range(TILE):
+            pixel = place_in(x, y, block)
+            state[pixel] = ONE if left + x < width and top + y < height else -ONE
+            state[STOP + pixel] = NEVER
 
 
 @helper
-def write_surfel_tile(state, left, top, background, picture, maps):
+def write_surfel_tile(state, block, left, top, background, picture, maps):
     """Copy a finished tile into the picture, with the background in what light is left, and into the maps."""
     height, width, n_channels = picture.shape
     for y in range(min(TILE, height - top)):
         for x in range(min(TILE, width - left)):
-            pixel = y * TILE + x
+            pixel = place_in(x, y, block)
             T = abs(state[pixel])
             maps[0, top + y, left + x] = T
             for i in range(1, 7):
-                maps[i, top + y, left + x] = state[i * PIXELS + pixel]
+                maps[i, top + y, left + x] = state[i * LANES + pixel]
             for c in range(n_channels):
-                picture[top + y, left + x, c] = state[FIRST + c * PIXELS + pixel] + T * background[c]
+                picture[top + y, left + x, c] = state[FIRST + c * LANES + pixel] + T * background[c]
 
 
 @kernel
@@ -173,18 +189,19 @@ def surfels_forward(
     """
     height, width = maps.shape[1:]
     tiles_x, n_tiles = (width + TILE - 1) // TILE, tile_start.shape[0] - 1
-    state = np.empty(FIRST + len(like) * PIXELS, np.float32)
+    block = FIRST + len(like) * LANES
+    state = in_lines(PIXELS // LANES * block)
     for tile in range(share, n_tiles, n_shares):
         left, top, first, last = (tile % tiles_x) * TILE, (tile // tiles_x) * TILE, tile_start[tile], tile_start[tile + 1]
-        clear_surfel_tile(state, left, top, width, height)
+        clear_surfel_tile(state, block, left, top, width, height)
         tile_stop[tile] = last
         for k in range(first, last):
             j = members[k]
             span = block_span(boxes[j], left, top)
-            if span[0] < span[1] and span[2] < span[3]:
+            if span[0] < span[1]:
                 color = channel_read(records[j], COLOR, like)
                 draw_surfel(state, records[j], color, span, left, top, k - first, ray_depth, kind, ray)
-            if (k - first) % CHECK_EVERY == CHECK_EVERY - 1 and all_stopped(state):
+            if (k - first) % CHECK_EVERY == CHECK_EVERY - 1 and all_stopped(state, block):
                 tile_stop[tile] = k + 1
                 break
-        write_surfel_tile(state, left, top, background, picture, maps)
+        write_surfel_tile(state, block, left, top, background, picture, maps)
