@@ -27,7 +27,8 @@ class Pruning:
     """How a saliency grid is made sparse.
 
     Attributes:
-        limit: C, mean saliency allowed. Below the share of vertices beside a visible surface it carves holes: see `shell`.
+        limit: C, mean saliency allowed. Far below the share of vertices beside a visible surface, see `shell`, it carves holes; one
+            that training undercuts by itself is no limit: the price falls to 0, and what no picture misses fills again.
         rho: size of the multiplier's step, and half the weight of the squared excess.
         ceiling: largest multiplier. It adds up what was too much while nothing could be done about it, and would overshoot.
         start: share of the steps in which nothing is asked: before, no saliency is worth more than another.
@@ -36,10 +37,10 @@ class Pruning:
         weight: a fixed price in place of the multiplier, the L1 penalty that the paper replaces; 0 for the multiplier.
     """
 
-    limit: float = 0.12
-    rho: float = 2e-3
+    limit: float = 0.08
+    rho: float = 5e-4
     ceiling: float = 0.2
-    start: float = 0.05
+    start: float = 0.1
     lr: float = 1.0
     every: int = 8
     below: float = 0.05

@@ -133,6 +133,26 @@ def test_a_convex_problem_ends_at_its_constrained_optimum(limit):
     assert free[-1] == pytest.approx(0.8) and price[-1] == 0.0
 
 
+def _two_kinds_of_cells(limit: float, n_steps: int = 400) -> tuple[torch.Tensor, float]:
+    """One cell in ten is asked for; the others only ever so little, yet Adam makes large steps of small gradients."""
+    logits, gamma, asked = torch.full((10,), -2.0, requires_grad=True), torch.tensor(0.0), torch.tensor([1.0] + [1e-3] * 9)
+    adam = torch.optim.Adam([logits], lr=0.1, eps=1e-15)
+    for _ in range(n_steps):
+        m = logits.sigmoid().mean()
+        (hollow.loss_constraint(m, limit, gamma, 0.02) - (asked * logits.sigmoid()).mean()).backward()
+        adam.step()
+        adam.zero_grad()
+        gamma = hollow.dual_step(gamma, m, limit, 0.02)
+    return logits.detach().sigmoid(), float(gamma)
+
+
+def test_a_limit_that_binds_keeps_empty_what_pictures_hardly_ask_for_and_a_slack_one_fills():
+    saliency, price = _two_kinds_of_cells(limit=0.1)
+    assert float(saliency[0]) > 0.9 and float(saliency[1:].max()) < 0.05 and price > 1e-3
+    saliency, price = _two_kinds_of_cells(limit=1.0)
+    assert float(saliency.min()) > 0.9 and price == 0.0
+
+
 def test_the_constraint_waits_and_can_be_a_fixed_price():
     model = _grid()
     assert float(hollow.constraint(model, hollow.Pruning(start=0.5), 0.4)) == 0.0 and float(model.multiplier) == 0.0
