@@ -21,6 +21,7 @@ from nsw.methods import gaussian_splatting_2d as gs2d
 from nsw.methods.citygaussian_v2_depth import loss_depth
 from nsw.methods.citygaussian_v2_press import scores_of, weakest
 from nsw.methods.density_control import DensityControl, Refined, choose_growth, prune
+from nsw.models.gaussians import Seen
 from nsw.models.surfels import Surfels
 from nsw.renderers.render import Render
 from nsw.renderers.surfels import render_view
@@ -162,6 +163,11 @@ class Training(gs2d.Training):
         super().__init__(surfels, scene.scale if scale is None else scale, n_steps, choose=choose, **options)
         self.recipe, self.cameras = recipe, scene.views("train").to(surfels.means.device)
 
+    @property
+    def shown(self) -> Surfels | Seen:
+        """What stands in the picture of a step."""
+        return self.gaussians
+
     def step(self, step: int, meta: Mapping) -> Refined | None:
         """Take one step of Adam and of density control, then trim when that is due."""
         refined = super().step(step, meta)
@@ -216,7 +222,7 @@ def drawn(
     training: Training, scene: Scene, step: int, inverse: Float[Tensor, "F H W"] | None, seed: int
 ) -> tuple[Render, Float[Tensor, "1 H W 3"], Float[Tensor, "1 H W"] | None]:
     """Return what a step sees: the render of its view, the picture, and the estimated inverse depth."""
-    surfels = training.gaussians
+    surfels = training.shown
     camera, target, behind = gs.training_view(scene, step, seed, device=surfels.means.device)
     top = surfels.settings.sh_degree
     degree = top if training.recipe.all_bands else gs.sh_degree_at(step, training.n_steps, top)

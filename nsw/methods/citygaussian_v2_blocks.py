@@ -1,6 +1,9 @@
 r"""CityGaussianV2, in parts: cut the ground at quantiles, choose each block's pictures, train a block on its own, put all together.
 
-A block starts from the whole coarse model and sees only its own pictures; at the end only the discs inside its box are kept.
+A block starts from the whole coarse model and sees only its own pictures. It trains the discs on its ground; all others are drawn
+with them, frozen. The official code trains them too, throws them away at the end, and keeps what lies inside the box by then:
+then two blocks mend the same fault beside a border, each with discs that the other does not have, and a disc that crosses the
+border in one block and not in the other is lost or doubled. Here the blocks' own discs are kept, wherever they went.
 Blocks know nothing of each other, so that each may run in a process, or on a machine, of its own.
 """
 
@@ -8,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,15 +24,17 @@ from nsw.cameras import Cameras
 from nsw.errors import InputError
 from nsw.losses import loss_ssim
 from nsw.methods import citygaussian_v2 as city
-from nsw.methods.density_control import DensityControl, choose_growth
+from nsw.methods.citygaussian_v2_press import scores_of, weakest
+from nsw.methods.density_control import DensityControl, Refined, prune
 from nsw.methods.gaussian_splatting_2d import PRUNE_OPACITY
-from nsw.models.gaussians import GaussiansSettings
+from nsw.models.gaussians import RESIZING, GaussiansSettings, Seen
 from nsw.models.parts import joined, part_of
 from nsw.models.state import load_state, save_state
 from nsw.models.surfels import Surfels
 from nsw.renderers.surfels import render_view
 from nsw.scenes.scene import Scene
 
+SHOWN = ("means", "quats", "activated_scales", "activated_opacities", "sh0", "sh")  # of splats, in a picture
 LOCATION, SSIM, BOTH = 1, 2, 3  # why a picture belongs to a block: bits, so that both together are their sum
 
 
@@ -151,47 +156,67 @@ def fine_plan(n_steps: int, every: int, growth: float = 2e-4, seed: int = 0, dev
     return dict(n_steps=n_steps, recipe=recipe, control=replace(control, reset_every=0), seed=seed, device=device)
 
 
-def on_own_ground(box: Float[Tensor, "2 2"], choose: Callable) -> Callable:
-    """Return a rule for growth that adds nothing outside a block's box: those discs are context, and thrown away at the end.
+class BlockTraining(city.Training):
+    """A block's own discs being trained among frozen ones, which take part in pictures and hold neither gradients nor moments.
 
-    The official code lets them grow; then a block comes to hold what its pictures see of the whole city.
+    Args:
+        own: the discs that are trained, cloned, split and trimmed.
+        context: those that stand beside them; none of their numbers changes.
+        Others as in `citygaussian_v2.Training`.
     """
 
-    def rule(params, rows, control: DensityControl, scene_scale: float):
-        mine = inside(params["means"].detach(), box[None])[0]
-        return choose(params, rows | {"grad2d": torch.where(mine, rows["grad2d"], 0.0)}, control, scene_scale)
+    def __init__(self, own: Surfels, context: Surfels, *args, **options):
+        super().__init__(own, *args, **options)
+        self.context = context.requires_grad_(False)
 
-    return rule
+    @property
+    def shown(self) -> Seen:
+        """Own discs, then the context, as a renderer takes them."""
+        with RESIZING:
+            both = {name: torch.cat([getattr(part, name) for part in (self.gaussians, self.context)]) for name in SHOWN}
+        return Seen(**both, settings=self.gaussians.settings)
+
+    def step(self, step: int, meta: Mapping) -> Refined | None:
+        """Take one step of the own discs, of which alone density control hears."""
+        n, pulls = len(self.gaussians), meta["gradient_2dgs"]
+        own = torch.zeros_like(pulls[..., :n, :])
+        own.grad = pulls.grad[..., :n, :]
+        rest = {name: meta[name] for name in ("width", "height", "n_cameras")}
+        return super().step(step, rest | {"radii": meta["radii"][..., :n, :], "gradient_2dgs": own})
+
+    def trim(self, share: float) -> None:
+        """Remove this share of the own discs, the least important ones in pictures of all."""
+        scores = scores_of(joined(self.gaussians, self.context), self.cameras, self.recipe.best_views)
+        prune(self.gaussians.params, self.optimizers, self.rows, weakest(scores[: len(self.gaussians)], share))
 
 
 def tune_block(block: Block, path: Path | str) -> Path:
-    """Train one block and write the discs inside its box to a file, with what it took; the file appears whole or not at all."""
+    """Train one block and write its own discs to a file, with what it took; the file appears whole or not at all."""
     began, device = time.perf_counter(), torch.device(block.device)
-    surfels = part_of(block.coarse).to(device)
+    mine = inside(block.coarse.means.detach(), block.box[None])[0]
+    own, context = (part_of(block.coarse, those).to(device) for those in (mine, ~mine))
     rest = dict(scale=block.scale, rates=city.fine_rates(block.n_steps), control=block.control, seed=block.seed)
-    training = city.Training(surfels, block.scene, block.n_steps, block.recipe, **rest)
-    training.choose = on_own_ground(block.box, training.choose or choose_growth)
+    training = BlockTraining(own, context, block.scene, block.n_steps, block.recipe, **rest)
     most = held_mb(training, block.scene)
     for step in range(block.n_steps):
         city.fit(training, block.scene, [step], block.inverse, block.seed)
         most = max(most, held_mb(training, block.scene))
-    mine = part_of(surfels, inside(surfels.means.detach(), block.box[None])[0]).cpu()
-    about = {"seconds": time.perf_counter() - began, "held_mb": most, "trained": len(surfels), "inside": len(mine)}
+    about = {"seconds": time.perf_counter() - began, "held_mb": most, "own": len(own), "context": len(context)}
     about |= {"views": len(block.scene), "steps": block.n_steps}
-    save_state(Path(path), {"surfels": mine.state_dict(), "degree": mine.settings.sh_degree, "about": about}, "block")
+    save_state(Path(path), {"surfels": own.cpu().state_dict(), "degree": own.settings.sh_degree, "about": about}, "block")
     return Path(path)
 
 
-def held_mb(training: city.Training, scene: Scene) -> float:
-    """Return the MB (2^20 bytes) that a training must hold: discs, their gradients and moments, its statistics, its pictures."""
+def held_mb(training: BlockTraining, scene: Scene) -> float:
+    """Return the MB (2^20 bytes) that a block must hold: discs, gradients and moments of its own, its statistics, its pictures."""
     params = list(training.gaussians.params.values())
     moments = [v for one in training.optimizers.values() for state in one.state.values() for v in state.values()]
-    tensors = [*params, *params, *moments, *training.rows.values(), scene.images]
+    tensors = [*params, *params, *moments, *training.context.parameters(), *training.rows.values(), scene.images]
     return sum(tensor.nbytes for tensor in tensors) / 2**20
 
 
 def load_block(path: Path | str) -> tuple[Surfels, dict]:
-    """Return the discs of a trained block and what it took: seconds, MB held at most, discs trained and kept, pictures, steps.
+    """Return the discs of a trained block and what it took: seconds, MB held at most, own discs and frozen ones, pictures, steps.
 
     Raises:
         InputError: when the file is missing, damaged, or holds no block.
@@ -206,5 +231,5 @@ def load_block(path: Path | str) -> tuple[Surfels, dict]:
 
 
 def merged(parts: Sequence[Surfels]) -> Surfels:
-    """Return the discs of all blocks as one model; every block has kept those inside its box alone."""
+    """Return the discs of all blocks as one model; each disc of the coarse model, or what became of it, is there once."""
     return joined(*parts)

@@ -31,7 +31,7 @@ def test_a_block_is_trained_on_the_gpu_and_read_on_the_cpu(tmp_path):
     work = blocks.blocks_of(coarse, town, boxes, why, truth, lambda share: plan)
     parts = [blocks.load_block(blocks.tune_block(block, tmp_path / f"{i}.safetensors")) for i, block in enumerate(work)]
     whole = blocks.merged([part for part, _ in parts])
-    assert len(whole) == sum(about["inside"] for _, about in parts) > 0
+    assert len(whole) == sum(about["own"] for _, about in parts) > 0
     assert all(bool(torch.isfinite(p).all()) and not p.is_cuda for p in whole.params.values())
 
 

@@ -19,6 +19,7 @@ from nsw.methods import citygaussian_v2_press as press
 from nsw.methods.density_control import DensityControl, new_rows
 from nsw.methods.gaussian_splatting import starting_points
 from nsw.models.io import pack, unpack
+from nsw.models.parts import part_of
 from nsw.models.residual_codebooks import assign
 from nsw.models.state import load_state, save_state
 from nsw.models.surfels import Surfels
@@ -65,7 +66,7 @@ def test_a_camera_is_assigned_by_place_or_by_what_it_sees():
     assert why.tolist() == [[blocks.BOTH, blocks.BOTH, 0], [0, blocks.SSIM, blocks.LOCATION]]
 
 
-def test_merged_discs_are_those_inside_their_boxes(town, tmp_path):
+def test_merged_discs_are_those_of_all_blocks(town, tmp_path):
     coarse = start(town)
     boxes = blocks.quantile_boxes(coarse.means.detach()[:, :2], 2, 1)
     why = torch.ones(2, len(town.splits["train"]), dtype=torch.int)
@@ -75,10 +76,8 @@ def test_merged_discs_are_those_inside_their_boxes(town, tmp_path):
     paths = [blocks.tune_block(block, tmp_path / f"{i}.safetensors") for i, block in enumerate(work)]
     parts, abouts = zip(*map(blocks.load_block, paths), strict=True)
     whole = blocks.merged(parts)
-    assert len(whole) == sum(about["inside"] for about in abouts) == sum(map(len, parts))
-    assert all(about["trained"] > about["inside"] > 0 and about["held_mb"] > 0 for about in abouts)
-    for part, box in zip(parts, boxes, strict=True):
-        assert bool(blocks.inside(part.means, box[None]).all())
+    assert len(whole) == sum(about["own"] for about in abouts) == sum(map(len, parts)) > len(coarse)
+    assert sum(about["context"] for about in abouts) == len(coarse) and all(about["held_mb"] > 0 for about in abouts)
     assert isinstance(whole, Surfels)
     save_state(tmp_path / "input", pack(work[0]), "input")  # as it travels to another process
     sent = unpack(load_state(tmp_path / "input", "input"), "input")
@@ -98,13 +97,43 @@ def test_a_block_with_too_few_pictures_keeps_the_coarse_discs(town, tmp_path):
     assert torch.equal(kept.means, coarse.means[blocks.inside(coarse.means, boxes)[1]])
 
 
-def test_a_block_adds_discs_on_its_own_ground_only(town):
-    surfels = start(town)
-    boxes = blocks.quantile_boxes(surfels.means.detach()[:, :2], 2, 2)
-    rows = new_rows(len(surfels)) | {"grad2d": torch.ones(len(surfels)), "count": torch.ones(len(surfels))}
-    rule = blocks.on_own_ground(boxes[1], city.round_enough(0.01))
-    grown = torch.stack(rule(surfels.params, rows, DensityControl(), town.scale)).any(0)
-    assert torch.equal(grown, blocks.inside(surfels.means.detach(), boxes)[1])
+def block_training(town, context, n=6, control=None, **recipe):
+    coarse = start(town)
+    mine = torch.arange(len(coarse)) >= context
+    own, others = part_of(coarse, mine), part_of(coarse, ~mine)
+    return coarse, blocks.BlockTraining(own, others, town, n, replace(city.Recipe.plain(n), **recipe), control=control)
+
+
+def test_blocks_that_are_not_trained_make_up_the_coarse_model(town, tmp_path):
+    coarse = start(town)
+    boxes, why = blocks.quantile_boxes(coarse.means.detach()[:, :2], 2, 2), torch.zeros(4, 30, dtype=torch.int)
+    work = blocks.blocks_of(coarse, town, boxes, why, None, lambda share: blocks.fine_plan(6, 2))
+    parts = [blocks.load_block(blocks.tune_block(block, tmp_path / f"{i}.safetensors"))[0] for i, block in enumerate(work)]
+    pictures = [render_view(model, town.views("train")[4]).rgb for model in (coarse, blocks.merged(parts))]
+    torch.testing.assert_close(*pictures, rtol=0, atol=1e-5)
+
+
+def test_a_block_draws_its_context_and_leaves_it_alone(town):
+    """Own discs first, then the others: the picture is that of the whole, training moves the former and adds to them only."""
+    control = DensityControl(grow_gradient=1e-6, start=1, stop=6, every=2)
+    coarse, training = block_training(town, 200, control=control, trim=0.1, trim_from=4)
+    pictures = [render_view(model, town.views("train")[4]).rgb for model in (coarse, training.shown)]
+    torch.testing.assert_close(*pictures, rtol=0, atol=1e-5)
+    before = {name: p.clone() for name, p in training.context.params.items()}
+    city.fit(training, town, range(6))
+    assert all(torch.equal(p, before[name]) and p.grad is None for name, p in training.context.params.items())
+    assert len(training.gaussians) > 100 and not torch.equal(training.gaussians.means[:5], coarse.means[200:205])
+    assert len(training.rows["count"]) == len(training.gaussians) == len(training.shown.means) - 200
+
+
+def test_a_block_without_context_is_trained_as_the_whole(town):
+    """The single run goes through the very code of the blocks: with nothing frozen it is the plain training."""
+    control = DensityControl(grow_gradient=1e-4, start=1, stop=6, every=2)
+    coarse, training = block_training(town, 0, control=control, trim=0.1, trim_from=4)
+    whole = city.Training(coarse, town, 6, training.recipe, control=control)
+    ours, theirs = (city.fit(one, town, range(6)).gaussians for one in (training, whole))
+    assert len(ours) == len(theirs)
+    torch.testing.assert_close(ours.means, theirs.means, rtol=1e-4, atol=1e-5)
 
 
 def test_steps_follow_the_share_of_the_pictures(town):
