@@ -36,6 +36,7 @@ class HashRender:
         depth: [R] expected distance t, 0 where nothing was hit.
         weights: [K]; t: [K]; ray_indices: [K], ascending.
         n_marched: samples in occupied cells, whose density was asked.
+        geometry: [K, G], what the density network says of them besides.
     """
 
     rgb: Float[Tensor, "R 3"]
@@ -45,6 +46,7 @@ class HashRender:
     t: Float[Tensor, "K"]
     ray_indices: Int[Tensor, "K"]
     n_marched: int
+    geometry: Float[Tensor, "K G"]
 
 
 def render(
@@ -76,7 +78,7 @@ def render(
     weights, left = packed_weights(density * step, ray_indices, len(rays))
     rgbs = model.colour(geometry, rays.directions, ray_indices)
     rgb, distance = sum_on_rays(weights, left, rgbs, t, ray_indices, background)
-    return HashRender(rgb, left, distance, weights, t, ray_indices, n_marched)
+    return HashRender(rgb, left, distance, weights, t, ray_indices, n_marched, geometry)
 
 
 def render_view(model: HashGrid, cameras: Cameras, near: float = 0.0, background: float = 1.0, chunk: int = 16384) -> Render:
@@ -108,10 +110,15 @@ class Pixels:
         return self.rgb + (1 - self.alpha)[:, None] * background
 
 
+def meets(rays: Rays, aabb: Float[Tensor, "2 3"]) -> Bool[Tensor, "R"]:
+    """Return which rays meet a box."""
+    return ray_aabb_intersect(rays.origins, rays.directions, aabb.reshape(1, 6))[2][:, 0]
+
+
 def training_pixels(scene: Scene, aabb: Float[Tensor, "2 3"], split: str = "train", device: torch.device | str = "cpu") -> Pixels:
     """Return the pixels of a split whose rays meet the box: the others show the background whatever a field says."""
     rays = camera_rays(scene.views(split)).to(device)
-    hits = ray_aabb_intersect(rays.origins, rays.directions, aabb.reshape(1, 6).to(device))[2][:, 0]
+    hits = meets(rays, aabb.to(device))
     rgb, alpha = scene.pixels(split, 0.0).reshape(-1, 3).to(device), scene.alphas(split).reshape(-1).to(device)
     return Pixels(rays, rgb, alpha).at(hits)
 

@@ -301,17 +301,18 @@ def hits_cells(
 def sum_on_rays(
     weights: Float[Tensor, "K"],
     left: Float[Tensor, "R"],
-    rgbs: Float[Tensor, "K 3"],
+    rgbs: Float[Tensor, "K D"],
     t: Float[Tensor, "K"],
     ray_indices: Int[Tensor, "K"],
-    background: float | Float[Tensor, "R 3"],
-) -> tuple[Float[Tensor, "R 3"], Float[Tensor, "R"]]:
+    background: float | Float[Tensor, "R D"],
+) -> tuple[Float[Tensor, "R D"], Float[Tensor, "R"]]:
     """Return each ray's colour over the background and its expected distance, 0 where nothing was hit.
 
     Args:
+        rgbs: of the samples; any number of channels will do.
         left: transmittance behind each ray's last sample.
     """
-    rgb = left[:, None] * background + left.new_zeros(len(left), 3).index_add(0, ray_indices, weights[:, None] * rgbs)
+    rgb = left[:, None] * background + left.new_zeros(len(left), rgbs.shape[1]).index_add(0, ray_indices, weights[:, None] * rgbs)
     distance = torch.zeros_like(left).index_add(0, ray_indices, weights.detach() * t) / (1 - left.detach()).clamp_min(1e-6)
     return rgb, distance
 
