@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 
 def shortness(n_steps: int) -> float:
@@ -12,3 +13,13 @@ def shortness(n_steps: int) -> float:
     [0.0, 0.0, 0.53, 1.0, 1.0]
     """
     return min(max(math.log(30_000 / max(n_steps, 1)) / math.log(30), 0.0), 1.0)
+
+
+def scaled(rates, **factors: float):
+    """Return a dataclass of rates with the named ones multiplied by their factors.
+
+    >>> from nsw.methods.gaussian_splatting import LearningRates
+    >>> f"{scaled(LearningRates(), quats=4).quats:.0e}"
+    '4e-03'
+    """
+    return replace(rates, **{name: getattr(rates, name) * factor for name, factor in factors.items()})

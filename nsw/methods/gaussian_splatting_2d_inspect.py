@@ -143,7 +143,13 @@ def judge(render: Callable, scene: Scene, truth: tuple[Tensor, Tensor], *, depth
         depth, shape: of `gaussian_splatting_2d.mesh_of`.
     """
     mesh = mesh_of(render, scene, depth=depth, **shape)
-    frames = scene.frames("test")
+    return Judged(mesh, metrics.surface_scores(mesh, *truth), *compared(render, scene))
+
+
+@torch.no_grad()
+def compared(render: Callable, scene: Scene, split: str = "test") -> tuple[float, float, float | None]:
+    """Return how far drawn depth, that depth's normals and drawn normals are off in the views of a split, as `Judged` has them."""
+    frames = scene.frames(split)
     cameras = scene.cameras[frames]
     drawn = [render(cameras[i]).to("cpu") for i in range(len(frames))]
     maps = torch.cat([r.depth for r in drawn])
@@ -151,5 +157,4 @@ def judge(render: Callable, scene: Scene, truth: tuple[Tensor, Tensor], *, depth
     true = torch.where((from_depth.norm(dim=-1) > 0.5)[..., None], true, 0.0)  # the border has no differences
     error = metrics.normal_error_degrees
     rendered = error(torch.cat([r.extras["normals"] for r in drawn]), true) if "normals" in drawn[0].extras else None
-    off = metrics.depth_error(maps, scene.depth[frames].float())
-    return Judged(mesh, metrics.surface_scores(mesh, *truth), off, error(from_depth, true), rendered)
+    return metrics.depth_error(maps, scene.depth[frames].float()), error(from_depth, true), rendered
