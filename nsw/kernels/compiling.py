@@ -83,12 +83,13 @@ def helper(function):
 class _Progress(event.Listener):
     """Say what is being compiled: on a terminal in a line that goes away afterwards, elsewhere once a process.
 
-    Meanwhile Python looks for no rubbish: it would walk through all that torch has loaded, again and again, and find none.
+    Meanwhile Python looks for no rubbish: it would walk through all that torch has loaded, again and again, and find none. And LLVM
+    optimises at its level 1: what the higher levels find in kernels whose vectors are written out does not repay their seconds.
     """
 
     def __init__(self) -> None:
         self.inside: set[object] = set()  # helpers are compiled within the kernel that calls them
-        self.seconds, self.count, self.began, self.collected = 0.0, 0, 0.0, False
+        self.seconds, self.count, self.began, self.collected, self.level = 0.0, 0, 0.0, False, numba.config.OPT
 
     def on_start(self, event) -> None:
         dispatcher = event.data["dispatcher"]
@@ -99,6 +100,7 @@ class _Progress(event.Listener):
             return
         self.count, self.began, self.collected = self.count + 1, time.perf_counter(), gc.isenabled()
         gc.disable()
+        self.level, numba.config.OPT = numba.config.OPT, type(numba.config.OPT)(1)
         once = "once on this machine" if kernel_cache_folder() else "in every process, for want of a cache folder"
         if sys.stderr.isatty():
             name = f"{dispatcher.py_func.__module__.rpartition('.')[2]}.{dispatcher.py_func.__name__}"
@@ -110,7 +112,7 @@ class _Progress(event.Listener):
         self.inside.discard(event.data["dispatcher"])
         if not self.inside and self.began:
             self.seconds += time.perf_counter() - self.began
-            self.began = 0.0
+            self.began, numba.config.OPT = 0.0, self.level
             if self.collected:
                 gc.enable()
             if sys.stderr.isatty():
