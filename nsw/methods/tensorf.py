@@ -35,6 +35,8 @@ class Plan:
         grow_at: shares of the training at which the grid gets more voxels, by equal factors.
         mask_at: shares at which the alpha mask is renewed; the first also shrinks the box.
         lr, lr_network: learning rates of the factors, and of basis and network.
+        momentum: of Adam. The gradient of a factor turns when its partners do: a run of a few hundred steps wants a shorter
+            memory than the paper's.
         last_rate: factor to which both fall over the whole training; growing sets them back to their start.
         l1, l1_later: weight of the density factors' size before and after the first mask.
         tv_density, tv_colour: weights of the factors' roughness.
@@ -50,6 +52,7 @@ class Plan:
     mask_at: tuple[float, ...] = (0.1, 0.15, 0.2, 0.28, 0.35, 0.42, 0.5, 0.6, 0.7, 0.8)
     lr: float = 0.05
     lr_network: float = 1e-2
+    momentum: float = 0.9
     last_rate: float = 0.1
     l1: float = 8e-5
     l1_later: float = 4e-5
@@ -94,11 +97,11 @@ def losses(model: VMGrid, plan: Plan, progress: float) -> dict[str, Tensor]:
     return {name: weight * term() for name, (weight, term) in terms.items() if weight > 0}
 
 
-def make_optimizer(model: VMGrid, lr: float = 0.02, lr_network: float = 1e-3) -> MaskedAdam:
-    """Return Adam with the paper's two learning rates: factors, then basis and network."""
+def make_optimizer(model: VMGrid, lr: float = 0.02, lr_network: float = 1e-3, momentum: float = 0.9) -> MaskedAdam:
+    """Return Adam with the paper's two learning rates, for factors and for basis and network, and its momentum of 0.9 or less."""
     others = [p for name, p in model.named_parameters() if not name.startswith("factors.")]
     groups = [dict(params=list(model.factors.parameters()), lr=lr), dict(params=others, lr=lr_network, skip_zero=False)]
-    optimizer = MaskedAdam(groups, betas=(0.9, 0.99), eps=EPSILON)
+    optimizer = MaskedAdam(groups, betas=(momentum, 0.99), eps=EPSILON)
     model.gradients_in_place = True  # this optimiser empties the gradients that the lookups add to
     for group in optimizer.param_groups:
         group["start"] = group["lr"]

@@ -30,7 +30,7 @@ def tensorf_steps(
         extra_loss: one more term, of the batch's colours, their truth and the generator.
     """
     compile_kernels(model, pixels, near)
-    optimizer = tensorf.make_optimizer(model, plan.lr, plan.lr_network)
+    optimizer = tensorf.make_optimizer(model, plan.lr, plan.lr_network, plan.momentum)
     state = {"before": 0.0, "pixels": pixels, "n_rays": max(plan.n_samples // 64, 64)}
 
     def step(progress: float) -> ngp.HashRender:

@@ -107,6 +107,20 @@ def test_growth_is_by_equal_factors_and_sets_the_rates_back():
     assert model.shape == (17, 17, 17)
 
 
+def test_the_plans_momentum_holds_through_growth():
+    model, plan = _empty(), tensorf.Plan(n_voxels=17**3, grow_at=(0.3,), mask_at=(), momentum=0.5)
+    optimizer = tensorf.make_optimizer(model, plan.lr, plan.lr_network, plan.momentum)
+    tensorf.maintain(model, optimizer, plan, 0.2, 0.4)
+    assert [group["betas"] for group in optimizer.param_groups] == [(0.5, 0.99)] * 2
+    factor = model.factors.density[0]
+    for gradient in (1.0, -1.0):  # the second step is the new gradient's alone by as much as momentum lets it
+        before = factor.detach().clone()
+        factor.grad = torch.full_like(factor, gradient)
+        optimizer.step()
+    moved = (factor.detach() - before).mean() / optimizer.param_groups[0]["lr"]
+    assert float(moved) == pytest.approx((1 - 0.5) / (1 + 0.5), rel=1e-4)  # -m / (1 - 0.5^2), m = 0.5 (0.5 - 1)
+
+
 def test_a_shrunken_box_is_met_by_fewer_rays():
     rays = camera_rays(orbit(1, radius=4.0, width=16, height=16))
     pixels, model = ngp.Pixels(rays, torch.zeros(256, 3), torch.zeros(256)), _with_block()
