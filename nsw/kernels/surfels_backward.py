@@ -91,7 +91,7 @@ def depth_slopes(state, at, drawn, weight, depth, T, light):
 
 
 @helper
-def write_sums(sums, at, opacity, zeta, zeta_x, zeta_y, blob, absolutes, depth):
+def write_sums(sums, at, opacity, zeta, zeta_x, zeta_y, blob, absolutes, depth, color):
     """Add up the lanes of a pair's sums and write them in the order of the record."""
     sums[at] = sum_lanes(opacity)
     for i in range(3):
@@ -99,6 +99,7 @@ def write_sums(sums, at, opacity, zeta, zeta_x, zeta_y, blob, absolutes, depth):
         sums[at + 14 + i] = sum_lanes(depth[i])
     for i in range(2):
         sums[at + 10 + i], sums[at + 12 + i] = sum_lanes(blob[i]), sum_lanes(absolutes[i])
+    channel_store_sums(sums, at + N_SUMS, color)
 
 
 @helper
@@ -161,8 +162,7 @@ def undo_surfel(state, record, color, span, left, top, place, ray_depth, kind, r
         z0s, z1s, z2s, blob_sy = z0s + row_z0, z1s + row_z1, z2s + row_z2, blob_sy + row_blob * blob_y
         z0y, z1y, z2y = z0y + row_z0 * dy, z1y + row_z1 * dy, z2y + row_z2 * dy
     zeta, zeta_x, zeta_y = (z0s, z1s, z2s), (z0x, z1x, z2x), (z0y, z1y, z2y)
-    write_sums(sums, at_sums, s_o, zeta, zeta_x, zeta_y, (blob_sx, blob_sy), (abs_x, abs_y), (s_d, s_du, s_dv))
-    channel_store_sums(sums, at_sums + N_SUMS, v_color)
+    write_sums(sums, at_sums, s_o, zeta, zeta_x, zeta_y, (blob_sx, blob_sy), (abs_x, abs_y), (s_d, s_du, s_dv), v_color)
 
 
 @helper
