@@ -42,18 +42,24 @@ def perform(work: str, given: Path, path: Path, threads: int) -> dict[str, Any]:
     return {"seconds": round(seconds, 3), "peak_mb": round(peak_memory_mb(), 1)}
 
 
-def _end_with(handle: int) -> None:
-    """End this process when the other end of a pipe is gone: whoever started it was killed.
-
-    It reads the bare handle: Python cannot end while a thread holds the lock of its standard input.
-    """
-    os.read(handle, 1)
+def _end_with(pipe: int) -> None:
+    """End this process when the other end of a pipe is gone: whoever started it was killed."""
+    os.read(pipe, 1)
     os._exit(1)
+
+
+def _take_standard_input() -> int:
+    """The pipe at standard input, put elsewhere: Windows loads no library while a thread waits to read there."""
+    pipe = os.dup(0)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    return pipe
 
 
 def main(work: str, given: str, working: str, finished: str, made_from: str, threads: str) -> None:
     """Work, and leave `block.json` and then the block where they belong."""
-    threading.Thread(target=_end_with, args=(sys.stdin.fileno(),), daemon=True).start()
+    threading.Thread(target=_end_with, args=(_take_standard_input(),), daemon=True).start()
     cost = perform(work, Path(given), Path(working), int(threads))
     from nsw.models.state import write_json
 

@@ -240,6 +240,7 @@ def lose_a_node(folder: Path) -> None:
         cluster.shutdown()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Ray starts clusters of several nodes on Linux and macOS only")
 def test_a_lost_node_loses_nothing(tmp_path, expected):
     """A node is killed while it works on a block: the block runs again on the other, and all files are those of processes."""
     pytest.importorskip("ray", reason="Ray is not installed (extra cluster) or has no wheel for this system")
