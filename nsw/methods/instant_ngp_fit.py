@@ -156,27 +156,38 @@ def fit(
     return out
 
 
-def race(contestants: Mapping[str, tuple[Step, Callable[[], float]]], seconds: float, at: Sequence[float] = ()) -> dict[str, Trace]:
-    """Train several models for equal times, and return their scores at the given seconds and at the end.
+def race(
+    contestants: Mapping[str, tuple[Step, Callable[[], float]]],
+    budget: float,
+    at: Sequence[float] = (),
+    cost: Callable[[object], float] | None = None,
+) -> dict[str, Trace]:
+    """Train several models on equal budgets, and return their scores when the given parts of it are spent and at the end.
 
-    They take turns, a step each time to the one that has had least time, so that whatever else the machine does slows them
-    all; a contestant's clock stops while it is scored and while others train.
+    They take turns, a step each time to the one that has spent least, so that whatever else the machine does slows them all; a
+    contestant's clock stops while it is scored and while others train.
 
     Args:
-        contestants: name -> (step, which takes the share of the time that is spent; score in dB).
+        contestants: name -> (step, which takes the share of the budget that is spent; score in dB).
+        budget: seconds of training, or the sum of the costs.
+        at: seconds, or costs, at which to score too.
+        cost: of a step, from what it returned, such as its number of rays: a budget that buys the same on every machine.
+            The times of the traces are seconds of training all the same.
     """
-    spent, traces = dict.fromkeys(contestants, 0.0), {name: [] for name in contestants}
-    due = {name: sorted(t for t in at if t < seconds) for name in contestants}
-    while min(spent.values()) < seconds:
+    spent, clock = dict.fromkeys(contestants, 0.0), dict.fromkeys(contestants, 0.0)
+    traces, due = {name: [] for name in contestants}, {name: sorted(t for t in at if t < budget) for name in contestants}
+    while min(spent.values()) < budget:
         name = min(spent, key=spent.get)
         step, score = contestants[name]
         began = time.perf_counter()
-        step(min(1.0, spent[name] / seconds))
-        spent[name] += time.perf_counter() - began
+        out = step(min(1.0, spent[name] / budget))
+        took = time.perf_counter() - began
+        clock[name] += took
+        spent[name] += took if cost is None else cost(out)
         if due[name] and spent[name] >= due[name][0]:
             due[name] = [t for t in due[name] if t > spent[name]]
-            traces[name].append((spent[name], score()))
-    return {name: [*trace, (spent[name], contestants[name][1]())] for name, trace in traces.items()}
+            traces[name].append((clock[name], score()))
+    return {name: [*trace, (clock[name], contestants[name][1]())] for name, trace in traces.items()}
 
 
 def score_of(model: Field, render_view: Callable[[Cameras], object], scene: Scene, split: str = "test") -> Callable[[], float]:
