@@ -21,7 +21,7 @@ from nsw.cameras import Rays, pixel_rays
 from nsw.kernels.packed_rays import packed_weights
 from nsw.methods.pvd_teacher import PAPER, Plan, Teacher, teach
 from nsw.models.dense_grid import DenseGrid
-from nsw.models.field import Field
+from nsw.models.field import TINY, Field
 from nsw.models.hash_grid import HashGrid
 from nsw.models.headed_vm_grid import HeadedVMGrid
 from nsw.models.trunk_mlp import TrunkMLP
@@ -30,8 +30,6 @@ from nsw.renderers.volume import march_cells, packed_backend, sum_on_rays
 from nsw.scenes.scene import Scene
 
 __all__ = ["PAPER", "Plan", "Teacher", "convert", "losses", "teach"]
-
-TINY = 1e-12  # density below which its logarithm stays where it is
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,26 @@ from typing import NamedTuple, Protocol
 from jaxtyping import Float
 from torch import Tensor
 
+TINY = 1e-12  # density below which its logarithm stays where it is
+
 
 class FieldOutput(NamedTuple):
-    """Values at N points seen along N directions: density [N] (1 / world unit, >= 0) and rgb [N, 3] in [0, 1]."""
+    """Values at N points seen along N directions: density [N] (1 / world unit, >= 0) and rgb [N, 3] in [0, 1].
+
+    Hash grids, factored grids and trunks also have `geometry(points)`: density, and the feature that their colour network reads.
+
+    >>> import torch
+    >>> [round(s, 2) for s in FieldOutput(torch.tensor([1.0, 0.0]), torch.zeros(2, 3)).log_density.tolist()]
+    [0.0, -27.63]
+    """
 
     density: Float[Tensor, "N"]
     rgb: Float[Tensor, "N 3"]
+
+    @property
+    def log_density(self) -> Float[Tensor, "N"]:
+        """Natural logarithm of the density; that of 1e-12 where there is less."""
+        return self.density.clamp_min(TINY).log()
 
 
 class Field(Protocol):

@@ -98,9 +98,11 @@ def test_reading_is_the_field_s_own_answer(field):
     directions = torch.nn.functional.normalize(torch.randn(5, 3, generator=seeded(1)), dim=-1)
     index = torch.arange(40) // 8
     found = pvd.read(field, points, Rays(torch.zeros(5, 3), directions, torch.ones(5)), index)
-    density, rgb = field.query(points, directions[index])
-    torch.testing.assert_close(found.log_density.exp(), density, rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(found.rgb, rgb, rtol=1e-4, atol=1e-5)
+    asked = field.query(points, directions[index])
+    torch.testing.assert_close(found.log_density.exp(), asked.density, rtol=1e-4, atol=1e-6)
+    seen = field.density(points) > 1e-3  # the logarithm of next to nothing says little
+    torch.testing.assert_close(found.log_density[seen], asked.log_density[seen], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found.rgb, asked.rgb, rtol=1e-4, atol=1e-5)
     assert (found.feature is None) == (not pvd.has_heads(field))
     assert pvd.has_heads(field) == (not isinstance(field, DenseGrid) and type(field) is not VMGrid)
 
