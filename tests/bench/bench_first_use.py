@@ -46,7 +46,10 @@ print("TIMES", compiler - loaded, imported - compiler, drawn - ready, stepped - 
 def first_use(cache: Path) -> tuple[list[float], str]:
     """Return seconds to import numba and the kernels, to the first picture, to ten steps after it; and what was said meanwhile."""
     environment = {**os.environ, "NSW_CACHE": str(cache)}
-    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, env=environment, check=True)
+    command = [sys.executable, "-X", "faulthandler", "-c", CODE]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:  # a signal has a negative number; what every thread was doing stands in what was said
+        sys.exit(f"a process with the cache folder {cache} ended with {done.returncode} and said:\n{done.stderr}")
     times = re.search(r"TIMES (.*)", done.stdout)[1].split()
     said = " ".join(line for line in done.stderr.splitlines() if "compil" in line)
     return [float(t) for t in times], re.sub(r"\(.*?\)|\S+: UserWarning: ", "", said)

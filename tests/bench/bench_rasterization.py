@@ -1,6 +1,7 @@
 """Time the compiled rasterizer, plain torch, and any other engine in the same run: `python tests/bench/bench_rasterization.py`.
 
-Other engines are given as files, `--peer ceiling.py --peer prototype.py`; a run without them leaves their columns out.
+Other engines are given as files, `--peer ceiling.py --peer prototype.py`. Their page is `results/rasterization.md`; a run without
+them leaves it alone and has a page of its own, `results/rasterization-alone.md`, which cites the ratios of theirs with their date.
 
 Scenes: N anisotropic splats uniform in a ball of radius 1, sizes near their spacing, seen from distance 3 with 45 degrees.
 Numbers are medians in milliseconds, forward alone and forward with backward. Absolute times belong to one machine; quote ratios.
@@ -22,6 +23,7 @@ from pathlib import Path
 import numba
 import torch
 from peers import RASTERIZATION, times_opensplat
+from report import FOLDER
 
 from nsw.kernels import rasterization, rasterization_reference
 
@@ -148,6 +150,19 @@ def table(rows: list[dict], peers: list[str]) -> list[str]:
     return lines
 
 
+def cited(record: dict) -> list[str]:
+    """What a run beside other engines found, from its record: ratios of that run, to be read beside those of `table`, not mixed."""
+    names = [name for name in record["rows"][0]["ms"] if name not in ("kernels", "plain torch")]
+    titles = ["splats, picture", *(f"kernels / {name}" for name in names)]
+    lines = [f"Beside other engines, measured {record['date']} ({record['machine']}); forward / forward with backward:", ""]
+    lines += ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
+    for row in record["rows"]:
+        pairs = [zip(row["ms"]["kernels"], row["ms"][name], strict=True) for name in names]
+        cells = [" / ".join(f"{mine / other:.2f}" for mine, other in pair) for pair in pairs]
+        lines.append(f"| {row['n']}, {row['width']}x{row['height']} | {' | '.join(cells)} |")
+    return lines
+
+
 def behind(rows: list[dict], name: str, allowed: float) -> str:
     """Which rows take more than `allowed` times the peer's time, in words."""
     slow = {"forward": [], "with backward": []}
@@ -157,6 +172,24 @@ def behind(rows: list[dict], name: str, allowed: float) -> str:
                 slow[kind].append(f"{row['n']} at {row['width']}x{row['height']} ({mine / other:.2f})")
     told = [f"{kind}: {', '.join(found) if found else 'none'}" for kind, found in slow.items()]
     return f"Rows slower than 0.9 times the speed of {name}: {'; '.join(told)}."
+
+
+def save(folder: Path, record: dict, peers: list[str], least: bool) -> None:
+    """Write the page and the record of a run; one without peers leaves the page alone that has theirs, and cites it."""
+    folder.mkdir(exist_ok=True)
+    beside, rows = folder / "rasterization.json", record["rows"]
+    text = f"# Rasterization, measured {record['date']}\n\n{record['machine']}. {NOTE.format('Least' if least else 'Median')}\n\n"
+    text += "\n".join(table(rows, peers)) + "\n"
+    if least:
+        text += f"\n{WHY_LEAST}\n"
+    text += "".join(f"\n{behind(rows, name, 1 / 0.9)}\n" for name in peers)
+    if not peers and beside.exists():
+        lines = cited(json.loads(beside.read_text(encoding="utf-8")))
+        print(*lines, sep="\n")
+        text += "\n" + "\n".join(lines) + "\n"
+    name = "rasterization" if peers else "rasterization-alone"
+    (folder / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    (folder / f"{name}.md").write_text(text, encoding="utf-8")
 
 
 def main() -> None:
@@ -175,7 +208,7 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     peers = {Path(path).stem: load_peer(path) for path in options.peer}
     if not peers:
-        print("no --peer given: ratios to engines of the same run are left out; see results/rasterization.md and peers.py for them")
+        print("no --peer given: ratios to other engines are cited from results/rasterization.json, with their date")
     header, date, rows = machine(), datetime.date.today().isoformat(), []
     print(f"{date}: {header}", *table([], list(peers)), sep="\n", flush=True)
     for n in COUNTS:
@@ -187,19 +220,7 @@ def main() -> None:
                 ms["plain torch"] = [median_ms(run, 1) for run in passes(plain_torch, scene, width, height)]
             rows.append({"n": n, "width": width, "height": height, "ms": ms})
             print(table(rows, list(peers))[-1], flush=True)
-    folder = Path(__file__).parent / "results"
-    folder.mkdir(exist_ok=True)
-    record = {"date": date, "machine": header, "blocks": options.blocks, "rows": rows}
-    (folder / "rasterization.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    text = (
-        f"# Rasterization, measured {date}\n\n{header}. {NOTE.format('Least' if options.least else 'Median')}\n\n"
-        + "\n".join(table(rows, list(peers)))
-        + "\n"
-    )
-    if options.least:
-        text += f"\n{WHY_LEAST}\n"
-    text += "".join(f"\n{behind(rows, name, 1 / 0.9)}\n" for name in peers)
-    (folder / "rasterization.md").write_text(text, encoding="utf-8")
+    save(FOLDER, {"date": date, "machine": header, "blocks": options.blocks, "rows": rows}, list(peers), options.least)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,61 @@
+"""A plain `make bench` neither loses the columns of peers that cannot be installed nor passes their figures off as its own."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).parents[1] / "bench"
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCH))
+    yield importlib.import_module("bench_rasterization")
+    for name in ("bench_rasterization", "peers", "report"):
+        sys.modules.pop(name, None)
+
+
+def record(date: str, **ms) -> dict:
+    return {
+        "date": date,
+        "machine": f"machine of {date}",
+        "blocks": 1,
+        "rows": [{"n": 1000, "width": 128, "height": 128, "ms": ms}],
+    }
+
+
+def test_a_run_without_peers_leaves_their_page_alone_and_cites_it_with_its_date(bench, tmp_path, capsys):
+    bench.save(
+        tmp_path,
+        record("2020-01-02", kernels=[1.0, 2.0], ceiling=[2.0, 8.0], prototype=[4.0, 4.0]),
+        ["ceiling", "prototype"],
+        False,
+    )
+    with_peers = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert set(with_peers) == {"rasterization.md", "rasterization.json"} and "0.50 / 0.25" in with_peers["rasterization.md"]
+    bench.save(tmp_path, record("2021-03-04", kernels=[7.0, 9.0]), [], False)
+    assert all((tmp_path / name).read_text() == text for name, text in with_peers.items())
+    alone = (tmp_path / "rasterization-alone.md").read_text()
+    own, cited = alone.split("Beside other engines, measured 2020-01-02 (machine of 2020-01-02)")
+    assert "measured 2021-03-04" in own and "7.0 / 9.0" in own and "ceiling, ms" not in own
+    assert "| kernels / ceiling | kernels / prototype |" in cited and "| 0.50 / 0.25 | 0.25 / 0.50 |" in cited
+    assert cited.strip() in capsys.readouterr().out
+
+
+def test_the_committed_record_has_every_size_beside_the_ceiling(bench):
+    committed = json.loads((BENCH / "results" / "rasterization.json").read_text())
+    lines = bench.cited(committed)
+    assert "kernels / ceiling" in lines[2] and committed["date"] in lines[0]
+    assert len(lines) - 4 == len(bench.COUNTS) * len(bench.SIZES) and not any("nan" in line for line in lines)
+    assert all(max(mine / other for mine, other in zip(row["ms"]["kernels"], row["ms"]["ceiling"], strict=True)) <= 1 / 0.9
+               for row in committed["rows"])  # fmt: skip
+
+
+def test_a_run_without_any_record_says_only_what_it_measured(bench, tmp_path):
+    bench.save(tmp_path, record("2021-03-04", kernels=[7.0, 9.0]), [], True)
+    assert "Beside" not in (tmp_path / "rasterization-alone.md").read_text()
