@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -34,18 +32,6 @@ def sharpness(pictures: Float[Tensor, "n H W 3"]) -> float:
     inner = grey[:, 1:-1, 1:-1]
     laplacian = grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:] - 4 * inner
     return float(laplacian.flatten(1).var(dim=1).mean())
-
-
-@torch.no_grad()
-def milliseconds(splats: Gaussians, cameras: Cameras, rounds: int = 5) -> float:
-    """Return the time of one picture: the fastest of some rounds over all cameras."""
-    best = math.inf
-    for _ in range(rounds):
-        began = time.perf_counter()
-        pictures = [render_view(splats, cameras[i], depth=False).rgb for i in range(len(cameras))]
-        float(pictures[-1].sum())  # waits for a GPU
-        best = min(best, time.perf_counter() - began)
-    return 1000 * best / len(cameras)
 
 
 def unsharp(pictures: Float[Tensor, "n H W 3"], amount: float = 1.0, sigma: float = 1.0) -> Float[Tensor, "n H W 3"]:

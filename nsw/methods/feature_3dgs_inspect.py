@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -161,20 +159,6 @@ def pull_on(
     loss_feature(feature_map(model, camera, target.shape[2:], joint=joint), target).backward()
     grads = {name: model.params[name].grad for name in ("means", "opacities", "features")}
     return {name: 0.0 if grad is None else 1000 * float(grad.norm()) for name, grad in grads.items()}
-
-
-@torch.no_grad()
-def milliseconds(act: Callable[[], object], n: int = 20) -> float:
-    """Return the median time of a call, after one that is not counted."""
-    act()
-    spent = []
-    for _ in range(n):
-        began = time.perf_counter()
-        act()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        spent.append(1000 * (time.perf_counter() - began))
-    return statistics.median(spent)
 
 
 def edit_iou(

@@ -19,7 +19,6 @@ from nsw.methods.nerf import set_learning_rate
 from nsw.models.hash_grid import HashGrid, HashGridSettings
 from nsw.models.ray_distribution import LightField, RayDistribution
 from nsw.renderers import whole_rays
-from nsw.renderers.render import Render
 from nsw.renderers.volume import RayRender
 from nsw.scenes.scene import Scene
 
@@ -116,25 +115,6 @@ def distil(
                 optimizers[name].step()
                 spent[name] += time.perf_counter() - began
     return spent
-
-
-def seconds_in_turns(renderers: Mapping[str, Callable[[Cameras], Render]], cameras: Cameras, rounds: int = 3) -> dict[str, float]:
-    """Return the seconds that each renderer takes for a picture: the median over pictures and rounds, taken in turns.
-
-    Whatever else the machine does then slows all of them. One picture before the clock runs warms them up.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in renderers}
-    for turn in range(-1, rounds * len(cameras)):
-        for name, render in renderers.items():
-            if cameras.Ks.is_cuda:
-                torch.cuda.synchronize()
-            began = time.perf_counter()
-            render(cameras[max(turn, 0) % len(cameras)])
-            if cameras.Ks.is_cuda:
-                torch.cuda.synchronize()
-            if turn >= 0:
-                seconds[name].append(time.perf_counter() - began)
-    return {name: float(torch.tensor(values).median()) for name, values in seconds.items()}
 
 
 def depth_error(depth: Float[Tensor, "n H W"], truth: Float[Tensor, "n H W"]) -> float:

@@ -1,6 +1,7 @@
 """Metrics against closed forms and independent implementations."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -141,3 +142,27 @@ def test_distortion_equals_the_double_sum():
 def test_total_variation_of_a_ramp():
     ramp = torch.arange(5.0).view(5, 1, 1).expand(5, 4, 3)
     assert losses.loss_tv(ramp).item() == pytest.approx(1.0)
+
+
+def test_acts_take_turns_and_the_least_of_the_counted_rounds_is_kept(monkeypatch):
+    clock, calls = [0.0], []
+    costs = {"a": iter([0.5, 4.0, 2.0, 3.0]), "b": iter([9.0, 7.0, 6.0, 8.0])}  # the first of each only warms up
+
+    def act(name):
+        calls.append(name)
+        clock[0] += next(costs[name])
+
+    monkeypatch.setattr(metrics.time, "perf_counter", lambda: clock[0])
+    assert metrics.seconds_in_turns({name: partial(act, name) for name in costs}, rounds=3) == {"a": 2.0, "b": 6.0}
+    assert calls == ["a", "b"] * 4
+
+
+def test_a_busy_spell_does_not_change_who_is_faster(monkeypatch):
+    clock = [0.0]
+
+    def act(cost):
+        clock[0] += cost * (5.0 if 3 <= clock[0] % 10 < 8 else 1.0)  # half of the time all takes five times as long
+
+    monkeypatch.setattr(metrics.time, "perf_counter", lambda: clock[0])
+    took = metrics.seconds_in_turns({"short": partial(act, 0.5), "full": partial(act, 1.0)}, rounds=20)
+    assert took["short"] / took["full"] == pytest.approx(0.5)

@@ -290,13 +290,6 @@ def test_charts_are_drawn_from_the_ray_that_was_asked_for(scene, teacher):
     assert "misses the box" in away.layout.title.text and len(away.data) == 0
 
 
-def test_timing_takes_turns():
-    calls: list[str] = []
-    renderers = {name: (lambda cameras, name=name: calls.append(name)) for name in ("a", "b")}
-    seconds = fitting.seconds_in_turns(renderers, orbit(2, width=4, height=4), rounds=2)
-    assert calls == ["a", "b"] * 5 and set(seconds) == {"a", "b"} and min(seconds.values()) >= 0
-
-
 def test_depth_error_counts_known_pixels_only():
     truth = torch.tensor([[[0.0, 2.0, 4.0]]])
     assert fitting.depth_error(torch.tensor([[[9.0, 3.0, 4.0]]]), truth) == 0.5
