@@ -49,7 +49,7 @@ def searchsorted(sorted_sequence: Segments, values: Segments) -> tuple[Int[Tenso
     if len(chunks.starts) < len(asked.starts):
         raise RuntimeError(f"{len(asked.starts)} rays have values, but {len(chunks.starts)} a sequence to search in.")
     batched = values.vals.ndim > 1
-    rays = np.empty(0, np.int64) if batched else np.repeat(np.arange(len(asked.starts)), asked.counts)
+    rays = np.empty(0, np.int64) if batched else np.repeat(np.arange(len(asked.starts), dtype=np.int64), asked.counts)
     left, right = np.empty(len(queries), np.int64), np.empty(len(queries), np.int64)
     options = (values.vals.shape[-1] if batched else 1, batched, left, right)
     run_shares(sampling_loops.search, n_shares(len(queries)), keys, *chunks, queries, rays, *options)

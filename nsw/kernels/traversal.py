@@ -101,7 +101,7 @@ def walk(
     run_shares(walk_share, min(torch.get_num_threads(), max(1, len(blocks))))
     empty = [(options[3], options[3], np.empty(0, np.bool_))]
     starts, ends, joined = (torch.from_numpy(np.concatenate(p)) for p in zip(*(parts or empty), strict=True))
-    rays = torch.from_numpy(np.repeat(np.arange(n_rays), counts))
+    rays = torch.from_numpy(np.repeat(np.arange(n_rays, dtype=np.int64), counts))
     return Walk(rays, starts, ends, joined, torch.from_numpy(counts), torch.from_numpy(ends_at).to(dtype))
 
 
