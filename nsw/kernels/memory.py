@@ -19,8 +19,9 @@ LEAST = 1 << 14  # bytes; smaller arrays are numpy's own, whose memory the C lib
 MOST = 1 << 28  # bytes kept in all; beyond, the oldest pieces go back to the system
 
 _guard = threading.Lock()
-_kept: list[np.ndarray] = []
-_returned: deque[np.ndarray] = deque()  # appended to by whichever thread drops an array, at any moment: hence no lock
+Block = tuple[np.ndarray, int]  # bytes, and the address of the first one that begins a cache line: numpy takes long to tell it
+_kept: list[Block] = []
+_returned: deque[Block] = deque()  # appended to by whichever thread drops an array, at any moment: hence no lock
 
 
 def _new_guard() -> None:
@@ -38,28 +39,26 @@ class _Loan:
 
     __slots__ = ("__array_interface__", "block")
 
-    def __init__(self, block: np.ndarray, shape: tuple[int, ...], dtype: np.dtype):
-        start = block.ctypes.data
+    def __init__(self, block: Block, shape: tuple[int, ...], typestr: str):
         self.block = block
-        where = (start + -start % LINE, False)
-        self.__array_interface__ = {"version": 3, "shape": shape, "typestr": dtype.str, "data": where}
+        self.__array_interface__ = {"version": 3, "shape": shape, "typestr": typestr, "data": (block[1], False)}
 
     def __del__(self, give_back=_returned.append):
         give_back(self.block)
 
 
-def _block(n_bytes: int) -> np.ndarray:
+def _block(n_bytes: int) -> Block:
     """A kept piece of about this size, or a new one with room to grow: the number of splats changes from step to step."""
     with _guard:
         while _returned:
             _kept.append(_returned.popleft())
-        fitting = (i for i in range(len(_kept) - 1, -1, -1) if n_bytes <= len(_kept[i]) <= 2 * n_bytes)
-        place = next(fitting, None)
-        if place is not None:
-            return _kept.pop(place)
-        while _kept and sum(map(len, _kept)) > MOST:
+        for place in range(len(_kept) - 1, -1, -1):
+            if n_bytes <= len(_kept[place][0]) <= 2 * n_bytes:
+                return _kept.pop(place)
+        while _kept and sum(len(block) for block, _ in _kept) > MOST:
             _kept.pop(0)
-    return np.empty(n_bytes + n_bytes // 8, np.uint8)
+    block = np.empty(n_bytes + n_bytes // 8, np.uint8)
+    return block, block.ctypes.data + -block.ctypes.data % LINE
 
 
 def empty(shape: int | tuple[int, ...], dtype=np.float32) -> np.ndarray:
@@ -74,7 +73,7 @@ def empty(shape: int | tuple[int, ...], dtype=np.float32) -> np.ndarray:
         return np.empty(shape, dtype)
     shape, dtype = (shape,) if isinstance(shape, int) else shape, np.dtype(dtype)
     n_bytes = n * dtype.itemsize
-    return np.empty(shape, dtype) if n_bytes < LEAST else np.asarray(_Loan(_block(n_bytes + LINE), shape, dtype))
+    return np.empty(shape, dtype) if n_bytes < LEAST else np.asarray(_Loan(_block(n_bytes + LINE), shape, dtype.str))
 
 
 def zeros(shape: int | tuple[int, ...], dtype=np.float32) -> np.ndarray:

@@ -101,14 +101,12 @@ def accumulate(rows: Rows, meta: Mapping, absgrad: bool = False) -> None:
 
     Call it after `backward`; `meta` is the rasterizer's dictionary.
     """
+    from nsw.kernels.screen_pulls import add_pulls
+
     means2d = meta["means2d"]
-    gradient, n = means2d.absgrad if absgrad else means2d.grad, len(rows["count"])
-    x, y = (gradient[..., i] * (meta[side] / 2 * meta["n_cameras"]) for i, side in enumerate(("width", "height")))
-    visible = (meta["radii"][..., 0] > 0) & (meta["radii"][..., 1] > 0)
-    norms = torch.where(visible, torch.hypot(x, y), 0.0)
-    for norms_seen, seen in zip(norms.reshape(-1, n), visible.reshape(-1, n), strict=True):  # camera by camera
-        rows["grad2d"] += norms_seen
-        rows["count"] += seen
+    gradient = means2d.absgrad if absgrad else means2d.grad
+    scales = [meta[side] / 2 * meta["n_cameras"] for side in ("width", "height")]
+    add_pulls(rows["grad2d"], rows["count"], gradient, meta["radii"], *scales)
 
 
 @torch.no_grad()
