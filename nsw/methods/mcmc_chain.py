@@ -32,7 +32,6 @@ class Sampling:
         grow: share of new splats at every refinement.
         start, stop, every: refine at steps start < step < stop that `every` divides.
         opacity_weight, scale_weight: of the two regularisers.
-        relax: step from which they are off; the paper keeps them on to the end.
     """
 
     max_splats: int
@@ -45,7 +44,6 @@ class Sampling:
     every: int = 100
     opacity_weight: float = 0.01
     scale_weight: float = 0.01
-    relax: int = 30_000
 
     def for_budget(self, n_steps: int, **changes) -> Sampling:
         """Return the schedule shortened in proportion to n_steps of 30,000, never refining more often than every 10 steps.
@@ -55,9 +53,9 @@ class Sampling:
         (50, 2500, 10)
         """
         share = n_steps / 30_000
-        start, stop, relax = (round(step * share) for step in (self.start, self.stop, self.relax))
+        start, stop = round(self.start * share), round(self.stop * share)
         every = max(min(10, self.every), round(self.every * share))
-        return replace(replace(self, start=start, stop=stop, every=every, relax=relax), **changes)
+        return replace(replace(self, start=start, stop=stop, every=every), **changes)
 
     def due(self, step: int) -> bool:
         """Say whether `refine` belongs after this step."""
@@ -105,10 +103,8 @@ class Chain(gs.Training):
         self.sampling, self.rule = sampling, rule
 
     def penalty(self, step: int) -> Float[Tensor, ""]:
-        """Return the weighted regularisers, to be added to the loss; 0 once they are off."""
+        """Return the weighted regularisers, to be added to the loss; they are the same at every step."""
         sampling, splats = self.sampling, self.gaussians
-        if step >= sampling.relax:
-            return splats.means.new_zeros(())
         return sampling.opacity_weight * loss_opacity(splats) + sampling.scale_weight * loss_scale(splats)
 
     def step(self, step: int, meta: dict | None = None) -> Moved | None:
