@@ -21,7 +21,7 @@ from nsw.cameras import Rays, pixel_rays
 from nsw.kernels.packed_rays import packed_weights
 from nsw.methods.pvd_teacher import PAPER, Plan, Teacher, teach
 from nsw.models.dense_grid import DenseGrid
-from nsw.models.field import TINY, Field
+from nsw.models.field import Field, FieldOutput
 from nsw.models.hash_grid import HashGrid
 from nsw.models.headed_vm_grid import HeadedVMGrid
 from nsw.models.trunk_mlp import TrunkMLP
@@ -95,7 +95,7 @@ def read(
         rgb = field.colour(points, rays.directions, ray_indices)
     elif colour:
         rgb = field.query(points, rays.directions.index_select(0, ray_indices)).rgb
-    return Reading(density.clamp_min(TINY).log(), feature if has_heads(field) else None, rgb)
+    return Reading(FieldOutput(density, rgb).log_density, feature if has_heads(field) else None, rgb)
 
 
 def clip_through(s: Float[Tensor, "N"], low: float, high: float) -> Float[Tensor, "N"]:

@@ -7,8 +7,6 @@ from typing import NamedTuple, Protocol
 from jaxtyping import Float
 from torch import Tensor
 
-TINY = 1e-12  # density below which its logarithm stays where it is
-
 
 class FieldOutput(NamedTuple):
     """Values at N points seen along N directions: density [N] (1 / world unit, >= 0) and rgb [N, 3] in [0, 1].
@@ -26,7 +24,7 @@ class FieldOutput(NamedTuple):
     @property
     def log_density(self) -> Float[Tensor, "N"]:
         """Natural logarithm of the density; that of 1e-12 where there is less."""
-        return self.density.clamp_min(TINY).log()
+        return self.density.clamp_min(1e-12).log()
 
 
 class Field(Protocol):

@@ -177,23 +177,25 @@ def test_race_gives_equal_seconds_in_turns_and_scores_when_asked():
     assert fitting.seconds_to([(1.0, 3.0)], 4.0) == float("inf")
 
 
-def test_race_of_equal_rays_does_not_depend_on_speed():
+def test_race_of_equal_rays_does_not_depend_on_speed(monkeypatch):
     """Steps of 3 and of 5 rays on a budget of 30; the one that dawdles takes as many as it would alone."""
     shares: dict[str, list[float]] = {"three": [], "five": []}
+    clock = [0.0]
+    monkeypatch.setattr(fitting.time, "perf_counter", lambda: clock[0])
 
     def runner(name: str, n_rays: int, pause: float):
         def step(progress: float) -> list[int]:
             shares[name].append(progress)
-            time.sleep(pause)
+            clock[0] += pause
             return [0] * n_rays
 
         return step, lambda: float(len(shares[name]))
 
-    traces = fitting.race({"three": runner("three", 3, 2e-3), "five": runner("five", 5, 0.0)}, budget=30, at=(15,), cost=len)
+    traces = fitting.race({"three": runner("three", 3, 2.0), "five": runner("five", 5, 0.0)}, budget=30, at=(15,), cost=len)
     assert shares["three"] == pytest.approx([k / 10 for k in range(10)])
     assert shares["five"] == pytest.approx([k / 6 for k in range(6)])
     assert [score for _, score in traces["three"]] == [5.0, 10.0] and [score for _, score in traces["five"]] == [3.0, 6.0]
-    assert traces["three"][-1][0] >= 0.02 > traces["five"][-1][0]  # seconds all the same
+    assert [seconds for seconds, _ in traces["three"]] == [10.0, 20.0] and [seconds for seconds, _ in traces["five"]] == [0.0, 0.0]
 
 
 def test_vertices_that_share_a_row_do():
