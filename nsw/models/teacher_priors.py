@@ -1,6 +1,6 @@
 """CLIP and SAM as feature teachers, through transformers, from a folder of weights on disk. Nothing is ever downloaded.
 
-`find_teacher` looks at what a folder holds. Both need the extra `priors`.
+`find_teacher` looks at what a folder holds; LSeg has a file of its own, `lseg.py`. All need the extra `priors`.
 """
 
 from __future__ import annotations
@@ -21,31 +21,46 @@ def find_teacher(folder: str | Path = "", device: torch.device | str = "cpu") ->
     """Return the teacher whose weights lie in a folder as transformers saves them; the bundled one for no folder.
 
     Raises:
-        InputError: when the folder holds neither CLIP nor SAM, or transformers is not installed.
+        InputError: when the folder holds neither CLIP nor LSeg nor SAM, or transformers is not installed.
     """
+    from nsw.models.lseg import LSegTeacher
+
     if not str(folder):
         return toy_teacher().to(device)
     config = read_json(Path(folder) / "config.json", "description of a model")
-    kinds = {"clip": ClipTeacher, "sam": SamTeacher}
+    kinds = {"clip": ClipTeacher, "lseg": LSegTeacher, "sam": SamTeacher}
     kind = config.get("model_type") if isinstance(config, dict) else None
     if kind not in kinds:
-        raise InputError(f'{folder} holds a model of type "{kind}": a feature teacher is {" or ".join(kinds)}.')
+        raise InputError(f'{folder} holds a model of type "{kind}": a feature teacher is {", ".join(kinds)}.')
     return kinds[kind](folder, device)
 
 
-def _transformers():
+def transformers_or_say():
+    """Return the library, or raise `InputError` with the command that installs it."""
     try:
         import transformers
     except ImportError as error:
-        raise InputError('CLIP and SAM need transformers, which is not installed: run `pip install "nsw[priors]"`.') from error
+        raise InputError(
+            'CLIP, LSeg and SAM need transformers, which is not installed: run `pip install "nsw[priors]"`.'
+        ) from error
     return transformers
 
 
-def _prepared(picture: Float[Tensor, "H W 3"], size: int, mean, std, device) -> Float[Tensor, "1 3 s s"]:
+def prepared(picture: Float[Tensor, "H W 3"], size: int, mean, std, device) -> Float[Tensor, "1 3 s s"]:
     """Return a picture as the networks take it: square, by stretching, so that places keep their shares of the sides."""
     x = resized(picture.permute(2, 0, 1)[None].float().to(device), size, size)
     mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (mean, std))
     return (x - mean) / std
+
+
+def pointed_at(features: Float[Tensor, "M h w"], prompt: Prompt) -> Float[Tensor, "h w"]:
+    """Return how like each place is to the one pointed at: the mask of a teacher that has no decoder for masks."""
+    x, y = prompt.centre
+    unit = normalize(features, dim=0)
+    height, width = unit.shape[1:]
+    asked = unit[:, min(int(y * height), height - 1), min(int(x * width), width - 1)]
+    cosine = torch.einsum("m,mhw->hw", asked, unit)
+    return torch.sigmoid((cosine - 0.8) / 0.05)
 
 
 class ClipTeacher:
@@ -55,7 +70,7 @@ class ClipTeacher:
     """
 
     def __init__(self, folder: str | Path, device: torch.device | str = "cpu"):
-        hub = _transformers()
+        hub = transformers_or_say()
         self.model = hub.CLIPModel.from_pretrained(folder, local_files_only=True).eval().requires_grad_(False).to(device)
         self.tokenizer = hub.CLIPTokenizerFast.from_pretrained(folder, local_files_only=True)
         self.name, self.words, self.device = f"CLIP from {folder} (transformers)", CLASSES, device
@@ -64,11 +79,8 @@ class ClipTeacher:
     def encode(self, picture: Float[Tensor, "H W 3"]) -> Float[Tensor, "M h w"]:
         vision, settings = self.model.vision_model, self.model.config.vision_config
         mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-        x = vision.pre_layrnorm(vision.embeddings(_prepared(picture, settings.image_size, mean, std, self.device)))
-        *layers, last = vision.encoder.layers
-        for layer in layers:
-            answer = layer(x, None, None)
-            x = answer[0] if isinstance(answer, tuple) else answer
+        pixels = prepared(picture, settings.image_size, mean, std, self.device)
+        x, last = vision(pixels, output_hidden_states=True).hidden_states[-2], vision.encoder.layers[-1]
         values = last.self_attn.out_proj(last.self_attn.v_proj(last.layer_norm1(x)))
         unit = normalize(self.model.visual_projection(vision.post_layernorm(values))[0, 1:], dim=-1)
         side = settings.image_size // settings.patch_size
@@ -81,26 +93,21 @@ class ClipTeacher:
         return normalize(self.model.text_projection(pooled), dim=-1)[0]
 
     def decode_mask(self, features: Float[Tensor, "M h w"], prompt: Prompt) -> Float[Tensor, "h w"]:
-        x, y = prompt.centre
-        unit = normalize(features, dim=0)
-        height, width = unit.shape[1:]
-        asked = unit[:, min(int(y * height), height - 1), min(int(x * width), width - 1)]
-        cosine = torch.einsum("m,mhw->hw", asked, unit)
-        return torch.sigmoid((cosine - 0.8) / 0.05)
+        return pointed_at(features, prompt)
 
 
 class SamTeacher:
     """The picture encoder and the mask decoder of SAM (Kirillov et al., ICCV 2023). It knows no words."""
 
     def __init__(self, folder: str | Path, device: torch.device | str = "cpu"):
-        self.model = _transformers().SamModel.from_pretrained(folder, local_files_only=True)
+        self.model = transformers_or_say().SamModel.from_pretrained(folder, local_files_only=True)
         self.model = self.model.eval().requires_grad_(False).to(device)
         self.side = self.model.config.vision_config.image_size
         self.name, self.words, self.device = f"SAM from {folder} (transformers)", (), device
 
     @torch.no_grad()
     def encode(self, picture: Float[Tensor, "H W 3"]) -> Float[Tensor, "M h w"]:
-        pixels = _prepared(picture, self.side, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), self.device)
+        pixels = prepared(picture, self.side, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), self.device)
         return self.model.get_image_embeddings(pixels)[0]
 
     def embed(self, word: str) -> Float[Tensor, "M"]:

@@ -1,4 +1,4 @@
-"""Feature teachers: the bundled one knows its toys and keeps the interface; CLIP and SAM follow where transformers is installed."""
+"""Feature teachers: the bundled one knows its toys and keeps the interface; CLIP, LSeg and SAM do, where transformers is."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from nsw import scenes
 from nsw.errors import InputError
 from nsw.methods import feature_3dgs_inspect as look
+from nsw.models import lseg
 from nsw.models import train_teacher as training
 from nsw.models.teacher import CLASSES, NOTHING, TOYS, Prompt, ToyTeacher, ToyTeacherSettings, resized, toy_teacher
 from nsw.models.teacher_priors import find_teacher
@@ -131,6 +132,74 @@ def test_a_folder_that_is_no_teacher_is_refused_in_a_sentence(tmp_path):
         find_teacher(tmp_path)
 
 
+def write_letters(folder):
+    """A tokenizer of CLIP that knows the letters."""
+    letters = list("abcdefghijklmnopqrstuvwxyz")
+    vocabulary = ["<|startoftext|>", "<|endoftext|>", *letters, *(c + "</w>" for c in letters)]
+    (folder / "vocab.json").write_text(json.dumps({w: i for i, w in enumerate(vocabulary)}), encoding="utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
+
+
+def official_lseg(D=16, F=8, M=12, channels=(4, 8, 16, 16)):
+    """Random tensors by the names and shapes of `modules/models/lseg_net.py` of isl-org/lang-seg, small."""
+    shapes = {
+        "cls_token": (1, 1, D),
+        "pos_embed": (1, 5, D),
+        "patch_embed.proj.weight": (D, 3, 16, 16),
+        "patch_embed.proj.bias": (D,),
+    }
+    shapes |= {f"norm.{part}": (D,) for part in ("weight", "bias")}
+    for i in range(4):
+        at = f"blocks.{i}."
+        for name, rows, columns in (("attn.qkv", 3 * D, D), ("attn.proj", D, D), ("mlp.fc1", 2 * D, D), ("mlp.fc2", D, 2 * D)):
+            shapes |= {f"{at}{name}.weight": (rows, columns), f"{at}{name}.bias": (rows,)}
+        shapes |= {f"{at}{name}.{part}": (D,) for name in ("norm1", "norm2") for part in ("weight", "bias")}
+    shapes = {f"pretrained.model.{name}": shape for name, shape in shapes.items()}
+    for n, (c, kernel) in enumerate(zip(channels, (4, 2, 0, 3), strict=True), 1):
+        at = f"pretrained.act_postprocess{n}."
+        shapes |= {at + "0.project.0.weight": (D, 2 * D), at + "0.project.0.bias": (D,)}
+        shapes |= {at + "3.weight": (c, D, 1, 1), at + "3.bias": (c,)}
+        shapes |= {at + "4.weight": (c, c, kernel, kernel), at + "4.bias": (c,)} if kernel else {}
+        at = f"scratch.refinenet{n}."
+        shapes |= {f"scratch.layer{n}_rn.weight": (F, c, 3, 3), at + "out_conv.weight": (F, F, 1, 1), at + "out_conv.bias": (F,)}
+        for unit in (f"{at}resConfUnit1.", f"{at}resConfUnit2."):
+            shapes |= {f"{unit}conv{k}.weight": (F, F, 3, 3) for k in (1, 2)}
+            shapes |= {f"{unit}bn{k}.{part}": (F,) for k in (1, 2) for part in ("weight", "bias", "running_mean", "running_var")}
+            shapes |= {f"{unit}bn{k}.num_batches_tracked": () for k in (1, 2)}
+    shapes |= {"scratch.head1.weight": (M, F, 1, 1), "scratch.head1.bias": (M,), "clip_pretrained.ln_final.weight": (4,)}
+    generator = torch.Generator().manual_seed(0)
+    return {name: 0.2 * torch.rand(shape, generator=generator) + 0.1 * ("running_var" in name) for name, shape in shapes.items()}
+
+
+def test_lseg_takes_the_official_names_and_keeps_the_interface(tmp_path):
+    hub = pytest.importorskip("transformers", reason="transformers is not installed (extra priors)")
+    state = official_lseg()
+    torch.save({"state_dict": {f"net.{name}": value for name, value in state.items()}}, tmp_path / "official.ckpt")
+    folder = lseg.unpack_checkpoint(tmp_path / "official.ckpt", tmp_path / "lseg")
+    sizes = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=4, num_attention_heads=2, image_size=32)
+    sizes |= dict(backbone_out_indices=[0, 1, 2, 3], neck_hidden_sizes=[4, 8, 16, 16], fusion_hidden_size=8)
+    (folder / "config.json").write_text(json.dumps({"model_type": "lseg", **sizes}), encoding="utf-8")
+    text = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, projection_dim=12)
+    text |= dict(vocab_size=600, max_position_embeddings=77, eos_token_id=1, bos_token_id=0)
+    hub.CLIPTextModelWithProjection(hub.CLIPTextConfig(**text)).save_pretrained(folder / "text")
+    write_letters(folder / "text")
+    teacher = find_teacher(folder)
+    query, _, value = (f"dpt.encoder.layer.2.attention.attention.{part}.weight" for part in ("query", "key", "value"))
+    weights, qkv = teacher.model.state_dict(), state["pretrained.model.blocks.2.attn.qkv.weight"]
+    assert torch.equal(weights[query], qkv[:16]) and torch.equal(weights[value], qkv[32:])
+    assert torch.equal(weights["neck.fusion_stage.layers.0.projection.bias"], state["scratch.refinenet4.out_conv.bias"])
+    features = teacher.encode(torch.rand(20, 30, 3))
+    assert features.shape == (12, 60, 60) and torch.allclose(features.norm(dim=0), torch.ones(60, 60), atol=1e-5)
+    assert teacher.embed("ball").shape == (12,) and not torch.allclose(teacher.embed("ball"), teacher.embed("ring"))
+    assert teacher.decode_mask(features, Prompt(points=((0.9, 0.1),)))[6, 54] > 0.95
+    state.pop("scratch.head1.bias")
+    torch.save(state, tmp_path / "broken.ckpt")
+    lseg.unpack_checkpoint(tmp_path / "broken.ckpt", folder)
+    (folder / "config.json").write_text(json.dumps({"model_type": "lseg", **sizes}), encoding="utf-8")
+    with pytest.raises(InputError, match="1 tensors are missing, 0 unknown"):
+        find_teacher(folder)
+
+
 def test_clip_and_sam_keep_the_interface(tmp_path):
     """With random weights of a tiny size: shapes, unit vectors, and that the mask depends on the prompt."""
     hub = pytest.importorskip("transformers", reason="transformers is not installed (extra priors)")
@@ -138,10 +207,7 @@ def test_clip_and_sam_keep_the_interface(tmp_path):
     text = dict(**tiny, vocab_size=600, max_position_embeddings=77, eos_token_id=1, bos_token_id=0)
     config = hub.CLIPConfig(text_config=text, vision_config=dict(**tiny, image_size=32, patch_size=8), projection_dim=12)
     hub.CLIPModel(config).save_pretrained(tmp_path / "clip")
-    letters = list("abcdefghijklmnopqrstuvwxyz")
-    vocabulary = ["<|startoftext|>", "<|endoftext|>", *letters, *(c + "</w>" for c in letters)]
-    (tmp_path / "clip" / "vocab.json").write_text(json.dumps({w: i for i, w in enumerate(vocabulary)}), encoding="utf-8")
-    (tmp_path / "clip" / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
+    write_letters(tmp_path / "clip")
     clip = find_teacher(tmp_path / "clip")
     features = clip.encode(torch.rand(20, 30, 3))
     assert features.shape == (12, 4, 4) and torch.allclose(features.norm(dim=0), torch.ones(4, 4), atol=1e-5)
