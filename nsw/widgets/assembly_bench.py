@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,20 +18,42 @@ from nsw.models.placing import placed
 from nsw.widgets.frontend import emit
 from nsw.widgets.viser_server import framing, free_port, quiet_console
 
+MARK = (0.84, 0.37, 0.0)  # colour of boundary splats
+
+
+class Box:
+    """Three ranges on the page, one an axis: `kept()` is what lies between them."""
+
+    def __init__(self, gui: Any, model: Gaussians, changed: Callable[[], None]):
+        self.model = model
+        low, high = (side.tolist() for side in model.means.detach().aminmax(dim=0))
+        step = max(1e-4, max(b - a for a, b in zip(low, high, strict=True)) / 200)
+        self.ranges = [
+            gui.add_multi_slider(f"keep {axis}", min=a, max=b + step, step=step, initial_value=(a, b + step), marks=())
+            for axis, a, b in zip("xyz", low, high, strict=True)
+        ]
+        for handle in self.ranges:
+            handle.on_update(lambda _: changed())
+
+    def kept(self) -> Gaussians:
+        """Return the splats whose centres are inside."""
+        low, high = torch.tensor([handle.value for handle in self.ranges]).to(self.model.means).T
+        return part_of(self.model, ((self.model.means >= low) & (self.model.means <= high)).all(dim=1))
+
 
 class Assembly:
-    """A running bench: `url`, `target()` as it is placed and cut now, `union()`, `stop()`.
+    """A running bench: `url`, `source()` as it is cut, `target()` as it is cut and placed now, `union()`, `stop()`.
 
     Args:
-        source: the part that stays.
-        target: the part on the gizmo.
-        recolour: called with (source, placed target) by the button "stitch"; returns the target in new colours.
+        source: the model that stays.
+        target: the model on the gizmo.
+        recolour: called with (cut source, placed target) by the button "stitch"; returns the target in new colours.
     """
 
     def __init__(self, source: Gaussians, target: Gaussians, recolour: Any = None, port: int = 0, host: str = "127.0.0.1"):
         import viser
 
-        self.source, self.part, self.recolour = source, target, recolour
+        self.recolour = recolour
         self.recoloured: Gaussians | None = None
         self.lock = threading.Lock()
         self.port = free_port(host, port)
@@ -40,85 +63,85 @@ class Assembly:
         scene, camera = self.server.scene, self.server.initial_camera
         scene.set_up_direction("+z")
         camera.look_at, camera.position, camera.up = framing(joined(source, target), "+z")
-        self._show("/source", source)
         means = target.means.detach()
         size = float((means.amax(dim=0) - means.amin(dim=0)).norm())
         self.gizmo = scene.add_transform_controls("/target", scale=0.4 * size)
-        self._add_gui()
-        self._show("/target/splats", self._kept())
-        self.refresh()
+        self._add_gui(source, target)
+        self.cut_source()
 
-    def _add_gui(self) -> None:
+    def _add_gui(self, source: Gaussians, target: Gaussians) -> None:
         gui = self.server.gui
-        z = self.part.means[:, 2].detach()
-        low, high = float(z.min()), float(z.max())
-        step = max(1e-4, (high - low) / 200)
-        self.scale = gui.add_slider("size", min=0.25, max=4.0, step=0.05, initial_value=1.0)
-        self.cut = gui.add_multi_slider("keep heights", min=low, max=high + step, step=step, initial_value=(low, high + step))
+        with gui.add_folder("source"):
+            self.source_box = Box(gui, source, self.cut_source)
+        with gui.add_folder("target"):
+            self.scale = gui.add_slider("size", min=0.25, max=4.0, step=0.05, initial_value=1.0)
+            self.target_box = Box(gui, target, self.refresh)
         self.beta = gui.add_slider("beta", min=0.01, max=0.2, step=0.01, initial_value=0.06, hint="how near counts as touching")
         self.tau = gui.add_slider("tau", min=0.0, max=0.95, step=0.05, initial_value=0.4, hint="how opaque a boundary splat is")
         self.told = gui.add_markdown("")
-        for handle in (self.scale, self.cut, self.beta, self.tau):
+        for handle in (self.scale, self.beta, self.tau):
             handle.on_update(lambda _: self.refresh())
         self.gizmo.on_update(lambda _: self.refresh())
         if self.recolour is not None:
             gui.add_button("stitch").on_click(lambda _: self.stitch())
 
-    def _kept(self) -> Gaussians:
-        low, high = self.cut.value
-        z = self.part.means[:, 2]
-        return part_of(self.part, (z >= low) & (z <= high))
+    def source(self) -> Gaussians:
+        """Return the model that stays as it is cut now."""
+        return self.source_box.kept()
 
     def target(self) -> Gaussians:
-        """Return the part as it is cut and placed now."""
+        """Return the model on the gizmo as it is cut and placed now."""
         from scipy.spatial.transform import Rotation
 
         w, x, y, z = self.gizmo.wxyz
         turn = torch.from_numpy(Rotation.from_quat([x, y, z, w]).as_matrix())
-        return placed(self._kept(), turn, torch.from_numpy(np.asarray(self.gizmo.position)), float(self.scale.value))
+        return placed(self.target_box.kept(), turn, torch.from_numpy(np.asarray(self.gizmo.position)), float(self.scale.value))
 
     def union(self) -> Gaussians:
         """Return both parts as one model, in new colours once they are stitched."""
-        return joined(self.source, self.recoloured or self.target())
+        return joined(self.source(), self.recoloured or self.target())
+
+    def cut_source(self) -> None:
+        """Show what is left of the source, and the rest anew."""
+        with self.lock:
+            self._show("/source", self.source())
+        self.refresh()
 
     def refresh(self) -> None:
-        """Show the placed part and its boundary splats anew; what was stitched before is forgotten."""
+        """Show the placed part, its boundary splats in orange; what was stitched before is forgotten."""
         with self.lock:
             self.recoloured = None
             self.server.scene.remove_by_name("/stitched")
-            target = self.target()
-            self._show("/target/splats", self._kept(), float(self.scale.value))
-            self.server.scene.remove_by_name("/boundary")
+            target, rows = self.target(), None
             try:
-                rows = stitch.find_boundary(self.source, target, float(self.beta.value), float(self.tau.value)).rows
+                rows = stitch.find_boundary(self.source(), target, float(self.beta.value), float(self.tau.value)).rows
+                self.told.content = f"{len(rows)} of {len(target)} splats touch the source."
             except InputError as error:
                 self.told.content = str(error)
-                return
-            self.told.content = f"{len(rows)} of {len(target)} splats touch the source."
-            points = target.means[rows].detach().numpy()
-            red = np.broadcast_to(np.array([213, 94, 0], np.uint8), points.shape)
-            self.server.scene.add_point_cloud("/boundary", points=points, colors=red, point_size=0.01)
+            self._show("/target/splats", self.target_box.kept(), float(self.scale.value), rows)
 
     def stitch(self) -> None:
         """Recolour the placed part, and show it in place of the one on the gizmo."""
         with self.lock:
             self.told.content = "Stitching ..."
             try:
-                self.recoloured = self.recolour(self.source, self.target())
+                self.recoloured = self.recolour(self.source(), self.target())
             except InputError as error:
                 self.told.content = str(error)
                 return
             self.server.scene.remove_by_name("/target/splats")
-            self.server.scene.remove_by_name("/boundary")
             self._show("/stitched", self.recoloured)
             self.told.content = "Stitched. Move the part to begin again."
 
-    def _show(self, name: str, splats: Gaussians, scale: float = 1.0) -> None:
+    def _show(self, name: str, splats: Gaussians, scale: float = 1.0, marked: torch.Tensor | None = None) -> None:
         with torch.no_grad():
+            rgb = splats.base_rgb.clamp(0, 1)
+            if marked is not None:
+                rgb[marked] = rgb.new_tensor(MARK)
             shown = dict(
                 centers=scale * splats.means.cpu().numpy(),
                 covariances=scale**2 * splats.covariances.cpu().numpy(),
-                rgbs=splats.base_rgb.clamp(0, 1).cpu().numpy(),
+                rgbs=rgb.cpu().numpy(),
                 opacities=splats.activated_opacities[:, None].cpu().numpy(),
             )
         if len(splats):
@@ -135,8 +158,8 @@ def assembly(source: Gaussians, target: Gaussians, recolour: Any = None, port: i
     """Open an assembly bench on two parts and show its link.
 
     Args:
-        source: the part that stays.
-        target: the part to place; a gizmo moves and turns it, sliders size and cut it.
+        source: the model that stays; sliders cut a box out of it.
+        target: the model to place; a gizmo moves and turns it, sliders size it and cut a box out of it.
         recolour: (source, placed target) -> target in new colours, for the button "stitch".
         port, host: as `viser_view`.
 

@@ -160,7 +160,7 @@ def test_the_bench_places_cuts_and_stitches(vases, cameras, monkeypatch):
     recolour = lambda s, t: fitting.Stitching(s, t, cameras, fitting.Stitch(tau=0.5)).fit(2).target  # noqa: E731
     bench = assembly_bench.assembly(source, target, recolour)
     try:
-        assert {"/source", "/target/splats", "/boundary"} <= set(bench.server.scene._handle_from_node_name)
+        assert {"/source", "/target/splats"} <= set(bench.server.scene._handle_from_node_name)
         assert "touch the source" in bench.told.content
         assert torch.allclose(bench.target().means, target.means, atol=1e-6)
         bench.stitch()
@@ -170,7 +170,10 @@ def test_the_bench_places_cuts_and_stitches(vases, cameras, monkeypatch):
         bench.refresh()
         assert torch.allclose(bench.target().means, 0.5 * target.means + torch.tensor([0.0, 0, 3]), atol=1e-6)
         assert "move the parts together" in bench.told.content and bench.recoloured is None
-        bench.cut.value = (0.2, 0.4)
+        bench.target_box.ranges[2].value = (0.2, 0.4)
         assert 0 < len(bench.target()) < len(target)
+        kept = source.means[:, 0] <= 0.0
+        bench.source_box.ranges[0].value = (float(source.means[:, 0].min()), 0.0)
+        assert torch.equal(bench.source().means, source.means[kept]) and 0 < int(kept.sum()) < len(source)
     finally:
         bench.stop()
