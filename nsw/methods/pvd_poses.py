@@ -50,7 +50,7 @@ def pose_elevations(n: int, low: float, high: float, generator: torch.Generator)
     return low + place * (high - low)
 
 
-def random_cameras(
+def cameras_seeing(
     n: int, width: int, generator: torch.Generator, aabb: Float[Tensor, "2 3"], scene: Scene | None = None
 ) -> Cameras:
     """Return n random cameras on the CPU that see the box.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from nsw.cameras import Cameras
 from nsw.errors import InputError
 from nsw.methods.instant_ngp import cube_around, true_cells
-from nsw.methods.pvd_poses import box_of, random_cameras
+from nsw.methods.pvd_poses import box_of, cameras_seeing
 from nsw.models.field import Field
 from nsw.models.gaussians import Gaussians
 from nsw.renderers import render_view
@@ -177,7 +177,7 @@ def teach(model: nn.Module, scene: Scene | None, plan: Plan, generator: torch.Ge
     """
     aabb = box_of(model, scene)
     poses = torch.Generator().manual_seed(int(torch.randint(1 << 30, (1,), generator=generator, device=generator.device)))
-    cameras = random_cameras(plan.n_poses, plan.size, poses, aabb, scene)
+    cameras = cameras_seeing(plan.n_poses, plan.size, poses, aabb, scene)
     near = scene.near if scene is not None else 0.0
     pictures = None
     if isinstance(model, Gaussians):

@@ -14,7 +14,7 @@ from nsw.errors import InputError
 from nsw.methods import pvd
 from nsw.methods import pvd_splats as splats
 from nsw.methods import pvd_students as students
-from nsw.methods.pvd_poses import box_of, pose_elevations, random_cameras
+from nsw.methods.pvd_poses import box_of, cameras_seeing, pose_elevations
 from nsw.methods.pvd_teacher import cells_of_pictures, is_on, pictures_of, shared_cells, teach
 from nsw.models import io
 from nsw.models.dense_grid import DenseGrid, DenseGridSettings
@@ -311,8 +311,8 @@ def test_what_cannot_teach_is_named():
         pvd.convert(faint, STUDENTS["hash"], None, PLAN, seeded())
 
 
-def test_random_cameras_imitate_the_training_cameras(scene):
-    cameras = random_cameras(50, 24, seeded(), scene.aabb, scene)
+def test_cameras_seeing_a_box_imitate_the_training_cameras(scene):
+    cameras = cameras_seeing(50, 24, seeded(), scene.aabb, scene)
     middle = scene.aabb.mean(0)
     there, here = ((c.origins - middle).norm(dim=1) for c in (scene.views("train"), cameras))
     assert there.min() - 1e-4 <= here.min() and here.max() <= there.max() + 1e-4
@@ -320,7 +320,7 @@ def test_random_cameras_imitate_the_training_cameras(scene):
     torch.testing.assert_close(cameras.cam_from_world[:, 2, :3], z, atol=1e-4, rtol=0)
     assert torch.allclose(cameras.Ks, scene.cameras.Ks[:1])
     inside = scene.aabb.mean(0) + torch.stack([torch.full((3,), -9.0), torch.full((3,), 9.0)])
-    between = random_cameras(20, 24, seeded(), inside, scene)  # a box that holds the cameras: a room
+    between = cameras_seeing(20, 24, seeded(), inside, scene)  # a box that holds the cameras: a room
     rotation = between.cam_from_world[:, :3, :3]
     torch.testing.assert_close(rotation @ rotation.transpose(1, 2), torch.eye(3).expand(20, 3, 3), atol=1e-5, rtol=0)
     low, high = scene.views("train").origins.amin(0), scene.views("train").origins.amax(0)
