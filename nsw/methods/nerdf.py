@@ -51,7 +51,7 @@ class Lesson:
         return self.rgb + (1 - self.alpha)[:, None] * background
 
 
-def random_cameras(cameras: Cameras, n: int, generator: torch.Generator) -> Cameras:
+def boxed_cameras(cameras: Cameras, n: int, generator: torch.Generator) -> Cameras:
     """Return n cameras that nobody took a picture from: each somewhere between the given ones.
 
     Centres are uniform in the bounding box of the given centres, viewing axes uniform in the bounding box of theirs, then of
@@ -73,7 +73,7 @@ def random_cameras(cameras: Cameras, n: int, generator: torch.Generator) -> Came
 def blended_cameras(cameras: Cameras, n: int, generator: torch.Generator) -> Cameras:
     """Return n cameras, each a random mixture of three of the given ones: centre and axis are mixed with the same shares.
 
-    On a dome, where the axes turn as the centres move, a camera of `random_cameras` looks past the scene more often than not.
+    Where the axes turn as the centres move, as on a dome, a camera of `boxed_cameras` may look past the scene.
     """
     poses, device = cameras.world_from_cam, cameras.Ks.device
     three = torch.randint(len(cameras), (n, 3), generator=generator, device=device)
@@ -127,6 +127,17 @@ def learning_rate(step: int, n_steps: int, start: float, warm_up: int = 30) -> f
     (0.0001, 0.0003)
     """
     return nerf.learning_rate(step, n_steps, start) * min(1.0, (step + 1) / warm_up)
+
+
+def constraint_weight(step: int, n_steps: int, first: float = 0.5, last: float = 0.1) -> float:
+    """Return the weight of the volume constraint at a step; it falls by equal factors. First depth is settled, then colour.
+
+    The paper has 0.1 throughout, over a thousand times as many steps.
+
+    >>> [round(constraint_weight(step, 100), 3) for step in (0, 50, 100)]
+    [0.5, 0.224, 0.1]
+    """
+    return first * (last / first) ** (step / n_steps)
 
 
 def profile(values: Float[Tensor, "R S"]) -> Float[Tensor, "R S"]:

@@ -23,7 +23,7 @@ from nsw.renderers.volume import RayRender
 from nsw.scenes.scene import Scene
 
 Student = RayDistribution | LightField
-Loss = Callable[[RayRender, nerdf.Lesson, float | Tensor], Float[Tensor, ""]]
+Loss = Callable[[RayRender, nerdf.Lesson, float | Tensor, float], Float[Tensor, ""]]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Course:
     n_steps: int = 600
     n_rays: int = 1024
     n_cameras: int = 64
-    lr: float = 3e-3
+    lr: float = 1e-2
 
 
 def teacher_of(
@@ -72,9 +72,14 @@ def frames_around(
     return frames[directions @ directions.new_tensor(towards) >= math.cos(math.radians(within_degrees))]
 
 
-def loss_of(weight: float = 0.5) -> Loss:
-    """Return the loss with a weight for the volume constraint."""
-    return lambda out, lesson, background: sum(nerdf.loss_terms(out, lesson, background, weight).values())
+def loss_free(out: RayRender, lesson: nerdf.Lesson, background: float | Tensor, weight: float = 0.0) -> Float[Tensor, ""]:
+    """Return the colour error alone, whatever the constraint's weight."""
+    return nerdf.loss_terms(out, lesson, background, 0.0)["colour"]
+
+
+def loss_whole(out: RayRender, lesson: nerdf.Lesson, background: float | Tensor, weight: float = 0.5) -> Float[Tensor, ""]:
+    """Return the colour error and the weighted volume constraint."""
+    return sum(nerdf.loss_terms(out, lesson, background, weight).values())
 
 
 def distil(
@@ -90,17 +95,16 @@ def distil(
     All must have one box and one number of samples. A light field has no background and learns what stands before white.
 
     Args:
-        students: name -> (model, loss of its rays, of the lesson, of the backgrounds).
+        students: name -> (model, loss of its rays, of the lesson, of the backgrounds, of the constraint's weight).
         poses: from a number and a generator to so many cameras.
     """
     first = next(iter(students.values()))[0]
     optimizers = {name: torch.optim.Adam(student.parameters(), lr=course.lr) for name, (student, _) in students.items()}
-    spent = dict.fromkeys([*students, "teacher"], 0.0)
+    spent, tau = dict.fromkeys([*students, "teacher"], 0.0), whole_rays.positions(first.settings.n_samples, generator.device)
     with torch.enable_grad():  # also from inside a slider's callback
         for step in range(course.n_steps):
-            began = time.perf_counter()
+            began, weight = time.perf_counter(), nerdf.constraint_weight(step, course.n_steps)
             rays = nerdf.random_rays(poses(course.n_cameras, generator), course.n_rays, generator, first.aabb)
-            tau = whole_rays.positions(first.settings.n_samples, generator.device, generator)
             behind = torch.rand(len(rays), 3, generator=generator, device=generator.device)
             t = whole_rays.distances(first, rays, tau, near)
             lesson = nerdf.ask(teacher, lambda rays: ngp.render(teacher, rays, near, 0.0), rays, t)
@@ -111,7 +115,7 @@ def distil(
                 background = 1.0 if isinstance(student, LightField) else behind
                 out = whole_rays.render_rays(student, rays, near=near, background=background, tau=tau)
                 optimizers[name].zero_grad()
-                loss_of_rays(out, lesson, background).backward()
+                loss_of_rays(out, lesson, background, weight).backward()
                 optimizers[name].step()
                 spent[name] += time.perf_counter() - began
     return spent

@@ -158,8 +158,8 @@ def _wall_cameras() -> Cameras:
     return Cameras(look_at(eyes, (0.5, 0.0, 0.2)), intrinsics(50.0, 12, 10, 8), 12, 10)
 
 
-@pytest.mark.parametrize("draw", [nerdf.random_cameras, nerdf.blended_cameras])
-def test_random_cameras_stand_among_the_given_ones_and_upright(draw):
+@pytest.mark.parametrize("draw", [nerdf.boxed_cameras, nerdf.blended_cameras])
+def test_new_cameras_stand_among_the_given_ones_and_upright(draw):
     given = _wall_cameras()
     cameras = check(draw(given, 50, seeded()))
     low, high = given.origins.amin(0), given.origins.amax(0)
@@ -173,11 +173,11 @@ def test_random_cameras_stand_among_the_given_ones_and_upright(draw):
 def test_on_a_dome_only_blended_cameras_look_at_the_scene():
     given = orbit(12, radius=4.0, elevation_degrees=30.0, width=8, height=8)[[11, 0, 1]]
     miss = {}
-    for draw in (nerdf.random_cameras, nerdf.blended_cameras):
+    for draw in (nerdf.boxed_cameras, nerdf.blended_cameras):
         poses = draw(given, 200, seeded()).world_from_cam
         towards = torch.nn.functional.normalize(-poses[:, :3, 3], dim=-1)
         miss[draw] = float(torch.acos((towards * poses[:, :3, 2]).sum(-1).clamp(-1, 1)).mean())
-    assert miss[nerdf.blended_cameras] < 0.05 < 0.15 < miss[nerdf.random_cameras]
+    assert miss[nerdf.blended_cameras] < 0.05 < 0.15 < miss[nerdf.boxed_cameras]
 
 
 def test_rays_are_kept_only_where_they_meet_the_box():
@@ -227,7 +227,7 @@ def test_the_released_constraint_acts_on_another_function():
     """A student that already agrees with its teacher has nothing to lose, unless its numbers are read as something else."""
     out = whole_rays.render_rays(_student(), _rays())
     lesson = nerdf.Lesson(out.rgb.detach() + out.alpha.detach()[:, None] - 1, out.alpha.detach(), out.densities.detach())
-    agreed = [float(loss(out, lesson, 1.0).detach()) for loss in (fitting.loss_of(), look.loss_paper, look.loss_released)]
+    agreed = [float(loss(out, lesson, 1.0).detach()) for loss in (fitting.loss_whole, look.loss_paper, look.loss_released)]
     assert agreed[0] < 1e-9 and agreed[1] < 1e-9 and agreed[2] > 1e-4
 
 
@@ -244,7 +244,7 @@ def _taught(scene, teacher, n_steps, **students):
 def test_students_learn_from_the_teacher_alone(scene, teacher):
     box = tuple(teacher.aabb.flatten().tolist())
     student, light = _student(box=box, width=32), _student(LightField, box=box, width=32)
-    cameras = _taught(scene, teacher, 80, nerdf=(student, fitting.loss_of()), light=(light, fitting.loss_of(0.0)))
+    cameras = _taught(scene, teacher, 80, nerdf=(student, fitting.loss_whole), light=(light, fitting.loss_free))
     truth = ngp.render_view(teacher, cameras, scene.near)
     plain = float((truth.rgb - truth.rgb.mean((0, 1, 2))).square().mean())
     for model in (student, light):
@@ -254,8 +254,8 @@ def test_students_learn_from_the_teacher_alone(scene, teacher):
 def test_training_repeats_bit_by_bit_and_depends_on_no_other_student(scene, teacher):
     box = tuple(teacher.aabb.flatten().tolist())
     alone, beside, other = _student(box=box), _student(box=box), _student(LightField, box=box)
-    _taught(scene, teacher, 4, a=(alone, fitting.loss_of()))
-    _taught(scene, teacher, 4, b=(other, fitting.loss_of()), a=(beside, fitting.loss_of()))
+    _taught(scene, teacher, 4, a=(alone, fitting.loss_whole))
+    _taught(scene, teacher, 4, b=(other, fitting.loss_whole), a=(beside, fitting.loss_whole))
     for one, two in zip(alone.parameters(), beside.parameters(), strict=True):
         assert torch.equal(one, two)
 
