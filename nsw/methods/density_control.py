@@ -56,17 +56,19 @@ class DensityControl:
     def for_budget(self, n_steps: int, **changes) -> DensityControl:
         """Return the schedule shortened in proportion to n_steps of 30,000, with `changes` applied.
 
-        The opacity reset is dropped below 1,500 steps: splats that it makes invisible need time to come back.
+        The distance of opacity resets stays: splats that one has made faint need a number of steps to come back, not a share
+        of the run. Every 400 of 4,000 steps, resets take 8 dB from the bundled room; every 1,000 they cost nothing by
+        themselves, but the pruning of large splats that the first one switches on takes 6 dB from the room, whose walls are
+        large splats, and 0.3 dB from the town (64 pixels, 4,000 splats). Runs of up to 6,000 steps hence have neither.
 
         >>> control = DensityControl().for_budget(3000)
         >>> control.start, control.stop, control.every, control.reset_every
-        (50, 1500, 50, 300)
+        (50, 1500, 50, 3000)
         """
         share = n_steps / 30_000
         start, stop = round(self.start * share), round(self.stop * share)
         every = max(min(50, self.every), round(self.every * share))
-        reset_every = round(self.reset_every * share) if n_steps >= 1_500 else 0
-        return replace(replace(self, start=start, stop=stop, every=every, reset_every=reset_every), **changes)
+        return replace(replace(self, start=start, stop=stop, every=every), **changes)
 
     def due(self, step: int) -> bool:
         """Say whether `refine` belongs after this step."""

@@ -214,8 +214,8 @@ def test_the_calendar():
     assert [s for s in range(0, 900) if control.due(s)] == [600, 700, 800]
     assert [s for s in range(0, 16_000) if control.reset_due(s)] == [3000, 6000, 9000, 12_000]
     short = control.for_budget(1000)
-    assert short.reset_every == 0
     assert not any(short.reset_due(s) for s in range(1000))
+    assert [s for s in range(10_000) if control.for_budget(10_000).reset_due(s)] == [3000]  # 7,000 steps to come back
     assert sum(short.due(s) for s in range(1000)) >= 8
     assert max(s for s in range(1000) if short.due(s)) < 500
 
