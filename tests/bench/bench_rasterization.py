@@ -3,7 +3,8 @@
 Other engines are given as files, `--peer ceiling.py --peer prototype.py`. Their page is `results/rasterization.md`; a run without
 them leaves it alone and has a page of its own, `results/rasterization-alone.md`, which cites the ratios of theirs with their date.
 
-Scenes: N anisotropic splats uniform in a ball of radius 1, sizes near their spacing, seen from distance 3 with 45 degrees.
+Scenes: N anisotropic splats uniform in a ball of radius 1, sizes near their spacing, seen from distance 3 with 45 degrees; and the
+points of a photographed garden, if `--garden` (or NSW_GARDEN) names gsplat's file with them.
 Numbers are medians in milliseconds, forward alone and forward with backward. Absolute times belong to one machine; quote ratios.
 """
 
@@ -21,8 +22,9 @@ import time
 from pathlib import Path
 
 import numba
+import numpy as np
 import torch
-from peers import RASTERIZATION, times_opensplat
+from peers import GARDEN, RASTERIZATION, times_opensplat
 from report import FOLDER
 
 from nsw.kernels import rasterization, rasterization_reference
@@ -50,6 +52,22 @@ def ball_scene(n: int, width: int, height: int, seed: int = 0) -> list[torch.Ten
     Ks, viewmats = torch.tensor([[[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]]]), torch.eye(4)[None].clone()
     viewmats[0, 2, 3] = 3.0
     return [means, quats, scales, opacities, colors, viewmats, Ks]
+
+
+def garden_scene(path: str, width: int, height: int) -> list[torch.Tensor]:
+    """The points of gsplat's `assets/test_garden.npz` as round splats, as large as the distance to their three neighbours."""
+    from scipy.spatial import cKDTree
+
+    data = np.load(path)
+    means = data["means3d"]
+    near, _ = cKDTree(means).query(means, k=4)
+    sizes = np.sqrt((near[:, 1:] ** 2).mean(axis=1)).astype(np.float32)
+    scales = torch.from_numpy(np.minimum(sizes, np.quantile(sizes, 0.999)))[:, None].repeat(1, 3)
+    quats, opacities = torch.tensor([1.0, 0, 0, 0]).repeat(len(means), 1), torch.full((len(means),), 0.5)
+    Ks, viewmats = torch.from_numpy(data["Ks"])[:1].clone(), torch.from_numpy(data["viewmats"])[:1].clone()
+    Ks[0, 0] *= width / float(data["width"])
+    Ks[0, 1] *= height / float(data["height"])
+    return [torch.from_numpy(means), quats, scales, opacities, torch.from_numpy(data["colors"]).float() / 255, viewmats, Ks]
 
 
 def load_peer(path: str):
@@ -85,13 +103,12 @@ def passes(draw, scene, width: int, height: int):
     return forward, both
 
 
-def interleaved_ms(engines: dict, n: int, width: int, height: int, blocks: int, seconds: float, pick) -> dict:
+def interleaved_ms(engines: dict, scene: list, width: int, height: int, blocks: int, seconds: float, pick) -> dict:
     """Times {name: (forward, with backward)}, picked by `pick` from all that were taken.
 
     The engines take turns, `blocks` times, so that all meet the same disturbances.
     """
-    scene = ball_scene(n, width, height)
-    scene[5:] = [tensor[0] for tensor in scene[5:]]
+    scene = [*scene[:5], *(tensor[0] for tensor in scene[5:])]
     runs = {(name, i): run for name, draw in engines.items() for i, run in enumerate(passes(draw, scene, width, height))}
     once = {}
     for key, run in runs.items():
@@ -129,6 +146,12 @@ def machine() -> str:
     )
 
 
+def named(row: dict) -> str:
+    """What a row was drawn from, and how large."""
+    scene = f"{row['scene']} of {row['n']}" if "scene" in row else row["n"]
+    return f"{scene}, {row['width']}x{row['height']}"
+
+
 def table(rows: list[dict], peers: list[str]) -> list[str]:
     titles = ["splats, picture", "kernels, ms", "plain torch, ms", *(f"{name}, ms | kernels / {name}" for name in peers)]
     titles += ["OpenSplat / kernels (target)"] if "prototype" in peers else []
@@ -141,12 +164,12 @@ def table(rows: list[dict], peers: list[str]) -> list[str]:
         for name in peers:
             other = row["ms"][name]
             cells += [f"{other[0]:.1f} / {other[1]:.1f}", f"{mine[0] / other[0]:.2f} / {mine[1] / other[1]:.2f}"]
-        load = (row["n"], row["width"], row["height"])
+        load = (row.get("scene", row["n"]), row["width"], row["height"])
         if "prototype" in peers:
             times = times_opensplat(*load, row["ms"]["prototype"][1], mine[1])
             cells.append(f"{times:.1f} ({RASTERIZATION[load]['target']})")
         cells.append(" / ".join(str(RASTERIZATION[load][name][1]) for name in ("prototype", "ceiling", "OpenSplat")))
-        lines.append(f"| {row['n']}, {row['width']}x{row['height']} | {mine[0]:.1f} / {mine[1]:.1f} | {' | '.join(cells)} |")
+        lines.append(f"| {named(row)} | {mine[0]:.1f} / {mine[1]:.1f} | {' | '.join(cells)} |")
     return lines
 
 
@@ -159,7 +182,7 @@ def cited(record: dict) -> list[str]:
     for row in record["rows"]:
         pairs = [zip(row["ms"]["kernels"], row["ms"][name], strict=True) for name in names]
         cells = [" / ".join(f"{mine / other:.2f}" for mine, other in pair) for pair in pairs]
-        lines.append(f"| {row['n']}, {row['width']}x{row['height']} | {' | '.join(cells)} |")
+        lines.append(f"| {named(row)} | {' | '.join(cells)} |")
     return lines
 
 
@@ -169,7 +192,7 @@ def behind(rows: list[dict], name: str, allowed: float) -> str:
     for row in rows:
         for kind, mine, other in zip(slow, row["ms"]["kernels"], row["ms"][name], strict=True):
             if mine > allowed * other:
-                slow[kind].append(f"{row['n']} at {row['width']}x{row['height']} ({mine / other:.2f})")
+                slow[kind].append(f"{named(row)} ({mine / other:.2f})")
     told = [f"{kind}: {', '.join(found) if found else 'none'}" for kind, found in slow.items()]
     return f"Rows slower than 0.9 times the speed of {name}: {'; '.join(told)}."
 
@@ -192,7 +215,41 @@ def save(folder: Path, record: dict, peers: list[str], least: bool) -> None:
     (folder / f"{name}.md").write_text(text, encoding="utf-8")
 
 
+def loads(garden: str | None):
+    """Name, number of splats, picture and scene of every row."""
+    for n in COUNTS:
+        for width, height in SIZES:
+            yield {"n": n, "width": width, "height": height}, ball_scene(n, width, height)
+    if not garden or not Path(garden).exists():
+        print(f"no rows of the garden: {garden} is missing" if garden else "no rows of the garden: no --garden, no NSW_GARDEN")
+        return
+    for width, height in SIZES:
+        scene = garden_scene(garden, width, height)
+        yield {"scene": GARDEN, "n": len(scene[0]), "width": width, "height": height}, scene
+
+
 def main() -> None:
+    options = parse()
+    pick = min if options.least else statistics.median
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    peers = {Path(path).stem: load_peer(path) for path in options.peer}
+    if not peers:
+        print("no --peer given: ratios to other engines are cited from results/rasterization.json, with their date")
+    header, date, rows = machine(), datetime.date.today().isoformat(), []
+    print(f"{date}: {header}", *table([], list(peers)), sep="\n", flush=True)
+    for row, scene in loads(options.garden):
+        width, height = row["width"], row["height"]
+        ms = interleaved_ms({"kernels": ours, **peers}, scene, width, height, options.blocks, options.seconds, pick)
+        if row["n"] <= options.reference_up_to:
+            scene[5:] = [tensor[0] for tensor in scene[5:]]
+            ms["plain torch"] = [median_ms(run, 1) for run in passes(plain_torch, scene, width, height)]
+        rows.append(row | {"ms": ms})
+        print(table(rows, list(peers))[-1], flush=True)
+    save(FOLDER, {"date": date, "machine": header, "blocks": options.blocks, "rows": rows}, list(peers), options.least)
+
+
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--blocks", type=int, default=5, help="how often the engines take turns")
     parser.add_argument("--seconds", type=float, default=4.0, help="about how long a size is measured")
@@ -202,25 +259,10 @@ def main() -> None:
     parser.add_argument(
         "--least", action="store_true", help="the least times, not medians: for a machine that has other work to do"
     )
-    options = parser.parse_args()
-    pick = min if options.least else statistics.median
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    peers = {Path(path).stem: load_peer(path) for path in options.peer}
-    if not peers:
-        print("no --peer given: ratios to other engines are cited from results/rasterization.json, with their date")
-    header, date, rows = machine(), datetime.date.today().isoformat(), []
-    print(f"{date}: {header}", *table([], list(peers)), sep="\n", flush=True)
-    for n in COUNTS:
-        for width, height in SIZES:
-            ms = interleaved_ms({"kernels": ours, **peers}, n, width, height, options.blocks, options.seconds, pick)
-            if n <= options.reference_up_to:
-                scene = ball_scene(n, width, height)
-                scene[5:] = [tensor[0] for tensor in scene[5:]]
-                ms["plain torch"] = [median_ms(run, 1) for run in passes(plain_torch, scene, width, height)]
-            rows.append({"n": n, "width": width, "height": height, "ms": ms})
-            print(table(rows, list(peers))[-1], flush=True)
-    save(FOLDER, {"date": date, "machine": header, "blocks": options.blocks, "rows": rows}, list(peers), options.least)
+    parser.add_argument(
+        "--garden", default=os.environ.get("NSW_GARDEN"), help="assets/test_garden.npz of gsplat's repository, for three rows more"
+    )
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -6,9 +6,11 @@ Elsewhere they are of use as ratios to a program that is run again: the one-file
 
 from __future__ import annotations
 
-# Splats, width, height; milliseconds forward and with backward, medians of one run, of the sketch in numba, of hand-written C++
-# ("ceiling"), of OpenSplat's CPU kernel, of tiled plain torch; last, how many times faster than OpenSplat, with backward, these
-# kernels are meant to be.
+GARDEN = "garden"
+
+# Splats (or the name of a scene), width, height; milliseconds forward and with backward, medians of one run, of the sketch in
+# numba, of hand-written C++ ("ceiling"), of OpenSplat's CPU kernel, of tiled plain torch; last, how many times faster than
+# OpenSplat, with backward, these kernels are meant to be.
 _ROWS = (
     (1_000, 128, 128, (0.9, 1.8), (0.8, 2.0), (15.6, 32.5), (25, 83), 20),
     (1_000, 256, 256, (2.0, 5.3), (2.3, 5.9), (61, 124), (80, 264), 25),
@@ -22,6 +24,10 @@ _ROWS = (
     (140_000, 128, 128, (29.1, 63.6), (26.3, 58.1), (126, 220), (1153, 2891), 6),
     (140_000, 256, 256, (25.3, 61.7), (25.9, 55.4), (190, 335), (1500, 4487), 9),
     (140_000, 512, 384, (33.8, 78.4), (29.8, 72.2), (388, 677), (1706, 5175), 12),
+    # gsplat's own garden, see bench_rasterization.py
+    (GARDEN, 128, 128, (17.7, 33.6), (14.4, 28.0), (118, 219), (440, 1046), 10),
+    (GARDEN, 256, 256, (21.0, 41.2), (19.1, 42.4), (215, 417), (539, 1451), 14),
+    (GARDEN, 512, 384, (29.7, 69.5), (28.2, 64.6), (507, 853), (728, 2430), 15),
 )
 _NAMES = ("prototype", "ceiling", "OpenSplat", "tiled torch", "target")
 RASTERIZATION = {row[:3]: dict(zip(_NAMES, row[3:], strict=True)) for row in _ROWS}
@@ -39,7 +45,7 @@ VIEWER = {(50_000, 256, 256): 15.0, (139_000, 512, 384): 35.0}  # milliseconds a
 COMPILING = {"cold": 20.0, "import": 0.4}  # seconds
 
 
-def times_opensplat(n: int, width: int, height: int, prototype_ms: float, kernels_ms: float) -> float:
+def times_opensplat(scene: int | str, width: int, height: int, prototype_ms: float, kernels_ms: float) -> float:
     """Return how many times faster than OpenSplat the kernels are, with backward, by way of the sketch that both ran beside."""
-    peer = RASTERIZATION[n, width, height]
+    peer = RASTERIZATION[scene, width, height]
     return peer["OpenSplat"][1] / peer["prototype"][1] * prototype_ms / kernels_ms

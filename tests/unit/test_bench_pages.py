@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 BENCH = Path(__file__).parents[1] / "bench"
@@ -51,7 +52,9 @@ def test_the_committed_record_has_every_size_beside_the_ceiling(bench):
     committed = json.loads((BENCH / "results" / "rasterization.json").read_text())
     lines = bench.cited(committed)
     assert "kernels / ceiling" in lines[2] and committed["date"] in lines[0]
-    assert len(lines) - 4 == len(bench.COUNTS) * len(bench.SIZES) and not any("nan" in line for line in lines)
+    named = {bench.named(row) for row in committed["rows"]}
+    assert named >= {f"{n}, {width}x{height}" for n in bench.COUNTS for width, height in bench.SIZES}
+    assert len(lines) - 4 == len(named) and not any("nan" in line for line in lines)
     assert all(max(mine / other for mine, other in zip(row["ms"]["kernels"], row["ms"]["ceiling"], strict=True)) <= 1 / 0.9
                for row in committed["rows"])  # fmt: skip
 
@@ -59,3 +62,28 @@ def test_the_committed_record_has_every_size_beside_the_ceiling(bench):
 def test_a_run_without_any_record_says_only_what_it_measured(bench, tmp_path):
     bench.save(tmp_path, record("2021-03-04", kernels=[7.0, 9.0]), [], True)
     assert "Beside" not in (tmp_path / "rasterization-alone.md").read_text()
+
+
+def test_the_garden_is_drawn_where_its_file_lies_and_where_not_it_is_said(bench, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(bench, "COUNTS", ())
+    places, K = (
+        np.random.default_rng(0).random((20, 3), np.float32),
+        np.array([[640, 0, 320], [0, 480, 240], [0, 0, 1]], np.float32),
+    )
+    data = {
+        "means3d": places,
+        "colors": np.full((20, 3), 51, np.uint8),
+        "viewmats": np.eye(4, dtype=np.float32)[None],
+        "Ks": K[None],
+    }
+    np.savez(tmp_path / "garden.npz", **data, width=640, height=480)
+    rows, scenes = zip(*bench.loads(str(tmp_path / "garden.npz")), strict=True)
+    assert [bench.named(row) for row in rows] == [f"garden of 20, {width}x{height}" for width, height in bench.SIZES]
+    assert all((row["scene"], row["width"], row["height"]) in bench.RASTERIZATION for row in rows)
+    means, _, scales, opacities, colors, viewmats, Ks = scenes[0]
+    assert Ks[0].tolist() == [[128, 0, 64], [0, 128, 64], [0, 0, 1]] and viewmats.shape == (1, 4, 4)
+    apart = np.sort(np.linalg.norm(places[:, None] - places, axis=-1), axis=1)[:, 1:4]
+    assert np.allclose(scales[:, 0], np.minimum(np.sqrt((apart**2).mean(1)), scales.max()), atol=1e-6)
+    assert float(opacities.mean()) == 0.5 and np.allclose(colors, 0.2)
+    assert not list(bench.loads(None)) and "no --garden" in capsys.readouterr().out
+    assert not list(bench.loads("absent.npz")) and "absent.npz is missing" in capsys.readouterr().out
