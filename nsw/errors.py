@@ -6,3 +6,11 @@ class InputError(ValueError):
 
     Readers, the command line, notebook parameters and checkpoints raise it; `nsw` prints its text and exits with 2.
     """
+
+
+class CallError(InputError, AssertionError):
+    """Say which argument of a call of gsplat's does not fit; gsplat asserts, so that code may catch an `AssertionError` here too.
+
+    >>> issubclass(CallError, ValueError) and issubclass(CallError, AssertionError)
+    True
+    """

@@ -2,6 +2,9 @@
 
 `kernel` is numba's `njit` with this package's settings. numba's cache looks only at the file of the function that was called; here
 the folder's name also holds a digest of all files with kernels, so that a changed helper never leaves old machine code behind.
+
+LLVM knows no exception: where the system refuses it memory, it ends the process (SIGABRT, "LLVM ERROR: out of memory", or nothing
+said at all). Compiling takes some 100 MB for a moment; `nsw doctor --warm` does it where there is room.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from nsw.kernels import simd
 
 # Without "nnan" and "ninf": the kernels test for broken numbers, and the compiler must not assume those tests away.
 FASTMATH = {"reassoc", "nsz", "arcp", "contract"}
+_decorating = threading.Lock()
 
 
 def user_cache_folder() -> Path:
@@ -63,12 +67,14 @@ def kernel(function):
     options = {"fastmath": FASTMATH, "error_model": "numpy", "nogil": True, "no_cfunc_wrapper": True}  # C never calls one
     if folder is None:
         return numba.njit(**options)(function)
-    # numba reads the folder from its global settings while it decorates; other users of numba keep theirs.
-    previous, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(folder)
-    try:
-        return numba.njit(cache=True, **options)(function)
-    finally:
-        numba.config.CACHE_DIR = previous
+    # numba reads the folder from its global settings while it decorates; other users of numba keep theirs. Two threads may import
+    # two modules at once, and each would put back what it found while the other still needs it.
+    with _decorating:
+        previous, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(folder)
+        try:
+            return numba.njit(cache=True, **options)(function)
+        finally:
+            numba.config.CACHE_DIR = previous
 
 
 def helper(function):

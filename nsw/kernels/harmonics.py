@@ -12,7 +12,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from nsw.errors import CallError
+from nsw.kernels.settled_gradient import settle_gradient
+
 MAX_DEGREE = 4
+HEADROOM = 128.0  # above the sum of all bases, and a power of two, which changes no rounding
 
 
 def _basis_degree_2(x: Tensor, y: Tensor, z: Tensor) -> list[Tensor]:
@@ -62,7 +66,7 @@ def sh_basis(degree: int, unit_directions: Float[Tensor, "*n 3"]) -> Float[Tenso
     tensor([[0.2821, -0.0000, 0.4886, -0.0000]])
     """
     if not 0 <= degree <= MAX_DEGREE:
-        raise ValueError(f"sh_degree must be 0 to {MAX_DEGREE}, got {degree}")
+        raise CallError(f"sh_degree must be 0 to {MAX_DEGREE}, got {degree}")
     x, y, z = unit_directions.unbind(-1)
     columns = [torch.full_like(x, 0.28209479177387814)]
     if degree >= 1:
@@ -95,7 +99,8 @@ def spherical_harmonics(
     """
     n_bases = (degrees_to_use + 1) ** 2
     if n_bases > coeffs.shape[-2]:
-        raise ValueError(f"sh_degree {degrees_to_use} needs {n_bases} coefficients, colors has {coeffs.shape[-2]}")
-    basis = sh_basis(degrees_to_use, F.normalize(dirs, dim=-1))
-    colors = (basis[..., None] * coeffs[..., :n_bases, :]).sum(dim=-2)
+        raise CallError(f"sh_degree {degrees_to_use} needs {n_bases} coefficients, colors has {coeffs.shape[-2]}")
+    basis = sh_basis(degrees_to_use, F.normalize(settle_gradient(dirs), dim=-1))
+    # Parts of the sum may be too large where the sum is not: they are made smaller meanwhile.
+    colors = (basis[..., None] / HEADROOM * settle_gradient(coeffs)[..., :n_bases, :]).sum(dim=-2) * HEADROOM
     return colors if masks is None else torch.where(masks[..., None], colors, torch.zeros_like(colors))

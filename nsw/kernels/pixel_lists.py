@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nsw.errors import InputError
+from nsw.errors import CallError
 from nsw.kernels import engine_reference, engines, rasterize_reference
 from nsw.kernels.projection_reference import View
 from nsw.kernels.rasterize_reference import ALPHA_MAX, TRANSMITTANCE_MIN, splat_alphas
@@ -51,7 +51,7 @@ def rasterize_to_pixels(
         Colours with the background added, and alphas.
 
     Raises:
-        InputError: when shapes do not fit together, or the tiles do not cover the picture.
+        CallError: when shapes do not fit together, or the tiles do not cover the picture.
     """
     lead = (means2d.shape[0],) if packed else tuple(means2d.shape[:-1])
     images = tuple(isect_offsets.shape[:-2])
@@ -61,7 +61,7 @@ def rasterize_to_pixels(
         expected["backgrounds"] = (backgrounds, images + (colors.shape[-1],))
     check_lists(expected, image_width, image_height, tile_size, isect_offsets, masks)
     if not packed and images != lead[:-1]:
-        raise InputError(f"isect_offsets must be {list(lead[:-1])} tiles, got {list(isect_offsets.shape)}.")
+        raise CallError(f"isect_offsets must be {list(lead[:-1])} tiles, got {list(isect_offsets.shape)}.")
     offsets, flatten_ids = without_masked(isect_offsets, flatten_ids, masks)
     if absgrad:
         means2d.absgrad = torch.zeros_like(means2d)
@@ -81,14 +81,14 @@ def check_lists(expected: dict, width: int, height: int, tile_size: int, isect_o
     """Compare tensors with the shapes they should have, and the grid of tiles with the picture."""
     for name, (tensor, shape) in expected.items():
         if tuple(tensor.shape) != tuple(shape):
-            raise InputError(f"{name} must be {list(shape)}, got {list(tensor.shape)}.")
+            raise CallError(f"{name} must be {list(shape)}, got {list(tensor.shape)}.")
         if name == "colors" and not 0 < tensor.shape[-1] <= 513:
-            raise InputError(f"Unsupported number of color channels: {tensor.shape[-1]}")
+            raise CallError(f"Unsupported number of color channels: {tensor.shape[-1]}")
     if masks is not None and masks.shape != isect_offsets.shape:
-        raise InputError(f"masks must be {list(isect_offsets.shape)}, got {list(masks.shape)}.")
+        raise CallError(f"masks must be {list(isect_offsets.shape)}, got {list(masks.shape)}.")
     rows, columns = isect_offsets.shape[-2:]
     if rows * tile_size < height or columns * tile_size < width:
-        raise InputError(f"{columns} x {rows} tiles of {tile_size} pixels do not cover {width} x {height} pixels.")
+        raise CallError(f"{columns} x {rows} tiles of {tile_size} pixels do not cover {width} x {height} pixels.")
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nsw.errors import InputError
+from nsw.errors import CallError
 from nsw.kernels import engines
 from nsw.kernels.covariances import from_upper_triangle
 from nsw.kernels.projection_reference import LENSES, Projected, View, covariance, project_pairs, project_visible
@@ -49,7 +49,7 @@ def fully_fused_projection(
         compensations [..., C, N] or None. Packed: batch_ids, camera_ids, gaussian_ids [nnz], then the same five as [nnz, ...].
 
     Raises:
-        InputError: when shapes or options do not fit together.
+        CallError: when shapes or options do not fit together.
 
     >>> radii, means2d, depths, conics, _ = fully_fused_projection(
     ...     torch.tensor([[0.0, 0.0, 2.0]]), None, torch.eye(4)[:1], torch.full((1, 3), 0.1), torch.eye(4)[None],
@@ -59,13 +59,13 @@ def fully_fused_projection(
     """
     batch, N, C = check_splats(means, quats, scales, viewmats, Ks, covars)
     if opacities is not None and opacities.shape != batch + (N,):
-        raise InputError(f"opacities must be {list(batch + (N,))}, got {list(opacities.shape)}.")
+        raise CallError(f"opacities must be {list(batch + (N,))}, got {list(opacities.shape)}.")
     if sparse_grad and not packed:
-        raise InputError("sparse_grad is only supported when packed is True.")
+        raise CallError("sparse_grad is only supported when packed is True.")
     if sparse_grad and batch:
-        raise InputError("sparse_grad does not support batch dimensions.")
+        raise CallError("sparse_grad does not support batch dimensions.")
     if camera_model not in LENSES:
-        raise InputError(NO_LENS.format(camera_model))
+        raise CallError(NO_LENS.format(camera_model))
     view = View(int(width), int(height), near_plane, far_plane, radius_clip, eps2d, calc_compensations, camera_model)
     if opacities is None:
         opacities = torch.full(batch + (N,), BEYOND_EVERY_BOX, dtype=means.dtype, device=means.device)
@@ -91,18 +91,18 @@ def fully_fused_projection(
 def check_splats(means, quats, scales, viewmats, Ks, covars=None) -> tuple[tuple[int, ...], int, int]:
     """Compare shapes with gsplat's contract; return the batch dimensions, N and C."""
     if means.dim() < 2 or viewmats.dim() < 3:
-        raise InputError(f"means must be [..., N, 3] and viewmats [..., C, 4, 4], got {list(means.shape)}, {list(viewmats.shape)}.")
+        raise CallError(f"means must be [..., N, 3] and viewmats [..., C, 4, 4], got {list(means.shape)}, {list(viewmats.shape)}.")
     batch, N, C = tuple(means.shape[:-2]), means.shape[-2], viewmats.shape[-3]
     expected = {"means": (means, (N, 3)), "viewmats": (viewmats, (C, 4, 4)), "Ks": (Ks, (C, 3, 3))}
     if covars is None:
         if quats is None or scales is None:
-            raise InputError("covars, or quats and scales, are required.")
+            raise CallError("covars, or quats and scales, are required.")
         expected |= {"quats": (quats, (N, 4)), "scales": (scales, (N, 3))}
     else:
         expected["covars"] = (covars, (N, 6))
     for name, (tensor, tail) in expected.items():
         if tuple(tensor.shape) != batch + tail:
-            raise InputError(f"{name} must be {list(batch + tail)}, got {list(tensor.shape)}.")
+            raise CallError(f"{name} must be {list(batch + tail)}, got {list(tensor.shape)}.")
     return batch, N, C
 
 
@@ -124,7 +124,7 @@ def world_to_cam(
     """Carry centres and covariances into the axes of each camera: `R_w mu + t` and `R_w Sigma R_w^T`."""
     batch, N = tuple(means.shape[:-2]), means.shape[-2]
     if covars.shape != batch + (N, 3, 3) or viewmats.shape[:-3] != batch or viewmats.shape[-2:] != (4, 4):
-        raise InputError(f"means [..., N, 3], covars [..., N, 3, 3], viewmats [..., C, 4, 4] do not fit: "
+        raise CallError(f"means [..., N, 3], covars [..., N, 3, 3], viewmats [..., C, 4, 4] do not fit: "
                          f"{list(means.shape)}, {list(covars.shape)}, {list(viewmats.shape)}.")  # fmt: skip
     R, t = viewmats[..., :, None, :3, :3], viewmats[..., :, None, :3, 3]
     means_cam = (R @ means[..., None, :, :, None]).squeeze(-1) + t
@@ -142,10 +142,10 @@ def proj(
     """Project splats given in camera axes: positions in pixels and 2 x 2 covariances `J V J^T`, neither dilated nor culled."""
     lead = tuple(means.shape[:-1])
     if covars.shape != lead + (3, 3) or Ks.shape != lead[:-1] + (3, 3):
-        raise InputError(f"means [..., C, N, 3], covars [..., C, N, 3, 3], Ks [..., C, 3, 3] do not fit: "
+        raise CallError(f"means [..., C, N, 3], covars [..., C, N, 3, 3], Ks [..., C, 3, 3] do not fit: "
                          f"{list(means.shape)}, {list(covars.shape)}, {list(Ks.shape)}.")  # fmt: skip
     if camera_model not in LENSES:
-        raise InputError(NO_LENS.format(camera_model))
+        raise CallError(NO_LENS.format(camera_model))
     every_K = Ks[..., None, :, :].expand(lead + (3, 3)).reshape(-1, 3, 3)
     means2d, J = LENSES[camera_model](means.reshape(-1, 3), every_K, View(int(width), int(height)))
     covars2d = J @ covars.reshape(-1, 3, 3) @ J.transpose(-1, -2)

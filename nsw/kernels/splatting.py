@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nsw.errors import InputError
+from nsw.errors import CallError
 from nsw.kernels import engines
 from nsw.kernels.meta import Meta, rows_of_pairs
 from nsw.kernels.projecting import project_sparse
@@ -64,7 +64,7 @@ def rasterization(
         Pictures [..., C, H, W, X], alphas [..., C, H, W, 1], and the meta dict (see `nsw.kernels.meta`).
 
     Raises:
-        InputError: when shapes, modes or sizes do not fit together.
+        CallError: when shapes, modes or sizes do not fit together.
         NotImplementedError: for `distributed`, the unscented transform, distortion, rolling shutter.
     """
     unsupported = {
@@ -101,7 +101,7 @@ def _refuse_unsupported(options: dict, camera_model: str) -> None:
 def _require(condition: bool, message: str | Callable[[], str]) -> None:
     """Messages with values in them are functions: putting twelve into words takes as long as projecting a thousand splats."""
     if not condition:
-        raise InputError(f"rasterization: {message if isinstance(message, str) else message()}")
+        raise CallError(f"rasterization: {message if isinstance(message, str) else message()}")
 
 
 def _check(

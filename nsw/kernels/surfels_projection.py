@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nsw.errors import InputError
+from nsw.errors import CallError
 from nsw.kernels import engine_reference, engines
 from nsw.kernels.projecting import check_splats
 from nsw.kernels.projection_reference import View, rotation_from_quaternion
@@ -128,9 +128,9 @@ def fully_fused_projection_2dgs(
     """
     batch, N, C = check_splats(means, quats, scales, viewmats, Ks)
     if sparse_grad and not packed:
-        raise InputError("sparse_grad is only supported when packed is True.")
+        raise CallError("sparse_grad is only supported when packed is True.")
     if sparse_grad and batch:
-        raise InputError("sparse_grad does not support batch dimensions.")
+        raise CallError("sparse_grad does not support batch dimensions.")
     view = View(int(width), int(height), near_plane, far_plane, radius_clip, eps2d)
     B = math.prod(batch)
     flat = [t if sparse_grad else t.reshape((B,) + t.shape[len(batch) :]) for t in (means, quats, scales)]

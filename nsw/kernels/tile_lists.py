@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nsw.errors import InputError
+from nsw.errors import CallError
 from nsw.kernels import tiles_reference
 
 
@@ -48,7 +48,7 @@ def isect_tiles(
     if packed:
         for name, value in {"image_ids": image_ids, "gaussian_ids": gaussian_ids, "n_images": n_images}.items():
             if value is None:
-                raise InputError(f"{name} is required if packed is True.")
+                raise CallError(f"{name} is required if packed is True.")
         lead = (means2d.shape[0],)
     else:
         lead = tuple(means2d.shape[:-1])
@@ -56,7 +56,7 @@ def isect_tiles(
         image_ids = torch.arange(images, device=means2d.device).repeat_interleave(lead[-1])
     for name, tensor, tail in (("means2d", means2d, (2,)), ("radii", radii, (2,)), ("depths", depths, ())):
         if tuple(tensor.shape) != lead + tail:
-            raise InputError(f"{name} must be {list(lead + tail)}, got {list(tensor.shape)}.")
+            raise CallError(f"{name} must be {list(lead + tail)}, got {list(tensor.shape)}.")
     rows = (means2d.reshape(-1, 2), radii.reshape(-1, 2), depths.reshape(-1), image_ids)
     counts, isect_ids, flatten_ids = tiles_reference.isect_tiles(*rows, tile_size, tile_width, tile_height, sort=sort)
     return counts.view(lead), isect_ids, flatten_ids

@@ -234,6 +234,18 @@ def test_gradients_of_the_small_calls():
     assert torch.autograd.gradcheck(lambda d, h: spherical_harmonics(4, d, h, masks), (directions, coefficients))
 
 
+def test_code_that_catches_an_assertion_of_gsplats_catches_it_here_too():
+    s = splats()
+    for wrong in (
+        lambda: projected(s | {"means": s["means"][:5]}),
+        lambda: spherical_harmonics(2, torch.ones(1, 3), torch.ones(1, 4, 3)),
+        lambda: rasterization(**s, colors=torch.ones(60, 1), width=9, height=9, render_mode="N"),
+    ):
+        for kind in (AssertionError, ValueError, InputError):
+            with pytest.raises(kind):
+                wrong()
+
+
 def test_wrong_shapes_are_said():
     s = splats()
     with pytest.raises(InputError, match="quats"):

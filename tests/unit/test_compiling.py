@@ -83,3 +83,35 @@ def test_rubbish_is_collected_as_before_after_a_kernel_is_compiled_and_after_one
         assert gc.isenabled() == collects
     finally:
         gc.enable() if before else gc.disable()
+
+
+def test_threads_that_load_kernels_at_once_leave_each_other_the_folder_and_other_users_theirs(monkeypatch, tmp_path):
+    import threading
+    import time
+
+    import numba
+
+    monkeypatch.setattr(numba.config, "CACHE_DIR", "others")
+    monkeypatch.setattr(compiling, "kernel_cache_folder", lambda: tmp_path)
+    seen, both = [], threading.Barrier(2)
+
+    def slow_njit(**_):
+        def decorate(function):
+            seen.append(numba.config.CACHE_DIR)
+            time.sleep(0.02 * len(seen))
+            seen.append(numba.config.CACHE_DIR)
+            return function
+
+        return decorate
+
+    def load():
+        both.wait()
+        compiling.kernel(len)
+
+    monkeypatch.setattr(numba, "njit", slow_njit)
+    threads = [threading.Thread(target=load) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == [str(tmp_path)] * 4 and numba.config.CACHE_DIR == "others"
