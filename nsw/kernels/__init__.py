@@ -1,4 +1,7 @@
-"""CPU twins of gsplat's and nerfacc's CUDA calls: same names, same arguments, same returns. Nothing loads before it is used."""
+"""CPU twins of gsplat's and nerfacc's CUDA calls: same names, same arguments, same returns. Nothing loads before it is used.
+
+What they answer where numbers are too large for float32 is said once, in `nsw.kernels.saturation`.
+"""
 
 from __future__ import annotations
 

@@ -11,11 +11,13 @@ import math
 import numpy as np
 
 from nsw.kernels.compiling import helper, kernel
+from nsw.kernels.saturation import HUGE, LARGEST, STEEPEST, cut, settled
 from nsw.kernels.simd import LANES, load, store
 from nsw.kernels.simd_decay import let_through, taken
 
 f4 = np.float32
 RAYS = 64
+MOST, STEEP, BRIGHTEST = np.float64(LARGEST), np.float64(STEEPEST), 88.0  # exp(88) is about the largest float32
 
 
 @helper
@@ -37,8 +39,9 @@ def density_forward(depths, starts, counts, weights, trans, alphas, left, share,
             first, n = starts[r], counts[r]
             total = 0.0
             for i in range(n):
-                depth[i], before[i] = depths[first + i], f4(total)
-                total += depths[first + i]
+                depth[i] = cut(depths[first + i], LARGEST)
+                before[i] = f4(cut(total, MOST))
+                total += depth[i]
             for i in range(n, n + LANES):
                 depth[i], before[i] = f4(0), f4(0)
             for i in range(0, n, LANES):
@@ -46,11 +49,11 @@ def density_forward(depths, starts, counts, weights, trans, alphas, left, share,
                 store(depth, i, taken(load(depth, i)))
             for i in range(n):
                 trans[first + i] = clear[i]
-                weights[first + i] = clear[i] * depth[i]
+                weights[first + i] = cut(clear[i] * depth[i], LARGEST)
             if alphas.size:
                 for i in range(n):
                     alphas[first + i] = depth[i]
-            left[r] = math.exp(-total)
+            left[r] = math.exp(min(-total, BRIGHTEST))
 
 
 @kernel
@@ -69,8 +72,8 @@ def density_backward(depths, starts, counts, weights, trans, left, g_weights, g_
                 if g_trans.size:
                     behind += g_trans[q] * trans[q]
                 if g_alphas.size:
-                    slope += g_alphas[q] * math.exp(-depths[q])
-                out[q] = slope
+                    slope += g_alphas[q] * math.exp(min(-np.float64(depths[q]), BRIGHTEST))
+                out[q] = settled(slope, STEEP)
                 after = trans[q]
 
 
@@ -85,6 +88,11 @@ def alpha_forward(alphas, starts, counts, weights, trans, share, n_shares):
                 trans[q] = clear
                 weights[q] = clear * alphas[q]
                 clear *= 1.0 - alphas[q]
+            if not abs(clear) <= HUGE:  # too large somewhere, which stays so to the end: once more, with care
+                clear = 1.0
+                for q in range(starts[r], starts[r] + counts[r]):
+                    trans[q], weights[q] = cut(clear, MOST), cut(clear * alphas[q], MOST)
+                    clear = cut(clear * (1.0 - alphas[q]), HUGE)
 
 
 @kernel
@@ -99,7 +107,7 @@ def alpha_backward(alphas, starts, counts, trans, g_weights, g_trans, out, share
             behind = 0.0
             for q in range(starts[r] + counts[r] - 1, starts[r] - 1, -1):
                 g = g_weights[q] if g_weights.size else f4(0)
-                out[q] = trans[q] * (g - behind)
-                behind = g * alphas[q] + (1.0 - alphas[q]) * behind
+                out[q] = settled(trans[q] * (g - behind), STEEP)
+                behind = np.float64(g) * alphas[q] + (1.0 - alphas[q]) * behind
                 if g_trans.size:
                     behind += g_trans[q]

@@ -16,7 +16,16 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import grid_sample
 
 from nsw.kernels.compiling import helper, kernel
-from nsw.kernels.entry_vectors import entry_add, entry_dot, entry_fill, entry_load, entry_mul, entry_store, entry_zero
+from nsw.kernels.entry_vectors import (
+    entry_add,
+    entry_dot,
+    entry_fill,
+    entry_load,
+    entry_mul,
+    entry_settled,
+    entry_store,
+    entry_zero,
+)
 from nsw.kernels.factor_cells import (
     BLOCK,
     ONE,
@@ -31,6 +40,7 @@ from nsw.kernels.factor_cells import (
     shares,
     within,
 )
+from nsw.kernels.saturation import LARGEST, STEEPEST, settled
 from nsw.kernels.threads import run_shares
 
 
@@ -126,6 +136,12 @@ def _deposit(gradient, at, rank, h, entry, channels):
 
 
 @helper
+def _pull(upstream, u, v):
+    """What the third line's component is worth; finite, since what is added up goes through 0 as well."""
+    return entry_settled(entry_mul(upstream, entry_mul(u, v)), STEEPEST)
+
+
+@helper
 def _slope(line, at, rank, entry, channels):
     return entry_dot(entry, entry_load(line, at + rank, channels)) - entry_dot(entry, entry_load(line, at, channels))
 
@@ -146,9 +162,9 @@ def _forward(lines, xyz, lower, scale, shape, rank, channels, summed, out, share
                 if summed:
                     total += entry_dot(entry_mul(u, v), w)
                 else:
-                    entry_store(out, q * rank + first, entry_mul(entry_mul(u, v), w))
+                    entry_store(out, q * rank + first, entry_settled(entry_mul(entry_mul(u, v), w), LARGEST))
             if summed:
-                out[q] = total
+                out[q] = settled(total, LARGEST)
 
 
 @kernel
@@ -164,9 +180,9 @@ def _lines_backward(lines, xyz, lower, scale, shape, rank, channels, summed, gra
             v = _read(lines[1], j * rank + first, rank, g, channels)
             w = _read(lines[2], k * rank + first, rank, h, channels)
             upstream = entry_fill(grad[q], channels) if summed else entry_load(grad, q * rank + first, channels)
-            _deposit(to_lines[0], i * rank + first, rank, f, entry_mul(upstream, entry_mul(v, w)), channels)
-            _deposit(to_lines[1], j * rank + first, rank, g, entry_mul(upstream, entry_mul(u, w)), channels)
-            _deposit(to_lines[2], k * rank + first, rank, h, entry_mul(upstream, entry_mul(u, v)), channels)
+            _deposit(to_lines[0], i * rank + first, rank, f, _pull(upstream, v, w), channels)
+            _deposit(to_lines[1], j * rank + first, rank, g, _pull(upstream, u, w), channels)
+            _deposit(to_lines[2], k * rank + first, rank, h, _pull(upstream, u, v), channels)
 
 
 @kernel
@@ -187,5 +203,5 @@ def _points_backward(lines, xyz, lower, scale, shape, rank, channels, summed, gr
                 out[q, 1] += scale[1] * _slope(lines[1], j * rank + first, rank, entry_mul(upstream, entry_mul(u, w)), channels)
                 out[q, 2] += scale[2] * _slope(lines[2], k * rank + first, rank, entry_mul(upstream, entry_mul(u, v)), channels)
             for axis in range(3):
-                if not within(xyz[q, axis], lower[axis], scale[axis], shape[axis]):
-                    out[q, axis] = ZERO
+                inside = within(xyz[q, axis], lower[axis], scale[axis], shape[axis])
+                out[q, axis] = settled(out[q, axis], STEEPEST) if inside else ZERO

@@ -15,6 +15,7 @@ from nsw.kernels.meta import Meta, rows_of_pairs
 from nsw.kernels.projection_backward import project_backward
 from nsw.kernels.projection_reference import Projected, View
 from nsw.kernels.rasterize_autograd import CompositeImage, draw_album
+from nsw.kernels.saturation import settle
 from nsw.kernels.threads import n_threads, run_shared, run_shares
 from nsw.kernels.tiles import TILE
 
@@ -81,7 +82,7 @@ class _Project(torch.autograd.Function):
         v_viewmats = None
         if want_views:
             v_viewmats = torch.zeros(B, C, 4, 4)
-            v_viewmats[..., :3, :] = torch.from_numpy(v_views).sum(dim=1).view(B, C, 3, 4)
+            v_viewmats[..., :3, :] = torch.from_numpy(settle(v_views.sum(axis=1))).view(B, C, 3, 4)
             v_viewmats = v_viewmats if means.ndim == 3 else v_viewmats[0]
         return *(torch.from_numpy(v) for v in v_splats), None, v_viewmats, None, None
 

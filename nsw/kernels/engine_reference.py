@@ -9,6 +9,7 @@ from nsw.kernels.harmonics import spherical_harmonics
 from nsw.kernels.meta import Meta, rows_of_pairs
 from nsw.kernels.projection_reference import Projected, View, project_visible, spread
 from nsw.kernels.rasterize_reference import rasterize_to_pixels
+from nsw.kernels.settled_gradient import settle_gradient
 
 
 def project(means, covars, quats, scales, opacities, viewmats, Ks, view: View, packed: bool):
@@ -16,6 +17,7 @@ def project(means, covars, quats, scales, opacities, viewmats, Ks, view: View, p
     if means.dim() == 2:
         given = (means, covars, quats, scales, opacities, viewmats, Ks)
         means, covars, quats, scales, opacities, viewmats, Ks = (None if t is None else t[None] for t in given)
+    means, covars, quats, scales, viewmats = (settle_gradient(t) for t in (means, covars, quats, scales, viewmats))
     projected, ids = project_visible(means, covars, quats, scales, opacities, viewmats, Ks, view)
     if packed:
         return projected, ids
@@ -32,11 +34,11 @@ def shade(sh_degree: int, means, coefficients, viewmats, radii, ids) -> Tensor:
     """
     means, viewmats = (t if t.dim() > n else t[None] for t, n in ((means, 2), (viewmats, 3)))
     n_cameras = viewmats.shape[1]
-    camera_centres = torch.inverse(viewmats)[..., :3, 3]
+    camera_centres = torch.inverse(settle_gradient(viewmats))[..., :3, 3]
     directions = rows_of_pairs(means[:, None] - camera_centres[:, :, None], ids, n_cameras)
     seen = (radii > 0).all(dim=-1)
     values = spherical_harmonics(sh_degree, directions, rows_of_pairs(coefficients, ids, n_cameras), masks=seen)
-    return torch.where(seen[:, None], torch.clamp_min(values + 0.5, 0.0), torch.zeros_like(values))
+    return torch.where(seen[:, None], torch.clamp(values + 0.5, 0.0, torch.finfo(values.dtype).max), torch.zeros_like(values))
 
 
 def composite(meta: Meta, channels, backgrounds, absgrad: bool, channel_chunk: int) -> tuple[Tensor, Tensor]:

@@ -86,6 +86,21 @@ def entry_mul(context, left, right):
 
 
 @intrinsic
+def entry_settled(context, entry, most):
+    """Every feature cut to [-most, most]; a NaN is 0."""
+
+    def emit(context, builder, sig, args):
+        kind = ir.VectorType(_FLOAT, entry.n)
+        most, zero = _broadcast(builder, args[1], entry.n), ir.Constant(kind, [ir.Constant(_FLOAT, 0.0)] * entry.n)
+        known = builder.select(builder.fcmp_ordered("ord", args[0], args[0]), args[0], zero)
+        cut = builder.select(builder.fcmp_ordered("<", known, most), known, most)
+        least = builder.fneg(most)
+        return builder.select(builder.fcmp_ordered(">", cut, least), cut, least)
+
+    return entry(entry, types.float32), emit
+
+
+@intrinsic
 def entry_fill(context, scalar, like):
     """An entry of equal features, as long as the tuple `like`."""
     return Entry(like.count)(scalar, like), lambda context, builder, sig, args: _broadcast(builder, args[0], like.count)

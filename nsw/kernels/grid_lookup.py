@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 from nsw.kernels.compiling import helper, kernel
 from nsw.kernels.entry_vectors import entry_add, entry_dot, entry_load, entry_store, entry_zero
 from nsw.kernels.memory import empty
+from nsw.kernels.saturation import STEEPEST, settled
 from nsw.kernels.simd_rows import take
 from nsw.kernels.threads import n_threads, run_shared, run_shares
 
@@ -234,4 +235,7 @@ def _points_backward(next_block, grid, shape, xyz, lower, scale, grad, channels,
             out[q, 0] = _if_inside(far - near, xyz[q, 0], lower[0], scale[0], shape[0])
             out[q, 1] = _if_inside(near_y + x * (far_y - near_y), xyz[q, 1], lower[1], scale[1], shape[1])
             out[q, 2] = _if_inside(near_z + x * (far_z - near_z), xyz[q, 2], lower[2], scale[2], shape[2])
+        for q in range(block * _BLOCK, min(n, (block + 1) * _BLOCK)):  # apart, so that the loop above is rounded as ever
+            for axis in range(3):
+                out[q, axis] = settled(out[q, axis], STEEPEST)
         block = take(next_block)

@@ -12,6 +12,7 @@ import numpy as np
 
 from nsw.kernels.compiling import helper, kernel
 from nsw.kernels.entry_vectors import entry_add, entry_fill, entry_load, entry_store, entry_zero
+from nsw.kernels.saturation import LARGEST, STEEPEST, cut, settled, settled3
 from nsw.kernels.simd_rows import read
 
 f4 = np.float32
@@ -86,6 +87,16 @@ def first_coefficient(coefficients, image, n, n_cameras):
     return (((image // n_cameras) * shape[1] + own) * shape[2] + n) * shape[3] * 3
 
 
+@helper
+def weigh_again(basis, n_bases, numbers, at, rgb):
+    """The colours once more, in float64, where terms of both signs are too large for float32; cut to its largest number."""
+    for c in range(3):
+        total = 0.5
+        for i in range(n_bases):
+            total += np.float64(basis[i]) * np.float64(numbers[at + 3 * i + c])
+        rgb[c] = f4(cut(total, np.float64(LARGEST)))
+
+
 @kernel
 def shade_forward(degree, means, coefficients, centres, seen, colors, share, n_shares):
     """Colours max(0, 0.5 + sum_k B_k h_k) of all splats from all cameras; red, green and blue are one short vector.
@@ -107,7 +118,11 @@ def shade_forward(degree, means, coefficients, centres, seen, colors, share, n_s
                 at, color = first_coefficient(coefficients, image, n, C), entry_fill(HALF, like)
                 for i in range(n_bases):
                     color = entry_add(color, basis[i], entry_load(numbers, at + 3 * i, like))
-            entry_store(rgb, 0, color)
+                entry_store(rgb, 0, color)
+                if not abs(rgb[0]) + abs(rgb[1]) + abs(rgb[2]) <= LARGEST:
+                    weigh_again(basis, n_bases, numbers, at, rgb)
+            else:
+                entry_store(rgb, 0, color)
             colors[row, 0], colors[row, 1], colors[row, 2] = max(rgb[0], ZERO), max(rgb[1], ZERO), max(rgb[2], ZERO)
 
 
@@ -135,9 +150,9 @@ def shade_backward(degree, means, coefficients, centres, seen, colors, v_colors,
                         gradients[i] = ZERO
                 if seen[row]:
                     # Where the clamp at 0 acted, the colour does not answer.
-                    red = v_colors[row, 0] if colors[row, 0] > ZERO else ZERO
-                    green = v_colors[row, 1] if colors[row, 1] > ZERO else ZERO
-                    blue = v_colors[row, 2] if colors[row, 2] > ZERO else ZERO
+                    red = settled(v_colors[row, 0], STEEPEST) if colors[row, 0] > ZERO else ZERO
+                    green = settled(v_colors[row, 1], STEEPEST) if colors[row, 1] > ZERO else ZERO
+                    blue = settled(v_colors[row, 2], STEEPEST) if colors[row, 2] > ZERO else ZERO
                     x, y, z, inverse = unit_direction(means, b, n, centres, k)
                     fill_basis(degree, x, y, z, basis)
                     for i in range(used // 3):
@@ -149,4 +164,5 @@ def shade_backward(degree, means, coefficients, centres, seen, colors, v_colors,
                     dx, dy, dz = basis_slope(degree, x, y, z, pull)
                     along = dx * x + dy * y + dz * z
                     dx, dy, dz = (dx - along * x) * inverse, (dy - along * y) * inverse, (dz - along * z) * inverse
+                    dx, dy, dz = settled3(dx, dy, dz, STEEPEST)
                 v_directions[row, 0], v_directions[row, 1], v_directions[row, 2] = dx, dy, dz

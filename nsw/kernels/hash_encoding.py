@@ -21,6 +21,7 @@ from torch.autograd.function import once_differentiable
 from nsw.errors import InputError
 from nsw.kernels.compiling import helper, kernel
 from nsw.kernels.entry_vectors import entry_add, entry_dot, entry_load, entry_store, entry_zero
+from nsw.kernels.saturation import STEEPEST, settled3
 from nsw.kernels.threads import n_threads, run_shares
 
 PRIMES = (1, 2654435761, 805459861)
@@ -313,6 +314,7 @@ def _points_backward(table, xyz, scales, n_vertices, first_rows, hashed, channel
                 dx += scale * ((_ONE - y) * (v10 - v00) + y * (v11 - v01))
                 dy += scale * ((_ONE - x) * (v01 - v00) + x * (v11 - v10))
                 dz += scale * ((_ONE - x) * ((_ONE - y) * s00 + y * s01) + x * ((_ONE - y) * s10 + y * s11))
+            dx, dy, dz = settled3(dx, dy, dz, STEEPEST)
             # a point outside of the cube was moved to its border: moving it along that axis changes nothing
             out[q, 0] = dx if _ZERO <= xyz[q, 0] <= _ONE else _ZERO
             out[q, 1] = dy if _ZERO <= xyz[q, 1] <= _ONE else _ZERO

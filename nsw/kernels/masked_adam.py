@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nsw.kernels.compiling import kernel
+from nsw.kernels.saturation import LARGEST_STEP, cut
 from nsw.kernels.simd_rows import take
 from nsw.kernels.threads import n_threads, run_shared
 
@@ -105,7 +106,7 @@ def _sweep(next_block, values, grad, exp_avg, exp_avg_sq, rates, lr, beta1, beta
     block = take(next_block)
     while block * _BLOCK < n:
         for i in range(block * _BLOCK, min(n, (block + 1) * _BLOCK)):
-            g = grad[i]
+            g = cut(grad[i], LARGEST_STEP)
             if g == 0 and skip_zero:
                 continue
             m = beta1 * exp_avg[i] + (one - beta1) * g

@@ -2,7 +2,7 @@
 
 Rays that carry different numbers of samples are stored one after another in flat tensors; `packed_info` [n_rays, 2]
 holds where each ray's chunk starts and how many samples it has. float32 runs in `packed_loops.py`, everything else in
-`packed_reference.py`; batched scans are torch's own. Gradients of all of them can be differentiated again.
+`packed_reference.py`; batched sums are torch's own. Gradients of all of them can be differentiated again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nsw.kernels import packed_loops
-from nsw.kernels.chunks import compiled, index_chunks, n_shares, packed_chunks
+from nsw.kernels.chunks import batched_chunks, compiled, index_chunks, n_shares, packed_chunks
 from nsw.kernels.packed_reference import batched_scan, scan_reference
 from nsw.kernels.threads import run_shares
 
@@ -77,6 +77,8 @@ def exclusive_prod(inputs: Float[Tensor, "*shape"], packed_info: Int[Tensor, "n_
 
 
 def _scan(inputs: Tensor, packed_info: Tensor | None, product: bool, exclusive: bool) -> Tensor:
+    if packed_info is None and product and compiled(inputs) and inputs.dim() > 0:
+        return _Product.apply(inputs.reshape(-1), batched_chunks(inputs.shape).packed_info, exclusive, False).view(inputs.shape)
     if packed_info is None:
         return batched_scan(inputs, product, exclusive)
     assert inputs.dim() == 1, "inputs must be flattened where packed_info is given."

@@ -5,8 +5,13 @@ Running values are kept in float64: a conversion is free beside the memory traff
 
 from __future__ import annotations
 
-from nsw.kernels.compiling import kernel
+import numpy as np
 
+from nsw.kernels.compiling import kernel
+from nsw.kernels.compositing_loops import longest
+from nsw.kernels.saturation import HUGE, STEEPEST, cut, settled
+
+STEEP = np.float64(STEEPEST)
 RAYS = 64  # a thread takes this many rays at once
 
 
@@ -24,6 +29,13 @@ def scan(values, starts, counts, product, exclusive, reverse, out, share, n_shar
                 total = total * values[q] if product else total + values[q]
                 out[q] = before if exclusive else total
                 q += stride
+            if product and not abs(total) <= HUGE:  # too large somewhere, which stays so to the end: once more, with care
+                total, q = 1.0, starts[r] + counts[r] - 1 if reverse else starts[r]
+                for _ in range(counts[r]):
+                    before = total
+                    total = cut(total * values[q], HUGE)
+                    out[q] = before if exclusive else total
+                    q += stride
 
 
 @kernel
@@ -34,19 +46,21 @@ def product_gradient(values, starts, counts, exclusive, grad, out, share, n_shar
     S_i = g_(i+1) + x_(i+1) S_(i+1) for the exclusive product, in which x_i does not appear at i itself.
     """
     n_rays = starts.shape[0]
+    befores = np.empty(longest(counts), np.float64)
     for block in range(share, (n_rays + RAYS - 1) // RAYS, n_shares):
         for r in range(block * RAYS, min(n_rays, (block + 1) * RAYS)):
-            first, end = starts[r], starts[r] + counts[r]
+            first, n = starts[r], counts[r]
             before = 1.0
-            for q in range(first, end):
-                out[q] = before
-                before *= values[q]
+            for i in range(n):
+                befores[i] = before
+                before *= values[first + i]
             behind = 0.0
-            for q in range(end - 1, first - 1, -1):
+            for i in range(n - 1, -1, -1):
+                q = first + i
                 if exclusive:
-                    out[q] *= behind
+                    out[q] = settled(befores[i] * behind, STEEP)
                     behind = grad[q] + values[q] * behind
                 else:
                     behind = grad[q] + behind
-                    out[q] *= behind
+                    out[q] = settled(befores[i] * behind, STEEP)
                     behind *= values[q]

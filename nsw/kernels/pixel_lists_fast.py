@@ -15,6 +15,7 @@ from nsw.kernels.compiling import kernel
 from nsw.kernels.memory import empty, zeros
 from nsw.kernels.projection import ALPHA_MIN
 from nsw.kernels.rasterize_autograd import padded_channels
+from nsw.kernels.saturation import settle
 from nsw.kernels.simd import LANES
 from nsw.kernels.simd_rows import take
 from nsw.kernels.splat_backward import gather_gradients, rasterize_backward, sums_size
@@ -109,7 +110,7 @@ class _CompositeLists(torch.autograd.Function):
         v_picture[..., : ctx.n_given] = v_pictures.numpy()
         v_alpha, want_absolute = v_alphas.contiguous().numpy(), None if ctx.absolute is None else True
         sums = empty(len(lists.members) * sums_size(n_channels, want_absolute))
-        v_behind = np.einsum("ihwc,ihwd->ic", v_picture, 1 - alphas)
+        v_behind = settle(np.einsum("ihwc,ihwd->ic", v_picture, 1 - alphas))
         for i in range(len(lists.starts)):
             tiles = (lists.starts[i], tile_stops[i], lists.members, lists.slots, records, records.view(np.int32), behind[i])
             pixels = (states[i], v_picture[i], v_alpha[i])
@@ -119,6 +120,8 @@ class _CompositeLists(torch.autograd.Function):
         visible = np.maximum(opacities, np.float32(1e-30))  # a splat of opacity 0 is drawn nowhere: 0 / tiny, not 0 / 0
         given = (0, order, lists.first_slot, sums, conics, visible, want_absolute)
         run_shared(gather_gradients, n_threads(), *given, *outputs, absolute)
+        settle(outputs[0])  # behind `rasterization`, the projection does this
+        settle(outputs[1])
         if want_absolute:
             ctx.absolute.add_(torch.from_numpy(absolute))
         v_means2d, v_conics, v_opacities, v_colors = (torch.from_numpy(array) for array in outputs)

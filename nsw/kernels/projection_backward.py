@@ -22,6 +22,7 @@ from nsw.kernels.projection import (
     rotation_columns,
     unit_quaternions,
 )
+from nsw.kernels.saturation import STEEPEST
 from nsw.kernels.simd import LANES, absolute, broadcast, load, select, store, sum_lanes
 from nsw.kernels.simd_rows import first_lanes, load_rows, store_rows, take
 
@@ -32,7 +33,7 @@ INFINITY = f4(np.inf)
 @helper
 def add_to(total, place, value, counts):
     at = place * LANES
-    store(total, at, load(total, at) + select(counts, value, broadcast(ZERO)))
+    store(total, at, load(total, at) + select(counts & (absolute(value) < STEEPEST), value, broadcast(ZERO)))
 
 
 @helper

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from nsw.kernels.memory import empty, zeros
+from nsw.kernels.saturation import settle
 from nsw.kernels.simd import LANES
 from nsw.kernels.splat_backward import gather_gradients, rasterize_backward, sums_size
 from nsw.kernels.splat_forward import PIXELS, rasterize_forward
@@ -156,5 +157,6 @@ class CompositeImage(torch.autograd.Function):
         v_rows = [torch.from_numpy(array.reshape(shape)) for array, shape in zip(outputs, ctx.shapes, strict=False)]
         v_colors, v_backgrounds = torch.from_numpy(outputs[3]), None
         if ctx.behind:
-            v_backgrounds = torch.from_numpy(np.einsum("ihwc,ihwd->ic", v_pictures, 1 - ctx.album.alphas)[:, : ctx.n_given])
+            v_behind = settle(np.einsum("ihwc,ihwd->ic", v_pictures, 1 - ctx.album.alphas))
+            v_backgrounds = torch.from_numpy(v_behind[:, : ctx.n_given])
         return (*v_rows, v_colors if ctx.n_given == n_channels else v_colors[:, : ctx.n_given], v_backgrounds) + (None,) * 7

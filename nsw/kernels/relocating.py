@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nsw.errors import InputError
+from nsw.errors import CallError
 
 
 @torch.no_grad()
@@ -25,7 +25,7 @@ def compute_relocation(
     """Return opacity and scales of each of `ratios` splats that replace one.
 
     Args:
-        opacities, scales: after sigmoid and exp.
+        opacities, scales: after sigmoid and exp; an opacity outside of [0, 1] is moved there.
         ratios: N, clamped in place to [1, m] (gsplat's call does so too).
         binoms: binomial coefficients, row n column k.
 
@@ -36,10 +36,10 @@ def compute_relocation(
     """
     n, n_max = opacities.shape[0], binoms.shape[0]
     if scales.shape != (n, 3) or ratios.shape != (n,) or opacities.shape != (n,):
-        raise InputError(f"opacities must be [N], scales [N, 3], ratios [N], got {list(opacities.shape)}, {list(scales.shape)}, "
+        raise CallError(f"opacities must be [N], scales [N, 3], ratios [N], got {list(opacities.shape)}, {list(scales.shape)}, "
                          f"{list(ratios.shape)}.")  # fmt: skip
     ratios.clamp_(min=1, max=n_max)
-    o, N = opacities.double(), ratios.long()
+    o, N = opacities.double().clamp(0, 1), ratios.long()
     new = 1 - (1 - o) ** (1 / N)
     k = torch.arange(n_max, dtype=torch.float64, device=opacities.device)
     # Row N-1 of the running sum over i holds what multiplies o'^(k+1).

@@ -8,6 +8,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from nsw.kernels.compiling import kernel
+from nsw.kernels.saturation import LARGEST_STEP, cut
 from nsw.kernels.threads import n_threads, run_shares
 
 
@@ -97,7 +98,7 @@ def _rows(values, grad, square, mean, touched, rates, beta, eps, momentum, share
             continue
         touched[row] = 0
         for c in range(n):
-            g = grad[row, c]
+            g = cut(grad[row, c], LARGEST_STEP)
             old = square[row, c]
             new = g * g if old == zero else beta * old + (one - beta) * g * g
             square[row, c] = new

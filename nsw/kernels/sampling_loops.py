@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nsw.kernels.compiling import helper, kernel
+from nsw.kernels.saturation import LARGEST, cut
 
 
 @helper
@@ -51,13 +52,14 @@ def resample(edges, cdfs, starts, counts, shifts, out_starts, out_counts, sample
                 flat = mass < 1e-10  # a bin without mass has no slope to invert
                 slope = 0.0 if flat else (edges[place] - edges[before]) / mass
                 start = (edges[before] + edges[place]) * 0.5 if flat else edges[before]
-            samples[first + i] = start + (u - cdfs[before]) * slope
+            found = start + (u - cdfs[before]) * slope
+            samples[first + i] = cut(found if found == found else start, LARGEST)
         out = first + gap[r]
         if n == 1:
             new_edges[out], new_edges[out + 1] = edges[base], edges[last]
             continue
         new_edges[out] = max(samples[first] - (samples[first + 1] - samples[first]) * 0.5, edges[base])
         for i in range(1, n):
-            new_edges[out + i] = (samples[first + i] + samples[first + i - 1]) * 0.5
+            new_edges[out + i] = cut((samples[first + i] + samples[first + i - 1]) * 0.5, LARGEST)
         end = first + n - 1
         new_edges[out + n] = min(samples[end] + (samples[end] - samples[end - 1]) * 0.5, edges[last])

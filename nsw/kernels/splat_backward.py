@@ -15,6 +15,7 @@ import numpy as np
 
 from nsw.kernels.compiling import helper, kernel
 from nsw.kernels.entry_vectors import entry_add, entry_load, entry_store, entry_zero
+from nsw.kernels.saturation import STEEPEST, settled
 from nsw.kernels.simd import (
     BLOCK_H,
     BLOCK_W,
@@ -204,9 +205,9 @@ def gather_gradients(
             a, b, c = conics[row, 0], conics[row, 1], conics[row, 2]
             v_means2d[row, 0], v_means2d[row, 1] = -(a * sx + b * sy), -(b * sx + c * sy)
             v_conics[row, 0], v_conics[row, 1], v_conics[row, 2] = HALF * sxx, sxy, HALF * syy
-            v_opacities[row] = -s1 / opacities[row]
+            v_opacities[row] = settled(-s1 / opacities[row], STEEPEST)
             if want_absolute is not None:
-                absgrad[row, 0], absgrad[row, 1] = totals[6], totals[7]
+                absgrad[row, 0], absgrad[row, 1] = settled(totals[6], STEEPEST), settled(totals[7], STEEPEST)
             for s in range(n_channels):
-                v_colors[row, s] = totals[at_color + s]
+                v_colors[row, s] = settled(totals[at_color + s], STEEPEST)
         task = take(next_task)

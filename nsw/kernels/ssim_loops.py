@@ -11,13 +11,15 @@ from __future__ import annotations
 import numpy as np
 
 from nsw.kernels.compiling import helper, kernel
-from nsw.kernels.simd import LANES, broadcast, load, store
+from nsw.kernels.saturation import STEEPEST, cut, settled
+from nsw.kernels.simd import LANES, broadcast, load, maximum, minimum, store
 
 f4 = np.float32
 SIZE, HALF = 11, 5
 SIGMA = 1.5
 C1, C2 = f4(0.01**2), f4(0.03**2)
 ONE, TWO = f4(1), f4(2)
+BRIGHTEST = f4(1e9)  # the fourth power of a pixel goes into SSIM: what is beyond is cut to this
 _LINE = np.exp(-((np.arange(SIZE) - HALF) ** 2) / (2 * SIGMA**2))
 WINDOW = tuple(f4(x) for x in _LINE / _LINE.sum())
 
@@ -34,6 +36,17 @@ def fill_window():
 def row_stride(n):
     """Floats of a row, filled up to whole vectors."""
     return (n + LANES - 1) // LANES * LANES
+
+
+@helper
+def fill_line(line, pad, picture, first, width):
+    """Copy a row of a picture behind its padding, cut to what SSIM can take."""
+    whole = width - width % LANES
+    for j in range(0, whole, LANES):
+        value = maximum(broadcast(-BRIGHTEST), load(picture, first + j))  # in this order, a NaN stays one
+        store(line, pad + j, minimum(broadcast(BRIGHTEST), value))
+    for j in range(whole, width):
+        line[pad + j] = cut(picture[first + j], BRIGHTEST)
 
 
 @helper
@@ -108,6 +121,7 @@ def ssim_forward(x, y, n_rows, height, colours, mean, square, product, ssims, di
     ring, window, offsets = np.empty(SIZE * rows, f4), fill_window(), np.empty(SIZE, np.int64)
     pad = HALF * colours
     line_x, line_y = np.zeros(stride + 2 * pad, f4), np.zeros(stride + 2 * pad, f4)
+    flat_x, flat_y = x.reshape(-1), y.reshape(-1)
     line = np.empty(stride, f4)
     row, last = share * n_rows // n_shares, (share + 1) * n_rows // n_shares
     while row < last:
@@ -118,8 +132,8 @@ def ssim_forward(x, y, n_rows, height, colours, mean, square, product, ssims, di
             if taken < top or taken >= top + height:
                 ring[at : at + rows] = f4(0)
             else:
-                for j in range(width):  # a loop: from `a[...] = b[...]` numba compiles an error message as well, for seconds
-                    line_x[pad + j], line_y[pad + j] = x[taken, j], y[taken, j]
+                fill_line(line_x, pad, flat_x, taken * width, width)
+                fill_line(line_y, pad, flat_y, taken * width, width)
                 blur_pair(line_x, line_y, window, colours, stride, ring, at)
             done = taken - HALF
             if done >= row:
@@ -128,7 +142,7 @@ def ssim_forward(x, y, n_rows, height, colours, mean, square, product, ssims, di
                 total, difference = 0.0, 0.0
                 for j in range(width):
                     total += line[j]
-                    difference += abs(x[done, j] - y[done, j])
+                    difference += abs(np.float64(x[done, j]) - np.float64(y[done, j]))
                 ssims[done], differences[done] = total, difference
         row = until
 
@@ -168,4 +182,6 @@ def ssim_backward(x, y, n_rows, height, colours, mean, square, product, g_ssim, 
                     a, b = x[done, j], y[done, j]
                     slope = f4(a > b) - f4(a < b)
                     out[done, j] = g_ssim * (blurred[0][j] + TWO * a * blurred[1][j] + b * blurred[2][j]) + g_l1 * slope
+                for j in range(width):  # apart, so that the loop above is rounded as ever
+                    out[done, j] = settled(out[done, j], STEEPEST)
         row = until

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from nsw.kernels.pixel_lists_fast import make_lists
+from nsw.kernels.saturation import settle
 from nsw.kernels.surfels_backward import N_SUMS, gather_surfels, surfels_backward
 from nsw.kernels.surfels_forward import CENTRE_DISTORTION, NO_DISTORTION, RAY_DISTORTION, surfels_forward
 from nsw.kernels.surfels_lists import COLOR, add_up, fill_lists, prepare_surfels
@@ -136,7 +137,7 @@ class CompositeSurfels(torch.autograd.Function):
             ctx.absolute.add_(torch.from_numpy(totals[5]))
         v_behind = None
         if ctx.has_background:
-            v_behind = torch.from_numpy(np.einsum("ihwc,ihw->ic", v_picture, maps[:, 0])[:, : ctx.n_given].copy())
+            v_behind = torch.from_numpy(settle(np.einsum("ihwc,ihw->ic", v_picture, maps[:, 0]))[:, : ctx.n_given].copy())
         v_means2d, v_transforms, v_opacities, v_depths, v_channels = (torch.from_numpy(t) for t in totals[:5])
         return (v_means2d, v_transforms.view(-1, 3, 3), v_channels[:, : ctx.n_given], v_opacities, v_depths, v_behind) + (None,) * 5
 

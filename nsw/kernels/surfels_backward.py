@@ -20,6 +20,7 @@ from __future__ import annotations
 import numpy as np
 
 from nsw.kernels.compiling import helper, kernel
+from nsw.kernels.saturation import STEEPEST, settled
 from nsw.kernels.simd import (
     BLOCK_H,
     BLOCK_W,
@@ -243,7 +244,7 @@ def write_transform_gradient(total, T, scale, ray_depth, v_T):
         v_T[8] += total[14]
     finite = True
     for i in range(9):
-        finite = finite and abs(v_T[i]) < f4(3e38)
+        finite = finite and abs(v_T[i]) < STEEPEST
     if not finite:  # beyond the range of float32 no step can be taken
         for i in range(9):
             v_T[i] = ZERO
@@ -269,15 +270,15 @@ def gather_surfels(
             for s in range(size):
                 total[s] += sums[slot * size + s]
         for s in range(n_channels):
-            v_colors[row, s] = total[N_SUMS + s]
+            v_colors[row, s] = settled(total[N_SUMS + s], STEEPEST)
         if not opacities[row] >= ALPHA_MIN:
             continue
-        v_opacities[row] = total[0] / opacities[row]
-        v_means2d[row, 0], v_means2d[row, 1] = total[10], total[11]
+        v_opacities[row] = settled(total[0] / opacities[row], STEEPEST)
+        v_means2d[row, 0], v_means2d[row, 1] = settled(total[10], STEEPEST), settled(total[11], STEEPEST)
         if want_absolute:
-            absgrad[row, 0], absgrad[row, 1] = total[12], total[13]
+            absgrad[row, 0], absgrad[row, 1] = settled(total[12], STEEPEST), settled(total[13], STEEPEST)
         if not ray_depth:
-            v_depths[row] = total[14]
+            v_depths[row] = settled(total[14], STEEPEST)
         drawn = False
         for s in range(1, 17):
             drawn = drawn or total[s] != ZERO

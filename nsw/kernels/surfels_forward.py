@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from nsw.kernels.compiling import helper, kernel
+from nsw.kernels.saturation import LARGEST
 from nsw.kernels.simd import (
     BLOCK_H,
     BLOCK_W,
@@ -94,7 +95,7 @@ def depth_on_ray(record, u, v, on_disk, in_blob, drawn, ray_depth, ray):
     depth = broadcast(record[DEPTH])
     if ray is not None and ray_depth:
         depth = select(on_disk <= in_blob, u * record[TW] + v * record[TW + 1] + record[TW + 2], broadcast(record[TW + 2]))
-        drawn = drawn & (depth >= ray[0])
+        drawn, depth = drawn & (depth >= ray[0]), minimum(depth, broadcast(LARGEST))
     return drawn, depth
 
 

@@ -27,6 +27,7 @@ from nsw.kernels.projection import (
     unit_quaternion,
 )
 from nsw.kernels.projection_reference import View
+from nsw.kernels.saturation import settle
 from nsw.kernels.surfels_lists import centred_rows
 from nsw.kernels.threads import n_threads, run_shares
 
@@ -227,7 +228,7 @@ class _ProjectDisks(torch.autograd.Function):
         given = [v.contiguous().numpy() for v in (v_means2d, v_depths, v_transforms.reshape(-1, 9), v_normals)]
         run_shares(project_disks_backward, _shares(B * N), *inputs, radii, *given, *grads, v_views)
         v_viewmats = torch.zeros(B, C, 4, 4)
-        v_viewmats[..., :3, :] = torch.from_numpy(v_views).sum(dim=1).view(B, C, 3, 4)
+        v_viewmats[..., :3, :] = torch.from_numpy(settle(v_views.sum(axis=1))).view(B, C, 3, 4)
         return (*(torch.from_numpy(grad) for grad in grads), v_viewmats, None, None)
 
 

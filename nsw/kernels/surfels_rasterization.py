@@ -21,12 +21,13 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nsw.errors import InputError
+from nsw.errors import CallError
 from nsw.kernels import engines
 from nsw.kernels.meta import Meta, rows_of_pairs
 from nsw.kernels.pixel_lists import check_lists, compiled_applies, without_masked
 from nsw.kernels.projecting import check_splats
 from nsw.kernels.projection_reference import View
+from nsw.kernels.settled_gradient import settle_gradient
 from nsw.kernels.surfels_projection import fully_fused_projection_2dgs
 from nsw.kernels.surfels_reference import RayRules, composite_surfels
 
@@ -61,10 +62,11 @@ def rasterization_2dgs(
         as median depth; here it is the depth in every mode.
 
     Raises:
-        InputError: when shapes or modes do not fit together.
+        CallError: when shapes or modes do not fit together.
     """
     batch, N, C = check_splats(means, quats, scales, viewmats, Ks)
     _check(opacities, colors, backgrounds, batch, N, C, sh_degree, render_mode, distloss, depth_mode)
+    viewmats = settle_gradient(viewmats)
     rules = RayRules(ray_depth, near_plane, distloss, tuple(distortion_range))
     out = fully_fused_projection_2dgs(
         means, quats, scales, viewmats, Ks, width, height, eps2d, near_plane, far_plane, radius_clip, packed, sparse_grad
@@ -112,7 +114,7 @@ def _pictures(pixels, meta: Meta, lead, viewmats, Ks, render_mode: str, depth_mo
 def _check(opacities, colors, backgrounds, batch, N, C, sh_degree, render_mode, distloss, depth_mode) -> None:
     def require(condition: bool, message: str) -> None:
         if not condition:
-            raise InputError(f"rasterization_2dgs: {message}")
+            raise CallError(f"rasterization_2dgs: {message}")
 
     require(tuple(opacities.shape) == batch + (N,), f"opacities must be {list(batch + (N,))}, got {list(opacities.shape)}.")
     require(render_mode in RENDER_MODES, f"render_mode must be one of {', '.join(RENDER_MODES)}, got {render_mode!r}.")

@@ -17,8 +17,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from nsw.errors import InputError
+from nsw.errors import CallError
 from nsw.kernels.compiling import kernel
+from nsw.kernels.saturation import LARGEST_STEP, cut
 from nsw.kernels.threads import n_threads, run_shares
 
 ONE = np.float32(1)
@@ -40,7 +41,7 @@ class SelectiveAdam(torch.optim.Adam):
         """Take one step in the rows where `visibility` holds."""
         for group in self.param_groups:
             if len(group["params"]) != 1:
-                raise InputError(f"SelectiveAdam takes one tensor a group, got {len(group['params'])}.")
+                raise CallError(f"SelectiveAdam takes one tensor a group, got {len(group['params'])}.")
             parameter = group["params"][0]
             if parameter.grad is None:
                 continue
@@ -66,7 +67,7 @@ def adam(
 ) -> None:
     """Update parameter and moments in place in the valid rows: one compiled sweep for float32 on the CPU, torch otherwise."""
     if valid.numel() != param.shape[0]:
-        raise InputError(f"visibility must have a value for each of {param.shape[0]} rows, got {valid.numel()}.")
+        raise CallError(f"visibility must have a value for each of {param.shape[0]} rows, got {valid.numel()}.")
     rows = valid.flatten().to(torch.bool)
     tensors = (param, param_grad, exp_avg, exp_avg_sq)
     if all(t.dtype == torch.float32 and t.device.type == "cpu" and t.is_contiguous() for t in tensors):
@@ -92,7 +93,7 @@ def _sweep(param, grad, exp_avg, exp_avg_sq, rows, lr, b1, b2, eps, share, n_sha
         if not rows[i]:
             continue
         for c in range(columns):
-            g = grad[i, c]
+            g = cut(grad[i, c], LARGEST_STEP)
             m = b1 * exp_avg[i, c] + (ONE - b1) * g
             v = b2 * exp_avg_sq[i, c] + (ONE - b2) * g * g
             param[i, c] -= lr * m / (np.sqrt(v) + eps)

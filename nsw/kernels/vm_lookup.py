@@ -18,7 +18,16 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import grid_sample
 
 from nsw.kernels.compiling import helper, kernel
-from nsw.kernels.entry_vectors import entry_add, entry_dot, entry_fill, entry_load, entry_mul, entry_store, entry_zero
+from nsw.kernels.entry_vectors import (
+    entry_add,
+    entry_dot,
+    entry_fill,
+    entry_load,
+    entry_mul,
+    entry_settled,
+    entry_store,
+    entry_zero,
+)
 from nsw.kernels.factor_cells import (
     BLOCK,
     ONE,
@@ -33,6 +42,7 @@ from nsw.kernels.factor_cells import (
     shares,
     within,
 )
+from nsw.kernels.saturation import LARGEST, STEEPEST, settled
 from nsw.kernels.threads import run_shares
 
 FIRST, SECOND, LINE = (0, 0, 1), (1, 2, 2), (2, 1, 0)  # axes of each mode's plane, and of its line
@@ -180,7 +190,7 @@ def _forward(planes, lines, xyz, lower, scale, shape, rank, channels, summed, ou
                     else:
                         entry_store(out, (q * 3 + m) * rank + first, entry_mul(p, v))
                 if summed:
-                    out[q] += total
+                    out[q] = settled(out[q] + total, LARGEST)
 
 
 @kernel
@@ -197,8 +207,8 @@ def _factors_backward(planes, lines, xyz, lower, scale, shape, rank, channels, s
             k, h = place(xyz[q, c], lower[c], scale[c], shape[c])
             at, on = i * row + j * rank + first, k * rank + first
             upstream = entry_fill(grad[q], channels) if summed else entry_load(grad, (q * 3 + m) * rank + first, channels)
-            for_line = entry_mul(upstream, _read_plane(plane, at, row, rank, f, g, channels))
-            for_plane = entry_mul(upstream, _read_line(line, on, rank, h, channels))
+            for_line = entry_settled(entry_mul(upstream, _read_plane(plane, at, row, rank, f, g, channels)), STEEPEST)
+            for_plane = entry_settled(entry_mul(upstream, _read_line(line, on, rank, h, channels)), STEEPEST)
             _deposit(to_plane, at, (ONE - f) * (ONE - g), for_plane, channels)
             _deposit(to_plane, at + rank, (ONE - f) * g, for_plane, channels)
             _deposit(to_plane, at + row, f * (ONE - g), for_plane, channels)
@@ -236,5 +246,5 @@ def _points_backward(planes, lines, xyz, lower, scale, shape, rank, channels, su
                     out[q, b] += scale[b] * ((ONE - f) * (v01 - v00) + f * (v11 - v10))
                     out[q, c] += scale[c] * slope
             for axis in range(3):
-                if not within(xyz[q, axis], lower[axis], scale[axis], shape[axis]):
-                    out[q, axis] = ZERO
+                inside = within(xyz[q, axis], lower[axis], scale[axis], shape[axis])
+                out[q, axis] = settled(out[q, axis], STEEPEST) if inside else ZERO

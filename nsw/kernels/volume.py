@@ -21,11 +21,12 @@ from nsw.kernels import compositing
 from nsw.kernels.accumulation import accumulate_along_rays
 from nsw.kernels.chunks import Chunks, batched_chunks, compiled, index_chunks, packed_chunks
 from nsw.kernels.packed import pack_info
+from nsw.kernels.settled_gradient import settle_gradient
 
 
 def _from_density(t_starts, t_ends, sigmas, packed_info, ray_indices, n_rays, prefix_trans) -> tuple[Tensor, Tensor, Tensor]:
     """Return weights, transmittances and opacities: what each density call gives a part of."""
-    depth = sigmas * (t_ends - t_starts)
+    depth = sigmas * _length(t_starts, t_ends)
     chunks = _chunks(depth, packed_info, ray_indices, n_rays)
     if chunks is not None:
         weights, trans, alphas, _ = compositing.weights_from_density(depth, chunks)
@@ -36,6 +37,13 @@ def _from_density(t_starts, t_ends, sigmas, packed_info, ray_indices, n_rays, pr
         return weights, trans, alphas
     trans = trans * prefix_trans
     return trans * alphas, trans, alphas
+
+
+def _length(t_starts: Tensor, t_ends: Tensor) -> Tensor:
+    """Return how long the intervals are; between the ends of float32, as long as it can say."""
+    length = t_ends - t_starts
+    largest = torch.finfo(length.dtype).max
+    return length.clamp(-largest, largest) if length.requires_grad else length.clamp_(-largest, largest)
 
 
 def _from_alpha(alphas, packed_info, ray_indices, n_rays, prefix_trans) -> tuple[Tensor, Tensor]:
@@ -184,6 +192,7 @@ def rendering(
         rgbs, values = (rgb_sigma_fn or rgb_alpha_fn)(t_starts, t_ends, ray_indices)
     assert rgbs.shape[-1] == 3, f"rgbs must have 3 channels, got {tuple(rgbs.shape)}"
     assert values.shape == t_starts.shape, f"one density or opacity is needed for each sample, got {tuple(values.shape)}"
+    t_starts, t_ends = settle_gradient(t_starts), settle_gradient(t_ends)  # both as borders and as distances
     where = dict(packed_info=_packing(None, ray_indices, n_rays))
     if rgb_sigma_fn is not None:
         weights, trans, alphas = render_weight_from_density(t_starts, t_ends, values, **where)
@@ -193,7 +202,8 @@ def rendering(
         extras = {"weights": weights, "trans": trans, "rgbs": rgbs, "alphas": values}
     colors = accumulate_along_rays(weights, rgbs, ray_indices, n_rays)
     opacities = accumulate_along_rays(weights, None, ray_indices, n_rays)
-    depths = accumulate_along_rays(weights, ((t_starts + t_ends) / 2)[..., None], ray_indices, n_rays)
+    middles = t_starts / 2 + t_ends / 2
+    depths = accumulate_along_rays(weights, middles[..., None], ray_indices, n_rays)
     depths = depths / opacities.clamp_min(torch.finfo(rgbs.dtype).eps)
     if render_bkgd is not None:
         colors = colors + render_bkgd * (1.0 - opacities)

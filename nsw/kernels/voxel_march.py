@@ -14,10 +14,11 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from nsw.errors import InputError
 from nsw.kernels import voxel_march_backward as backward_kernels
 from nsw.kernels import voxel_march_forward as forward_kernels
 from nsw.kernels.threads import n_threads, run_shares
-from nsw.kernels.voxel_march_reference import march_voxels_reference
+from nsw.kernels.voxel_march_reference import CHANNELS_STEP, march_voxels_reference, n_channels
 
 FAR_AWAY = 9  # cells beyond which distances are not told apart
 MAX_DEGREE = 2
@@ -78,6 +79,8 @@ def march_voxels(
         return march_voxels_reference(
             values, links, origins, directions, near, far, offset, aabb, step, delta, sh_degree, stop, nearest
         )
+    if values.shape[1] % CHANNELS_STEP or values.shape[1] < n_channels(sh_degree):  # kernels read and write whole cache lines
+        raise InputError(f"Rows of degree {sh_degree} need {n_channels(sh_degree)} channels, these have {values.shape[1]}.")
     rays = _rays_in_voxels(links, origins, directions, near, far, offset, aabb)
     settings = (float(step), float(delta), float(stop), sh_degree, nearest)
     skip = torch.zeros(1, 1, 1, dtype=torch.uint8) if skip is None else skip

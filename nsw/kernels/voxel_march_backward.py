@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from nsw.kernels.compiling import helper, kernel
+from nsw.kernels.saturation import STEEPEST, settled, settled3
 from nsw.kernels.simd import LANES, load, store
 from nsw.kernels.voxel_march_forward import CHUNK, cell, corner_weights, write_basis
 
@@ -25,13 +26,13 @@ def rays_backward(counts, records, left, grad_rgb, grad_left, delta, grads, shar
     n_rays = counts.shape[0]
     for chunk in range(share, (n_rays + CHUNK - 1) // CHUNK, n_shares):
         for ray in range(chunk * CHUNK, min(n_rays, (chunk + 1) * CHUNK)):
-            g0, g1, g2 = grad_rgb[ray, 0], grad_rgb[ray, 1], grad_rgb[ray, 2]
+            g0, g1, g2 = settled3(grad_rgb[ray, 0], grad_rgb[ray, 1], grad_rgb[ray, 2], STEEPEST)
             behind = grad_left[ray] * left[ray]
             T = left[ray]
             for q in range(counts[ray, 1] - 1, counts[ray, 0] - 1, -1):
                 weight = records[q, 1]
-                along = g0 * records[q, 2] + g1 * records[q, 3] + g2 * records[q, 4]
-                grads[q, 0] = delta * (T * along - behind)
+                along = settled(g0 * records[q, 2] + g1 * records[q, 3] + g2 * records[q, 4], STEEPEST)
+                grads[q, 0] = settled(delta * (T * along - behind), STEEPEST)
                 grads[q, 1] = weight * g0 if records[q, 2] > _ZERO else _ZERO
                 grads[q, 2] = weight * g1 if records[q, 3] > _ZERO else _ZERO
                 grads[q, 3] = weight * g2 if records[q, 4] > _ZERO else _ZERO

@@ -11,6 +11,7 @@ import math
 import numpy as np
 
 from nsw.kernels.compiling import helper, kernel
+from nsw.kernels.saturation import LARGEST, settled3
 from nsw.kernels.simd import LANES, broadcast, load, sum_lanes
 from nsw.kernels.voxel_march_reference import DENSITY_MIN
 
@@ -69,7 +70,8 @@ def shade_sample(values, basis, n, r, w):
         red = red + v * load(basis, at)
         green = green + v * load(basis, n + at)
         blue = blue + v * load(basis, 2 * n + at)
-    return max(_HALF + sum_lanes(red), _ZERO), max(_HALF + sum_lanes(green), _ZERO), max(_HALF + sum_lanes(blue), _ZERO)
+    colors = settled3(_HALF + sum_lanes(red), _HALF + sum_lanes(green), _HALF + sum_lanes(blue), LARGEST)
+    return max(colors[0], _ZERO), max(colors[1], _ZERO), max(colors[2], _ZERO)
 
 
 @helper

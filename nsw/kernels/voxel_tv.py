@@ -9,11 +9,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from nsw.kernels.compiling import helper, kernel
+from nsw.kernels.saturation import LARGEST_STEP, cut
 from nsw.kernels.threads import n_threads, run_shares
 from nsw.kernels.voxel_march import RowGradient
 from nsw.kernels.voxel_march_reference import total_variation_reference
 
 EPSILON = 1e-9
+STEEPEST_SUM = 1e32  # divided by the square root of EPSILON, still a float32
 
 
 def total_variation(
@@ -75,7 +77,7 @@ def _run(values, links, vertices, first, count, rates, target: RowGradient | Non
     run_shares(
         _sweep, workers, values.detach().numpy(), links.reshape(-1).numpy(), vertices.numpy(), size, first - 1, count,
         rates.numpy(), (size / 256).astype(np.float32), np.float32(EPSILON), borders, target is not None,
-        np.float32(scale / count), into.numpy(), touched.numpy(), sums,
+        np.float32(np.clip(scale / count, -STEEPEST_SUM, STEEPEST_SUM)), into.numpy(), touched.numpy(), sums,
     )  # fmt: skip
     return float(sums.sum() / count)
 
@@ -113,6 +115,7 @@ def _sweep(
         for c in range(n):  # without a branch, so that the compiler makes vectors of it
             own = values[row, c]
             dx, dy, dz = (values[rx, c] - own) * scale[0], (values[ry, c] - own) * scale[1], (values[rz, c] - own) * scale[2]
+            dx, dy, dz = cut(dx, LARGEST_STEP), cut(dy, LARGEST_STEP), cut(dz, LARGEST_STEP)
             root = np.sqrt(dx * dx + dy * dy + dz * dz + epsilon)
             g = factor * rates[c] / root
             parts[0, c], parts[1, c], parts[2, c] = dx * g * scale[0], dy * g * scale[1], dz * g * scale[2]

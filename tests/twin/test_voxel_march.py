@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from nsw.errors import InputError
 from nsw.kernels.voxel_march import RowGradient, empty_cells, march_voxels, max_weights
 from nsw.kernels.voxel_march_reference import march_voxels_reference, n_channels, total_variation_reference
 from nsw.kernels.voxel_tv import total_variation
@@ -126,6 +127,15 @@ def test_a_given_buffer_receives_the_gradient_and_the_marks():
     assert torch.equal(into.values[1:].double(), expected)
     assert bool(((into.values[1:] != 0).any(1) <= (into.touched[1:] == 1)).all())
     assert float(into.values[0].abs().max()) == 0.0
+
+
+def test_rows_that_are_no_whole_cache_lines_are_refused_before_anything_is_written_beside_them():
+    links, far = torch.ones(2, 2, 2, dtype=torch.int32), torch.ones(1)
+    for channels, degree in ((28, 2), (16, 2), (12, 1)):
+        with pytest.raises(InputError, match=f"these have {channels}"):
+            march_voxels(
+                torch.zeros(2, channels), links, torch.zeros(1, 3), torch.eye(3)[:1], 0 * far, far, far, BOX, 0.1, 0.1, degree
+            )
 
 
 def test_largest_weights_match_the_samples():
