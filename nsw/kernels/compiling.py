@@ -78,11 +78,13 @@ def kernel(function):
 
 
 def helper(function):
-    """Let kernels call a small function, whose body LLVM then puts into theirs; called from Python it stays plain Python.
+    """Let kernels call a small function, whose body LLVM must then put into theirs; called from Python it stays plain Python.
 
-    It is compiled without the two entries that Python and C would need, which take about as long as the function itself.
+    A call that stayed a call would go to whichever kernel's copy the process met first, and copies are rounded differently: the
+    process that compiled a kernel would differ from those that load it. It is compiled without the two entries that Python and C
+    would need, which take about as long as the function itself.
     """
-    options = {"fastmath": FASTMATH, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    options = {"fastmath": FASTMATH, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True, "forceinline": True}
     return register_jitable(**options)(function)
 
 

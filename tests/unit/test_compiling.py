@@ -17,10 +17,18 @@ from nsw.kernels import pack_info
 print(pack_info(torch.tensor([0, 0, 2]), 3).tolist())
 """
 
+BITS = """
+import hashlib, torch
+from nsw.losses import loss_ssim
+x, y = (torch.rand(1, 40, 30, 3, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+loss_ssim(x.requires_grad_(), y).backward()
+print(hashlib.sha256(x.grad.numpy().tobytes()).hexdigest())
+"""
 
-def use_kernels(cache: Path) -> subprocess.CompletedProcess:
+
+def use_kernels(cache: Path, code: str = CODE) -> subprocess.CompletedProcess:
     environment = {**os.environ, "NSW_CACHE": str(cache)}
-    return subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, env=environment, timeout=120)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
 
 
 def test_without_a_cache_folder_kernels_are_compiled_in_every_process_and_it_is_said(tmp_path):
@@ -34,6 +42,11 @@ def test_with_one_they_are_compiled_once(tmp_path):
     first, second = use_kernels(tmp_path), use_kernels(tmp_path)
     assert "once on this machine" in first.stderr and list(tmp_path.glob("kernels/*/**/*.nbc"))
     assert second.stdout == first.stdout and "compiling" not in second.stderr
+
+
+def test_the_process_that_compiles_a_kernel_gets_the_bits_of_those_that_load_it(tmp_path):
+    first, second = use_kernels(tmp_path, BITS), use_kernels(tmp_path, BITS)
+    assert "compiling" in first.stderr and len(first.stdout) > 60 and first.stdout == second.stdout
 
 
 @pytest.mark.parametrize(
