@@ -84,8 +84,8 @@ def helper(function):
     process that compiled a kernel would differ from those that load it. It is compiled without the two entries that Python and C
     would need, which take about as long as the function itself.
     """
-    options = {"fastmath": FASTMATH, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True, "forceinline": True}
-    return register_jitable(**options)(function)
+    entries = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    return register_jitable(fastmath=FASTMATH, error_model="numpy", forceinline=True, **entries)(function)
 
 
 class _Progress(event.Listener):
