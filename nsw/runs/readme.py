@@ -19,7 +19,8 @@ from nsw.runs.notebooks import read_notebook
 from nsw.runs.progress import duration
 
 THUMBNAIL_WIDTH = 240
-STRIP_HEIGHT, STRIP_COLUMNS = 240, 3
+STRIP_CELL, STRIP_COLUMNS = (288, 150), 4
+FAINT = 12  # of 255: what differs less from white belongs to a margin
 CLAIMS_SHOWN = 3
 _PREFERRED = ("laptop", "gpu", "smoke")
 
@@ -88,21 +89,21 @@ def methods_table(entries: Sequence[Entry], checkout: Path, pictures: Path) -> t
     return "\n".join(lines), written
 
 
-def strip(images: Sequence[bytes], height: int = STRIP_HEIGHT, gap: int = 8, columns: int = STRIP_COLUMNS) -> bytes:
-    """Return pictures at one height, side by side in rows of equal width, as a PNG on white."""
+def strip(images: Sequence[bytes], size: tuple[int, int] = STRIP_CELL, gap: int = 16, columns: int = STRIP_COLUMNS) -> bytes:
+    """Return a PNG of pictures in rows, each without its white margin and as large as a cell (width, height) lets it."""
     import io
 
-    from PIL import Image
+    from PIL import Image, ImageChops, ImageOps
 
     opened = [Image.open(io.BytesIO(png)).convert("RGB") for png in images]
     rows = -(-len(opened) // columns)
     columns = -(-len(opened) // rows)  # four pictures stand two by two, not three and one
-    cell = max(round(im.width * height / im.height) for im in opened)
-    sheet = Image.new("RGB", (columns * (cell + gap) - gap, rows * (height + gap) - gap), "white")
+    sheet = Image.new("RGB", tuple(n * (side + gap) - gap for n, side in zip((columns, rows), size, strict=True)), "white")
     for i, im in enumerate(opened):
-        scaled = im.resize((round(im.width * height / im.height), height), Image.Resampling.LANCZOS)
-        left, top = i % columns * (cell + gap), i // columns * (height + gap)
-        sheet.paste(scaled, (left + (cell - scaled.width) // 2, top))
+        ink = ImageChops.invert(im).point(lambda level: 255 * (level > FAINT)).getbbox()
+        scaled = ImageOps.contain(im.crop(ink), size, Image.Resampling.LANCZOS)
+        left, top = (n * (side + gap) for n, side in zip((i % columns, i // columns), size, strict=True))
+        sheet.paste(scaled, (left + (size[0] - scaled.width) // 2, top + (size[1] - scaled.height) // 2))
     buffer = io.BytesIO()
     sheet.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()

@@ -128,6 +128,16 @@ def test_readme_is_rewritten_between_its_marks(runs):
     assert (runs / "README.md").read_text(encoding="utf-8") == text and again == written
 
 
+def test_the_first_picture_fills_its_cells_without_the_margins_of_the_covers():
+    cover, kept = Image.new("RGB", (100, 80), "white"), io.BytesIO()
+    cover.paste("red", (30, 20, 70, 40))  # twice as wide as high, as the cell is
+    cover.save(kept, format="PNG")
+    sheet = Image.open(io.BytesIO(readme.strip([kept.getvalue()] * 3, size=(80, 40), gap=10, columns=2)))
+    assert sheet.size == (170, 90)
+    assert [sheet.getpixel(at) for at in ((2, 2), (77, 37), (92, 2), (2, 87))] == [(255, 0, 0)] * 4
+    assert [sheet.getpixel(at) for at in ((85, 20), (130, 70))] == [(255, 255, 255)] * 2
+
+
 def test_a_readme_without_marks_is_left_alone(runs):
     (runs / "README.md").write_text("# X\n<!-- methods -->\n")
     with pytest.raises(InputError, match="nothing was written"):
