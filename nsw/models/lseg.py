@@ -4,16 +4,15 @@ Its picture side is DPT over a ViT-L/16, and one more 1 x 1 convolution to CLIP'
 through transformers (extra `priors`), from a folder on disk:
 
     config.json         {"model_type": "lseg"}; other entries are changes to the sizes below
-    model.safetensors   the tensors of the official checkpoint, by their official names
+    model.safetensors   the tensors of the official checkpoint's `state_dict`, by their official names, with or without "net."
     text/               CLIP ViT-B/32 as transformers saves it
 
-`unpack_checkpoint` makes the first two out of the official file. Nothing is ever downloaded.
+The official file is a pickle, which runs whatever is in it: no code here opens one. Where you trust it,
+`safetensors.torch.save_file` writes its tensors. Nothing is ever downloaded.
 """
 
 from __future__ import annotations
 
-import json
-import pickle
 import re
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, normalize
 
 from nsw.errors import InputError
-from nsw.models.state import read_json, replacing
+from nsw.models.state import read_json
 from nsw.models.teacher import CLASSES, Prompt
 from nsw.models.teacher_priors import pointed_at, prepared, transformers_or_say
 
@@ -74,6 +73,7 @@ def renamed(official: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the picture side's tensors by the names of transformers' DPT; one matrix of queries, keys and values becomes three."""
     state = {}
     for name, value in official.items():
+        name = name.removeprefix("net.")
         if re.search(_UNUSED, name):
             continue
         for pattern, new in _RULES:
@@ -145,30 +145,3 @@ class LSegTeacher:
 
     def decode_mask(self, features: Float[Tensor, "M h w"], prompt: Prompt) -> Float[Tensor, "h w"]:
         return pointed_at(features, prompt)
-
-
-def unpack_checkpoint(checkpoint: str | Path, folder: str | Path) -> Path:
-    """Write config.json and model.safetensors of a teacher's folder out of the official checkpoint; CLIP goes beside it, in `text`.
-
-    Raises:
-        InputError: when the file holds no state_dict, or more than tensors and plain values.
-    """
-    from safetensors.torch import save_file
-
-    try:
-        loaded = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        state = loaded.get("state_dict", loaded)
-        tensors = {name.removeprefix("net."): value.float().contiguous() for name, value in state.items()}
-    except (OSError, RuntimeError, AttributeError, pickle.UnpicklingError) as error:
-        first = (str(error).splitlines() or [""])[0]
-        raise InputError(
-            f"{checkpoint} is no checkpoint of LSeg that can be read safely ({first}): save its state_dict alone."
-        ) from error
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    kept = {name: value for name, value in tensors.items() if not re.search(_UNUSED, name)}
-    with replacing(folder / "model.safetensors") as path:
-        save_file(kept, path)
-    with replacing(folder / "config.json") as path:
-        path.write_text(json.dumps({"model_type": "lseg"}), encoding="utf-8")
-    return folder

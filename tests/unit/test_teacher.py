@@ -7,11 +7,11 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from nsw import scenes
 from nsw.errors import InputError
 from nsw.methods import feature_3dgs_inspect as look
-from nsw.models import lseg
 from nsw.models import train_teacher as training
 from nsw.models.teacher import CLASSES, NOTHING, TOYS, Prompt, ToyTeacher, ToyTeacherSettings, resized, toy_teacher
 from nsw.models.teacher_priors import find_teacher
@@ -174,8 +174,9 @@ def official_lseg(D=16, F=8, M=12, channels=(4, 8, 16, 16)):
 def test_lseg_takes_the_official_names_and_keeps_the_interface(tmp_path):
     hub = pytest.importorskip("transformers", reason="transformers is not installed (extra priors)")
     state = official_lseg()
-    torch.save({"state_dict": {f"net.{name}": value for name, value in state.items()}}, tmp_path / "official.ckpt")
-    folder = lseg.unpack_checkpoint(tmp_path / "official.ckpt", tmp_path / "lseg")
+    folder = tmp_path / "lseg"
+    folder.mkdir()
+    save_file({f"net.{name}": value for name, value in state.items()}, folder / "model.safetensors")
     sizes = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=4, num_attention_heads=2, image_size=32)
     sizes |= dict(backbone_out_indices=[0, 1, 2, 3], neck_hidden_sizes=[4, 8, 16, 16], fusion_hidden_size=8)
     (folder / "config.json").write_text(json.dumps({"model_type": "lseg", **sizes}), encoding="utf-8")
@@ -193,9 +194,7 @@ def test_lseg_takes_the_official_names_and_keeps_the_interface(tmp_path):
     assert teacher.embed("ball").shape == (12,) and not torch.allclose(teacher.embed("ball"), teacher.embed("ring"))
     assert teacher.decode_mask(features, Prompt(points=((0.9, 0.1),)))[6, 54] > 0.95
     state.pop("scratch.head1.bias")
-    torch.save(state, tmp_path / "broken.ckpt")
-    lseg.unpack_checkpoint(tmp_path / "broken.ckpt", folder)
-    (folder / "config.json").write_text(json.dumps({"model_type": "lseg", **sizes}), encoding="utf-8")
+    save_file(state, folder / "model.safetensors")
     with pytest.raises(InputError, match="1 tensors are missing, 0 unknown"):
         find_teacher(folder)
 
