@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nsw.runs.table import short
 from nsw.widgets.frontend import emit
 from nsw.widgets.pictures import need_alt
 
@@ -112,17 +113,26 @@ def bars(
         heights = [
             float(value[name]) if grouped and name in value else None if grouped else float(value) for value in values.values()
         ]
-        labels = ["" if height is None else f"{height:.3g}" for height in heights]
+        labels = ["" if height is None else _label(height) for height in heights]
         look = dict(textposition="outside", cliponaxis=False, marker_color=COLOURS[i % 8])
         if stacked:
             look["base"], heights = tops, [height or 0.0 for height in heights]
             tops = [top + height for top, height in zip(tops, heights, strict=True)]
-            labels = [f"{top:.4g}" if name == names[-1] else "" for top in tops]
+            labels = [_label(top) if name == names[-1] else "" for top in tops]
         data.append(go.Bar(x=list(values), y=heights, name=name, text=labels, **look))
     chart = figure(data, title=title, showlegend=grouped, barmode="overlay" if stacked else "group")
     chart.update_xaxes(type="category")  # else plotly takes "#734125" and "1%" for numbers
     chart.update_yaxes(title=y)
     show_figure(chart, alt, caption)
+
+
+def _label(height: float) -> str:
+    """Return the number on a bar in three digits, thousands as whole numbers.
+
+    >>> _label(97.56), _label(1536.0), _label(19867.858)
+    ('97.6', '1536', '19,868')
+    """
+    return short(height) if abs(height) >= 1000 else f"{height:.3g}"
 
 
 def show_figure(chart: Any, alt: str, caption: str | None = None) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 _DASH = {"dash": "8,5", "dot": "2,4", "dashdot": "8,4,2,4", "longdash": "14,6"}
+_ROW = 18  # height of a row of the legend
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 
 
@@ -24,6 +25,8 @@ def svg(figure: Any, alt: str) -> str:
     layout, data = spec.get("layout", {}), [t for t in spec.get("data", []) if t.get("visible", True) is True]
     width, height = layout.get("width", 720), layout.get("height", 360)
     margin = {"l": 70, "r": 20, "t": 50, "b": 60, **layout.get("margin", {})}
+    legend = _legend_rows(layout, data, width - margin["l"])
+    margin["t"] += _ROW * max(len(legend) - 1, 0)  # rows of a long legend grow upwards from the axes
     parts: list[str] = []
     for x_ref, y_ref in dict.fromkeys((t.get("xaxis", "x"), t.get("yaxis", "y")) for t in data if not _is_3d(t)):
         traces = [t for t in data if not _is_3d(t) and (t.get("xaxis", "x"), t.get("yaxis", "y")) == (x_ref, y_ref)]
@@ -31,7 +34,7 @@ def svg(figure: Any, alt: str) -> str:
     solid = [t for t in data if _is_3d(t)]
     if solid:
         parts += _projected(solid, width, height, margin)
-    parts += _annotations(layout, data, width, height, margin)
+    parts += _annotations(layout, legend, width, height, margin)
     label = html.escape(alt, quote=True)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{label}" viewBox="0 0 {width} {height}" width="{width}" '
@@ -344,7 +347,7 @@ def _painted(meshes: list, width: float, height: float) -> str:
     return f'<image href="{source}" x="0" y="0" width="{width}" height="{height}"/>'
 
 
-def _annotations(layout: dict, data: list[dict], width: float, height: float, margin: dict) -> list[str]:
+def _annotations(layout: dict, legend: list[list], width: float, height: float, margin: dict) -> list[str]:
     """Return title, legend and the annotations placed in paper coordinates (titles of subplots)."""
     parts = []
     if _title(layout):
@@ -358,25 +361,33 @@ def _annotations(layout: dict, data: list[dict], width: float, height: float, ma
             colour = note.get("font", {}).get("color", "#222")
             place = f'x="{x:.1f}" y="{y - 6:.1f}" text-anchor="middle" font-size="15" fill="{colour}"'
             parts.append(f"<text {place}>{_plain(note.get('text', ''))}</text>")
-    named = [(i, t) for i, t in enumerate(data) if t.get("name") and t.get("showlegend", True)]
-    if layout.get("showlegend", len(named) > 1):
-        widths = [52 + 7.2 * len(trace["name"]) for _, trace in named]
-        rows, x = [[]], 0.0
-        for entry, step in zip(named, widths, strict=True):
-            if rows[-1] and x + step > width - margin["l"]:
-                rows.append([])
-                x = 0.0
-            rows[-1].append((x + margin["l"], *entry))
-            x += step
-        for n, row in enumerate(reversed(rows)):
-            for x, i, trace in row:
-                parts += _legend_entry(x, margin["t"] - 8.0 - 18 * n, trace, i)
+    for n, row in enumerate(reversed(legend)):
+        for x, i, trace in row:
+            parts += _legend_entry(margin["l"] + x, margin["t"] - 8.0 - _ROW * n, trace, i)
     return parts
 
 
+def _legend_rows(layout: dict, data: list[dict], room: float) -> list[list[tuple[float, int, dict]]]:
+    """Return the named traces in rows that fit into the room: where each begins, its index, the trace."""
+    named = [(i, t) for i, t in enumerate(data) if t.get("name") and t.get("showlegend", True)]
+    rows: list[list[tuple[float, int, dict]]] = [[]]
+    x = 0.0
+    for i, trace in named if layout.get("showlegend", len(named) > 1) else ():
+        step = 52 + 7.2 * len(trace["name"])
+        if rows[-1] and x + step > room:
+            rows.append([])
+            x = 0.0
+        rows[-1].append((x, i, trace))
+        x += step
+    return rows
+
+
 def _legend_entry(x: float, y: float, trace: dict, index: int) -> list[str]:
+    words = f'<text x="{x + 32:.0f}" y="{y:.0f}">{_plain(trace["name"])}</text>'
+    if trace.get("mode") == "markers":
+        return [f'<circle cx="{x + 13:.0f}" cy="{y - 4:.0f}" r="4" fill="{_colour(trace, index)}"/>', words]
     dash = _DASH.get(trace.get("line", {}).get("dash", ""), "")
     thick = 10 if trace.get("type") == "bar" else 3
     stroke = f'stroke="{_colour(trace, index)}" stroke-width="{thick}" stroke-dasharray="{dash}"'
     line = f'<line x1="{x:.0f}" y1="{y - 4:.0f}" x2="{x + 26:.0f}" y2="{y - 4:.0f}" {stroke}/>'
-    return [line, f'<text x="{x + 32:.0f}" y="{y:.0f}">{_plain(trace["name"])}</text>']
+    return [line, words]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,10 +13,15 @@ from nsw.widgets.frontend import emit
 _MARK = {"holds": ("\u2713", "#00734d"), "not reproduced": ("\u2717", "#b00020"), "not asserted": ("\u2013", "#555")}
 
 
-def table(rows: Sequence[Mapping[str, Any]], caption: str = "") -> None:
-    """Show rows of named values as a table; the first row names the columns."""
+def table(rows: Sequence[Mapping[str, Any]], caption: str = "", heads: Mapping[str, str] | None = None) -> None:
+    """Show rows of named values as a table; the first row names the columns.
+
+    Args:
+        heads: what to write above columns whose names are those of variables.
+    """
     columns = list(rows[0]) if rows else []
     cells = [[_text(row.get(column, "")) for column in columns] for row in rows]
+    columns = [(heads or {}).get(column, column) for column in columns]
     emit(
         {
             "text/html": html_table(columns, [[html.escape(c) for c in row] for row in cells], caption),
@@ -27,7 +33,11 @@ def table(rows: Sequence[Mapping[str, Any]], caption: str = "") -> None:
 def _text(value: Any) -> str:
     if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
         value = value.item()
-    return short(value) if isinstance(value, float) else "" if value is None else str(value)
+    if isinstance(value, float):
+        return "\u2013" if math.isnan(value) else short(value)
+    if isinstance(value, int) and abs(value) >= 1e4:
+        return f"{value:,}"
+    return "" if value is None else str(value)
 
 
 def html_table(columns: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "", note: str = "") -> str:
@@ -103,11 +113,21 @@ def _spread(row: Any) -> str:
     """Return the spread of the gain over this run's seeds and over recorded runs."""
     parts = []
     if len(row.gain_values) > 1:
-        parts.append(f"{min(row.gain_values):.3g} to {max(row.gain_values):.3g} over {len(row.gain_values)} seeds")
+        parts.append(f"{_range(min(row.gain_values), max(row.gain_values))} over {len(row.gain_values)} seeds")
     recorded = row.recorded
     if recorded and recorded.get("n", 0) > 1:
-        parts.append(f"recorded: {recorded['min']:.3g} to {recorded['max']:.3g} over {recorded['n']:g} seeds")
+        parts.append(f"recorded: {_range(recorded['min'], recorded['max'])} over {recorded['n']:g} seeds")
     return f" ({'; '.join(parts)})" if parts else ""
+
+
+def _range(low: float, high: float) -> str:
+    """Return both ends, or one number where they are written alike.
+
+    >>> _range(0.2143, 0.2144), _range(0.5, 1.25)
+    ('0.214', '0.5 to 1.25')
+    """
+    ends = dict.fromkeys((f"{low:.3g}", f"{high:.3g}"))
+    return " to ".join(ends)
 
 
 def _protocol() -> str:

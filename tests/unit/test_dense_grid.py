@@ -71,6 +71,20 @@ def test_activations_agree_where_the_grid_is_constant_and_at_vertices():
     torch.testing.assert_close(sigmas[2], sigmas[0], atol=1e-5, rtol=1e-3)
 
 
+def test_each_activation_is_the_mean_of_what_it_interpolates():
+    raw, shift = torch.tensor([-1.0, 3.0]).reshape(2, 1, 1, 1), 0.5
+
+    def middle(values):
+        """Interpolate half way between the two vertices."""
+        return values.reshape(2, 1).mean(dim=0, keepdim=True)
+
+    soft = torch.nn.functional.softplus
+    assert post_activation(middle, raw, shift).item() == pytest.approx(soft(torch.tensor(1.5)).item())
+    assert in_activation(middle, raw, shift).item() == pytest.approx(soft(torch.tensor([-0.5, 3.5])).mean().item())
+    alpha = 1 - torch.exp(-soft(torch.tensor([-0.5, 3.5])) * 0.5)
+    assert pre_activation(middle, raw, shift).item() == pytest.approx(-torch.log(1 - alpha.mean()).item() / 0.5, rel=1e-5)
+
+
 def test_only_post_activation_holds_a_sharp_edge_within_a_cell():
     grid = DenseGrid(DenseGridSettings(n_voxels=2**3, alpha_init=1e-6))
     grid.raw_density.data[0] = -400.0

@@ -131,6 +131,21 @@ def test_nothing_moves_when_nobody_lives_or_nobody_is_dead():
         assert all(torch.equal(splats.params[name], before[name]) for name in NAMES)
 
 
+def test_a_row_drawn_twice_becomes_one_of_three():
+    splats, _, _ = a_model(n_dead=0)
+    before = values(splats)
+    mcmc.share(splats.params, torch.tensor([7, 7, 20]))
+    o = before["opacities"].sigmoid()
+    opacity = {7: 1 - (1 - o[7]) ** (1 / 3), 20: 1 - (1 - o[20]) ** (1 / 2)}
+    for row, wanted in opacity.items():
+        assert float(splats.activated_opacities[row].detach()) == pytest.approx(float(wanted), rel=1e-4)
+        assert bool((splats.scales[row] < before["scales"][row]).all())
+    others = torch.ones(N, dtype=torch.bool)
+    others[[7, 20]] = False
+    assert all(torch.equal(splats.params[name][others], before[name][others]) for name in NAMES)
+    assert all(torch.equal(splats.params[name], before[name]) for name in ("means", "quats", "sh0", "shN"))
+
+
 def test_growth_appends_copies_without_moments():
     splats, optimizers, rows = a_model()
     mcmc.add(splats.params, optimizers, rows, 12, generator=torch.Generator().manual_seed(0))
@@ -197,6 +212,18 @@ def test_the_chain_moves_on_time_and_never_beyond_the_limit():
     assert len(first.dead) == 5 and first.places.shape == (5, 3) and first.added == 3
     assert [moves[step].n for step in happened] == [63, 66, 69, 70] and len(training.gaussians) == 70
     assert (training.rows["origin"] == mcmc_chain.ADDED).sum() >= 10 - 5 and set(training.rows["origin"].tolist()) <= {0, 1, 2}
+
+
+def test_one_refinement_books_who_jumped_and_who_was_added():
+    splats, _, _ = a_model()
+    before = splats.means.detach().clone()
+    chain = mcmc_chain.Chain(splats, 1.0, 10, mcmc_chain.Sampling(max_splats=62), seed=0)
+    moved = chain.refine(4, torch.Generator().manual_seed(0))
+    assert moved.dead.tolist() == list(range(15)) and torch.equal(moved.places, before[:15]) and (moved.added, moved.n) == (2, 62)
+    assert torch.equal(chain.gaussians.means[:15], before[moved.target])
+    origin, born = chain.rows["origin"], chain.rows["born"]
+    assert set(origin[:15].tolist()) == {mcmc_chain.JUMPED} and set(origin[60:].tolist()) == {mcmc_chain.ADDED}
+    assert set(origin[15:60].tolist()) == {0} and born[:15].tolist() == [4] * 15 and born[60:].tolist() == [4, 4]
 
 
 def test_an_interrupted_chain_ends_where_an_uninterrupted_one_ends():

@@ -204,6 +204,13 @@ def test_a_run_goes_on_as_if_it_had_not_stopped(teacher, tmp_path):
     assert torch.equal(whole.pool.rays, second.pool.rays) and torch.equal(whole.errors, second.errors)
 
 
+def test_the_hardest_are_a_share_of_the_rays_and_never_none():
+    errors = torch.rand(40, generator=torch.Generator().manual_seed(0))
+    picks = al.hardest(errors, 0.25)
+    assert len(picks) == 10 and errors[picks].tolist() == errors.sort(descending=True).values[:10].tolist()
+    assert al.hardest(errors, 0.001).tolist() == [int(errors.argmax())]
+
+
 def test_scores_of_what_is_hardest():
     truth = torch.zeros(1, 10, 10, 3)
     found = truth.clone()

@@ -11,7 +11,7 @@ from torch.nn.functional import conv2d
 from nsw import metrics
 from nsw.cameras import camera_rays, orbit
 from nsw.errors import InputError
-from nsw.losses import SSIM_CONSTANTS, loss_mse
+from nsw.losses import SSIM_CONSTANTS, loss_mse, ssim_terms
 from nsw.methods import dvgo_stages, s3im, s3im_controls, s3im_regimes, tensorf_fit
 from nsw.methods import instant_ngp as ngp
 from nsw.methods import instant_ngp_fit as fitting
@@ -234,6 +234,16 @@ def test_it_plugs_into_three_grids_and_lowers_itself():
     before_after["factored"] = (seen[0], seen[-1])
     assert len(seen) == 30
     assert all(after < before for before, after in before_after.values()), before_after
+
+
+def test_ssim_terms_tell_brightness_from_contrast():
+    x = torch.rand(200, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    others = (x, x - 0.3, 2 * x.mean() - x)
+    same, darker, flipped = (ssim_terms(x.mean(), y.mean(), x.var(), y.var(), torch.cov(torch.stack([x, y]))[0, 1]) for y in others)
+    assert [float(term) for term in same] == pytest.approx([1.0, 1.0])
+    assert float(darker[0]) < 0.9 and float(darker[1]) == pytest.approx(1.0)  # a shift leaves contrast and correlation
+    c2, variance = SSIM_CONSTANTS[1], float(x.var())
+    assert float(flipped[0]) == pytest.approx(1.0) and float(flipped[1]) == pytest.approx((c2 - 2 * variance) / (c2 + 2 * variance))
 
 
 def test_the_metric_and_the_loss_share_one_formula():

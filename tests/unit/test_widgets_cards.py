@@ -307,6 +307,20 @@ def test_claim_table_says_verdicts_in_words_with_the_paper_beside(shown):
     assert "holds" in said(shown) and "0.5 x" in said(shown)
 
 
+def test_recorded_numbers_that_are_written_alike_are_written_once(shown):
+    spreads = {"same": dict(n=3, mean=1.0, min=0.99999, max=1.00001), "apart": dict(n=3, mean=1.0, min=0.9, max=1.1)}
+    numbers = dict(preset="smoke", ours=2.0, baseline=1.0, at_least=0.5)
+    widgets.claim_table([make_claim(title, **numbers, recorded=spread) for title, spread in spreads.items()])
+    assert "(recorded: 1 over 3 seeds)" in said(shown) and "(recorded: 0.9 to 1.1 over 3 seeds)" in said(shown)
+
+
+def test_tables_have_words_for_columns_and_a_dash_for_no_number(shown):
+    rows = [{"model": "a", "f1": float("nan"), "n": 12345}, {"model": "b", "f1": 0.5, "n": 2}]
+    widgets.table(rows, heads={"n": "discs", "f1": "F1"})
+    assert re.match(r"model\s+F1\s+discs\na\s+\u2013\s+12,345\nb\s+0.5\s+2$", said(shown))
+    assert "<th" in shown[-1]["text/html"] and ">discs</th>" in shown[-1]["text/html"] and "nan" not in shown[-1]["text/html"]
+
+
 def test_budget_reads_the_record(shown, monkeypatch):
     record = {"nerf": {"smoke": {"seconds": 31.2, "peak_mb": 612, "hardware": "2 cores", "date": "2026-01-02", "seeds": {}}}}
     monkeypatch.setattr("nsw.runs.measured.load", lambda path=None: record)

@@ -146,6 +146,17 @@ def test_svg_still_draws_lines_where_they_are():
     assert float(end_x) == 700.0 and float(end_y) < float(start_y)
 
 
+@pytest.mark.parametrize("title", [None, "a title"])
+def test_a_long_legend_stays_inside_the_still_and_above_its_axes(title):
+    names = [f"a trace of many words {i}" for i in range(9)]
+    data = [dict(type="scatter", mode="markers" if i else "lines", x=[0, 1], y=[0, i], name=name) for i, name in enumerate(names)]
+    text = svg_still.svg(widgets.figure(data, width=560, height=400, title=title, showlegend=True), "nine traces")
+    top = float(re.search(r'd="M[\d.]+ ([\d.]+)V', text).group(1))
+    rows = {name: float(re.search(rf'y="([\d.-]+)">{name}<', text).group(1)) for name in names}
+    assert all((34 if title else 10) <= y < top for y in rows.values()) and len(set(rows.values())) > 2
+    assert text.count('r="4"') == 8  # points are told by a point, lines by a line
+
+
 def test_svg_still_of_log_axes_bars_maps_and_3d():
     log = charts.figure([dict(type="scatter", x=[1, 10, 100], y=[1, 0.1, 0.01], mode="lines+markers")])
     log.update_xaxes(type="log").update_yaxes(type="log")
@@ -179,6 +190,15 @@ def test_log_axes_of_one_or_two_decades_name_two_and_five_only():
 def test_names_of_bars_are_never_numbers(shown):
     widgets.bars({"#734125": 1.0, "#231202": 2.0}, alt="two bars named by their colours")
     assert shown[0][0]["application/vnd.plotly.v1+json"]["layout"]["xaxis"]["type"] == "category"
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_numbers_on_bars_have_no_exponent(monkeypatch, stacked):
+    shown = []
+    monkeypatch.setattr(charts, "emit", lambda bundle, *rest, **more: shown.append(bundle["image/svg+xml"]))
+    heights = {"a": {"": 1536.2}, "b": {"": 97.56}, "c": {"": 19867.9}}
+    charts.bars(heights, alt="a tall bar, a short one, a taller one", stacked=stacked)
+    assert all(f">{number}<" in shown[0] for number in ("1536", "97.6", "19,868"))
 
 
 def test_stacked_bars_stand_on_each_other(monkeypatch):
