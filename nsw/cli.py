@@ -117,7 +117,7 @@ def scene_make(name: Positional[str], /, size: int | None = None, spp: int | Non
         name: toybox, tea, shelf, room, town, toybox_defocus or toybox_motion.
         size: width of the pictures in pixels.
         spp: light paths a pixel.
-        out: folder; by default one of that name and size here.
+        out: folder; by default, with a size, one beside the bundled scene: notebooks that ask for larger pictures take it.
     """
     from nsw.runs.scene_commands import make_scene
 

@@ -10,7 +10,6 @@ Blocks know nothing of each other, so that each may run in a process, or on a ma
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from nsw.methods import citygaussian_v2 as city
 from nsw.methods.citygaussian_v2_press import scores_of, weakest
 from nsw.methods.density_control import DensityControl, Refined, prune
 from nsw.methods.gaussian_splatting_2d import PRUNE_OPACITY
+from nsw.metrics import clock
 from nsw.models.gaussians import RESIZING, GaussiansSettings, Seen
 from nsw.models.parts import joined, part_of
 from nsw.models.state import load_state, save_state
@@ -192,7 +192,7 @@ class BlockTraining(city.Training):
 
 def tune_block(block: Block, path: Path | str) -> Path:
     """Train one block and write its own discs to a file, with what it took; the file appears whole or not at all."""
-    began, device = time.perf_counter(), torch.device(block.device)
+    began, device = clock(), torch.device(block.device)
     mine = inside(block.coarse.means.detach(), block.box[None])[0]
     own, context = (part_of(block.coarse, those).to(device) for those in (mine, ~mine))
     rest = dict(scale=block.scale, rates=city.fine_rates(block.n_steps), control=block.control, seed=block.seed)
@@ -201,7 +201,7 @@ def tune_block(block: Block, path: Path | str) -> Path:
     for step in range(block.n_steps):
         city.fit(training, block.scene, [step], block.inverse, block.seed)
         most = max(most, held_mb(training, block.scene))
-    about = {"seconds": time.perf_counter() - began, "held_mb": most, "own": len(own), "context": len(context)}
+    about = {"seconds": clock() - began, "held_mb": most, "own": len(own), "context": len(context)}
     about |= {"views": len(block.scene), "steps": block.n_steps}
     save_state(Path(path), {"surfels": own.cpu().state_dict(), "degree": own.settings.sh_degree, "about": about}, "block")
     return Path(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from nsw.cameras import Rays, camera_rays, rows_at
 from nsw.losses import ExtraLoss, loss_entropy, loss_mse
 from nsw.methods import dvgo
 from nsw.methods.instant_ngp import next_batch
+from nsw.metrics import clock
 from nsw.models.dense_grid import DenseGrid, DenseGridSettings, post_activation
 from nsw.renderers.volume import render_rays
 from nsw.scenes.scene import Scene
@@ -155,7 +155,7 @@ def fit(
     optimizer = dvgo.make_optimizer(model, stage.lr, stage.lr_network, counts)
     spent, n_rays = 0.0, stage.n_rays
     for step in range(stage.n_steps):
-        start = time.perf_counter()
+        start = clock()
         maintain(model, optimizer, step, stage)
         dvgo.decay(optimizer, step / stage.n_steps if seconds is None else min(1.0, spent / seconds), stage.last_rate)
         rays, colours = bank.draw(n_rays, generator)
@@ -165,7 +165,7 @@ def fit(
         optimizer.step()
         if stage.n_samples:
             n_rays = next_batch(n_rays, len(out.t), stage.n_samples, largest=1 << 13)
-        spent += time.perf_counter() - start
+        spent += clock() - start
         if watch is not None:
             watch(step, spent, out)
         if seconds is not None and spent >= seconds:
@@ -203,8 +203,8 @@ def fit_field(
     useful = useful_pixels(views, scene.aabb.to(device))
     bank = RayBank(camera_rays(views), pixels).only(useful)
     optimizer = torch.optim.Adam(field.parameters(), lr=lr)
-    began, step = time.perf_counter(), 0
-    while (spent := time.perf_counter() - began) < seconds:
+    began, step = clock(), 0
+    while (spent := clock() - began) < seconds:
         optimizer.param_groups[0]["lr"] = lr * 0.1 ** (spent / seconds)
         rays, colours = bank.draw(n_rays, generator)
         loss = loss_mse(render_rays(field, rays, n_samples=n_samples, jitter=generator).rgb, colours)

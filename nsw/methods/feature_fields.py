@@ -8,7 +8,6 @@ it is the fast one of its kind.
 from __future__ import annotations
 
 import copy
-import time
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +18,7 @@ from nsw.cameras import Cameras, Rays, camera_rays
 from nsw.losses import loss_l1, loss_mse
 from nsw.methods import instant_ngp as ngp
 from nsw.methods.instant_ngp_fit import Plan
+from nsw.metrics import clock
 from nsw.models.feature_grid import FeatureGrid, FeatureGridSettings
 from nsw.models.teacher import resized
 from nsw.renderers.volume import sum_on_rays
@@ -102,8 +102,8 @@ def fit_for(
     n_rays, step = max(plan.n_samples // 32, 64), 0
     with torch.no_grad():  # kernels are compiled before the clock starts
         seen(copy.deepcopy(model), lessons.pixels.rays[:64], near)
-    began = time.perf_counter()
-    while (spent := time.perf_counter() - began) < seconds:
+    began = clock()
+    while (spent := clock() - began) < seconds:
         ngp.update_occupancy(model, step, plan.update_every, plan.decay)
         ngp.set_rate(optimizer, spent / seconds, plan.warmup, plan.last_rate)
         index = torch.randint(len(lessons.features), (n_rays,), generator=generator, device=generator.device)

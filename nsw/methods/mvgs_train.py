@@ -39,8 +39,12 @@ class Stage:
 
 
 def pyramid(scene: Scene, sizes: Sequence[int], n_views: Sequence[int], n_steps: Sequence[int]) -> list[Stage]:
-    """Return one stage for each picture width, with intrinsics to match (cross-intrinsic guidance, section 3.2)."""
-    return [Stage(scene.resized(size), m, n) for size, m, n in zip(sizes, n_views, n_steps, strict=True) if n]
+    """Return one stage for each picture width, with intrinsics to match (cross-intrinsic guidance, section 3.2).
+
+    Pictures are not enlarged: where a width is above that of the scene, the stage has the scene as it is.
+    """
+    full = scene.cameras.width
+    return [Stage(scene.resized(min(size, full)), m, n) for size, m, n in zip(sizes, n_views, n_steps, strict=True) if n]
 
 
 def stage_at(step: int, stages: Sequence[Stage]) -> tuple[Stage, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from nsw.methods import instant_ngp as ngp
 from nsw.methods import nerdf
 from nsw.methods.instant_ngp_fit import Plan, fit
 from nsw.methods.nerf import set_learning_rate
+from nsw.metrics import clock
 from nsw.models.hash_grid import HashGrid, HashGridSettings
 from nsw.models.ray_distribution import LightField, RayDistribution
 from nsw.renderers import whole_rays
@@ -103,21 +103,21 @@ def distil(
     spent, tau = dict.fromkeys([*students, "teacher"], 0.0), whole_rays.positions(first.settings.n_samples, generator.device)
     with torch.enable_grad():  # also from inside a slider's callback
         for step in range(course.n_steps):
-            began, weight = time.perf_counter(), nerdf.constraint_weight(step, course.n_steps)
+            began, weight = clock(), nerdf.constraint_weight(step, course.n_steps)
             rays = nerdf.random_rays(poses(course.n_cameras, generator), course.n_rays, generator, first.aabb)
             behind = torch.rand(len(rays), 3, generator=generator, device=generator.device)
             t = whole_rays.distances(first, rays, tau, near)
             lesson = nerdf.ask(teacher, lambda rays: ngp.render(teacher, rays, near, 0.0), rays, t)
-            spent["teacher"] += time.perf_counter() - began
+            spent["teacher"] += clock() - began
             for name, (student, loss_of_rays) in students.items():
-                began = time.perf_counter()
+                began = clock()
                 set_learning_rate(optimizers[name], nerdf.learning_rate(step, course.n_steps, course.lr))
                 background = 1.0 if isinstance(student, LightField) else behind
                 out = whole_rays.render_rays(student, rays, near=near, background=background, tau=tau)
                 optimizers[name].zero_grad()
                 loss_of_rays(out, lesson, background, weight).backward()
                 optimizers[name].step()
-                spent[name] += time.perf_counter() - began
+                spent[name] += clock() - began
     return spent
 
 

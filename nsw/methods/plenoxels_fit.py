@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -16,6 +15,7 @@ from nsw.kernels.row_rmsprop import RowRMSProp
 from nsw.losses import loss_mse
 from nsw.methods import nerf, plenoxels
 from nsw.methods.dvgo_stages import RayBank
+from nsw.metrics import clock
 from nsw.models.dense_grid import grid_shape
 from nsw.models.mlp import CoarseFine, CoarseFineSettings
 from nsw.models.plenoxel_grid import PlenoxelGrid, PlenoxelGridSettings
@@ -138,7 +138,7 @@ def fit(
     """
     optimizer, spent, step = make_optimizer(model, recipe), 0.0, 0
     while step < recipe.n_steps if seconds is None else spent < seconds:
-        start = time.perf_counter()
+        start = clock()
         progress = step / recipe.n_steps if seconds is None else spent / seconds
         maintain(model, optimizer, progress, recipe, bank.rays, near)
         set_rates(optimizer, progress, recipe)
@@ -146,7 +146,7 @@ def fit(
         out = plenoxels.render(model, rays, near, background, generator, recipe.stop)
         sum(losses(model, out, colours, recipe, generator).values()).backward()
         optimizer.step(model.row_gradient().touched)
-        step, spent = step + 1, spent + time.perf_counter() - start
+        step, spent = step + 1, spent + clock() - start
         if watch is not None:
             watch(step - 1, spent)
     return spent
@@ -202,10 +202,10 @@ def fit_nerf(
 
 def warm_up(scene: Scene, recipe: Recipe, device: torch.device | str = "cpu") -> None:
     """Take three steps with a tiny grid, so that the kernels are compiled before a clock runs; say so when it takes a while."""
-    began, bank = time.perf_counter(), view_bank(scene, 1, device)
+    began, bank = clock(), view_bank(scene, 1, device)
     few = replace(recipe, sizes=(8, 10), grow_at=(0.5,), n_steps=3, n_rays=64, prune=1e-6)
     model = new_grid(scene.aabb.to(device), few)
     fit(model, bank, few, torch.Generator(device).manual_seed(0), scene.near)
     plenoxels.render_view(model, scene.views("train")[0].to(device), scene.near)
-    if (spent := time.perf_counter() - began) > 1.5:
+    if (spent := clock() - began) > 1.5:
         print(f"The voxel kernels are compiled, once on this machine: {spent:.0f} s.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -19,6 +18,7 @@ from nsw.methods.instant_ngp_fit import Step
 from nsw.methods.pvd import Learner, Samples
 from nsw.methods.pvd_students import mlp, network_optimizer, new_mlp, photographed
 from nsw.methods.pvd_teacher import Plan, Teacher, is_on, teach
+from nsw.metrics import clock
 from nsw.renderers.volume import march_cells
 from nsw.scenes.scene import Scene
 
@@ -44,10 +44,10 @@ def conversion(
     device = next(model.parameters()).device
     for how in (replace(plan, n_steps=2, n_samples=256, n_poses=4), plan):
         torch.manual_seed(seed)
-        began = time.perf_counter()
+        began = clock()
         learned = pvd.convert(model, make, scene, how, torch.Generator(device).manual_seed(seed))
         _wait(device)
-        seconds = time.perf_counter() - began
+        seconds = clock() - began
     return Conversion(learned, score(learned), seconds)
 
 

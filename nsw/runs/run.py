@@ -84,9 +84,11 @@ class Run:
         return chosen
 
     def use_scene(self, scene: Any) -> Any:
-        """Note the scene's name, size and digest in the provenance; return the scene."""
+        """Note the scene's name, size and digest in the provenance, print what its reader decided, and return the scene."""
         height, width = scene.images.shape[1:3]
         about = {"digest": scene.digest, "frames": len(scene), "size": [width, height], "source": str(scene.source or "")}
+        if scene.notes and scene.name not in self.provenance["scenes"]:
+            print(*scene.notes, sep="\n")
         self.provenance["scenes"][scene.name] = about
         self._write_about()
         return scene

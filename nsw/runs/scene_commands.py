@@ -38,17 +38,19 @@ def describe_scene(name: str) -> int:
         ["background", scene.background],
         ["read from", str(scene.source or "")],
         ["digest", scene.digest[:16]],
+        *(["note", note] for note in scene.notes),
     ]
     print(text_table([scene.name, ""], rows))
     return 0
 
 
 def make_scene(name: str, *, size: int | None, spp: int | None, out: Path | None) -> int:
-    """Render a bundled scene with Mitsuba; by default into a folder of its name and size here."""
+    """Render a bundled scene with Mitsuba; of another size, by default beside the bundled one, where `load` finds it."""
     from nsw.scenes.make import make_scene as make
 
-    folder = out or Path(name if size is None else f"{name}-{size}")
-    print(f'The scene is in {make(name, folder, size=size, spp=spp)}: nsw.scenes.load("{folder}") reads it.')
+    folder = make(name, Path(name) if out is None and size is None else out, size=size, spp=spp)
+    read = f'"{name}", size={size}' if out is None and size is not None else f'"{folder}"'
+    print(f"The scene is in {folder}: nsw.scenes.load({read}) reads it.")
     return 0
 
 

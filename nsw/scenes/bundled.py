@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from nsw.cameras import camera_rays
 from nsw.errors import InputError
 from nsw.scenes.scene import Points, Scene
 
-_ORDER = ("toybox", "tea", "shelf", "room", "town", "toybox_defocus", "toybox_motion")
+ORDER = ("toybox", "tea", "shelf", "room", "town", "toybox_defocus", "toybox_motion")
 N_POINTS = 4000
 
 
@@ -23,7 +24,7 @@ def data_dir() -> Path:
     if os.environ.get("NSW_DATA"):
         return Path(os.environ["NSW_DATA"]).expanduser()
     beside = Path(__file__).resolve().parents[2] / "data"
-    if any((beside / name / "manifest.json").is_file() for name in _ORDER):
+    if any((beside / name / "manifest.json").is_file() for name in ORDER):
         return beside
     import pooch
 
@@ -36,7 +37,29 @@ def names() -> list[str]:
     if not folder.is_dir():
         return []
     found = sorted(p.parent.name for p in folder.glob("*/manifest.json") if (p.parent / "transforms.json").is_file())
-    return [n for n in _ORDER if n in found] + [n for n in found if n not in _ORDER]
+    return [n for n in ORDER if n in found] + [n for n in found if n not in ORDER]
+
+
+def folder_of(name: str, width: int | None = None) -> Path:
+    """Return a bundled scene's folder, or that of its smallest rendering NAME-PIXELS beside it that is as wide as asked.
+
+    Where none is wide enough it is the widest one's; the bundled one's where no width is asked for.
+    """
+    own = data_dir() / name
+    if width is None:
+        return own
+    found = {int(match[1]): path for path in own.parent.glob(f"{name}-*") if (match := re.fullmatch(r".*-(\d+)", path.name))}
+    found = {size: path for size, path in found.items() if all((path / f).is_file() for f in ("manifest.json", "transforms.json"))}
+    found[_stored_width(own)] = own
+    return found[min((size for size in found if size >= width), default=max(found))]
+
+
+def _stored_width(folder: Path) -> int:
+    """Return the width of a scene's pictures as its transforms.json says, 0 where it does not (the reader says what is wrong)."""
+    from nsw.scenes.read_transforms import read_json
+
+    width = read_json(folder / "transforms.json").get("w")
+    return width if isinstance(width, int) else 0
 
 
 def load_bundled(folder: str | Path) -> Scene:

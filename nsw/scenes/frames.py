@@ -103,7 +103,7 @@ def assemble(
 
     Args:
         frames: in the order of the scene.
-        size: width to area-average to; None keeps the stored size.
+        size: width to area-average to; None, or more than is stored, keeps the stored size.
         background: "white", "black" or "none"; only kept when a picture has transparency.
     """
     uprights, targets, canvas = _plan(frames, source, size)
@@ -190,7 +190,7 @@ def _plan(frames: Sequence[Frame], source: Path, size: int | None) -> tuple[list
         )
     one_size = len(set(stored)) == 1
     full = stored[0] if one_size else (max(f.lens.width for f in frames), max(f.lens.height for f in frames))
-    canvas = full if size is None else (checked_size(size), max(1, round(full[1] * size / full[0])))
+    canvas = full if size is None or checked_size(size) >= full[0] else (size, max(1, round(full[1] * size / full[0])))
     if one_size:
         return uprights, [canvas] * len(frames), canvas
     scale = canvas[0] / full[0]

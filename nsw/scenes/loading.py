@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from nsw.errors import InputError
@@ -21,9 +22,12 @@ def load(name_or_path: str | Path, size: int | None = None) -> Scene:
     sparse/0, sparse, colmap/sparse/0 or the folder itself, poses_bounds.npy (LLFF). A folder with both a COLMAP model and
     poses_bounds.npy is read as COLMAP where pycolmap is installed, because it has points, else as LLFF.
 
+    Pictures are never enlarged: where a bundled scene is smaller than `size`, a larger rendering of it that `nsw scene make`
+    left beside it is taken; else the stored size stays, and `Scene.notes` says so.
+
     Args:
         name_or_path: "toybox", "lego", "photos/desk", ...
-        size: picture width to area-average to; None keeps the stored size.
+        size: picture width to area-average to; None keeps the stored size of the bundled scene or of the folder.
 
     Raises:
         InputError: nothing of that name, no known layout, or anything wrong inside it.
@@ -38,7 +42,7 @@ def load(name_or_path: str | Path, size: int | None = None) -> Scene:
     plain = isinstance(name_or_path, str) and "/" not in text and "\\" not in text
     folder = None
     if plain and text in bundled.names():
-        folder = bundled.data_dir() / text
+        folder = bundled.folder_of(text, size)
     elif not _exists(Path(text)):
         folder = _downloaded(text)
     folder = folder or Path(name_or_path).expanduser()
@@ -59,9 +63,19 @@ def load(name_or_path: str | Path, size: int | None = None) -> Scene:
         raise InputError(
             f"{error.filename or folder}: cannot be read ({error.strerror or error}); check the disk and the path."
         ) from None
-    if read is bundled.load_bundled and size is not None:
+    if read is bundled.load_bundled and size is not None and size < scene.cameras.width:
         scene = with_digest(scene.resized(size))
-    return scene
+    return scene if size is None or size <= scene.cameras.width else _noted(scene, size, folder)
+
+
+def _noted(scene: Scene, size: int, folder: Path) -> Scene:
+    """Return the scene with a note that its pictures are smaller than was asked for."""
+    from nsw.scenes import bundled
+
+    note = f"The pictures of {scene.name} are {scene.cameras.width} pixels wide, {size} were asked for: they are not enlarged."
+    if folder.parent == bundled.data_dir() and scene.name in bundled.ORDER:
+        note += f" `nsw scene make {scene.name} --size {size}` renders larger ones, which are then found by themselves."
+    return replace(scene, notes=(*scene.notes, note))
 
 
 def _exists(path: Path) -> bool:

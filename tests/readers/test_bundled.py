@@ -7,6 +7,7 @@ import json
 import shutil
 
 import pytest
+import scene_files as files
 import torch
 
 from nsw import scenes
@@ -16,7 +17,7 @@ from nsw.methods.deblurring_3dgs_inspect import sharpness
 from nsw.scenes import bundled
 from nsw.scenes.exposures import Exposure, exposures
 
-NAMES = bundled.names()
+NAMES = [name for name in bundled.names() if name in bundled.ORDER]  # larger renderings of one's own may lie beside them
 COUNTS = {
     "toybox": dict(train=60, val=12, test=24),
     "tea": dict(train=36, val=4, test=12),
@@ -166,3 +167,32 @@ def test_data_folder_can_be_moved(copy, monkeypatch):
     assert bundled.names() == ["toybox"] and scenes.load("toybox").source == copy
     monkeypatch.setenv("NSW_DATA", str(copy.parent / "nowhere"))
     assert bundled.names() == []
+
+
+@pytest.fixture
+def renderings(tmp_path, monkeypatch):
+    """A bundled scene of 100 pixels, with another scene in the place of its rendering of 160, and an unfinished one of 300."""
+    for name, of in (("tea", "tea"), ("tea-160", "toybox")):
+        (tmp_path / name).symlink_to(bundled.data_dir() / of)
+    (tmp_path / "tea-300").mkdir()
+    (tmp_path / "tea-large").mkdir()
+    monkeypatch.setenv("NSW_DATA", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("size", "folder", "width"), [(None, "tea", 100), (50, "tea", 50), (100, "tea", 100), (120, "tea-160", 120)]
+)
+def test_a_larger_rendering_is_taken_where_more_pixels_are_asked_for(renderings, size, folder, width):
+    scene = scenes.load("tea", size=size)
+    assert scene.source == renderings / folder and scene.cameras.width == scene.images.shape[2] == width and not scene.notes
+
+
+def test_no_picture_is_enlarged_and_the_scene_says_so(renderings, tmp_path):
+    scene = scenes.load("tea", size=800)
+    assert scene.source == renderings / "tea-160" and scene.images.shape[2] == 160
+    assert "160 pixels" in scene.notes[-1] and "nsw scene make toybox --size 800" in scene.notes[-1]
+    files.write_blender(tmp_path / "own")
+    mine = scenes.load(tmp_path / "own", size=800)
+    assert mine.images.shape[2] == mine.cameras.width == 32 and "enlarged" in mine.notes[-1] and "make" not in mine.notes[-1]
+    assert mine.digest == scenes.load(tmp_path / "own").digest

@@ -87,3 +87,14 @@ def test_the_garden_is_drawn_where_its_file_lies_and_where_not_it_is_said(bench,
     assert float(opacities.mean()) == 0.5 and np.allclose(colors, 0.2)
     assert not list(bench.loads(None)) and "no --garden" in capsys.readouterr().out
     assert not list(bench.loads("absent.npz")) and "absent.npz is missing" in capsys.readouterr().out
+
+
+def test_presets_are_shortened_by_settings_that_the_notebooks_have(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(BENCH))
+    presets = importlib.import_module("bench_gpu_presets")
+    paths = presets.all_notebooks()
+    assert sorted(presets.FEW) == [path.stem[:2] for path in paths] == sorted(presets.ORDER.split())
+    for path in paths:
+        notebook, own = presets.shortened(path, presets.FEW[path.stem[:2]], tmp_path / "out.json", film=False)
+        code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+        assert own and any('preset: str = "gpu"' in source for source in code) and not any("claims.check()" in s for s in code)

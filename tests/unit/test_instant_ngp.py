@@ -181,7 +181,7 @@ def test_race_of_equal_rays_does_not_depend_on_speed(monkeypatch):
     """Steps of 3 and of 5 rays on a budget of 30; the one that dawdles takes as many as it would alone."""
     shares: dict[str, list[float]] = {"three": [], "five": []}
     clock = [0.0]
-    monkeypatch.setattr(fitting.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(fitting.metrics.time, "perf_counter", lambda: clock[0])
 
     def runner(name: str, n_rays: int, pause: float):
         def step(progress: float) -> list[int]:

@@ -1,0 +1,194 @@
+"""Run every notebook's `gpu` preset on a CUDA GPU with few steps: does it run through, how fast, with how much memory?
+
+The sizes are those of the preset (pictures, splats, voxels, networks, rays); the numbers of steps are cut to `FEW`, so that all
+notebooks together take minutes and not days. Claims are shown and not judged: nothing is learned in so few steps. Bundled
+scenes are enlarged to the size that a preset asks for, where no larger rendering is here, so that memory and time are those of
+large pictures. A step's time and the preset's own number of steps give the hours that its loops would take.
+
+`python -m tests.bench gpu_presets [--only 05 20] [--jobs 6] [--limit 300]`
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import datetime
+import json
+import os
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+# isort: split
+import nbformat
+import torch
+
+from nsw.runs.kernel import Execution
+from nsw.runs.notebooks import all_notebooks
+
+RESULTS = Path(__file__).parent / "results"
+FILM = dict(orbit_frames=8, look_every=100)
+FEW = {
+    "00": dict(n_steps=500),
+    "01": dict(n_steps=40),
+    "02": dict(coarse_steps=100, fine_steps=200, seconds=5),
+    "03": dict(n_steps=500, grid_steps=100, **FILM),
+    "04": dict(n_steps=200, network_steps=30),
+    "05": dict(steps=150, quick_steps=40, seconds=5, test_views=2),
+    "06": dict(steps=150, quick_steps=40, seconds=5, rays=200_000, test_views=2),
+    "07": dict(steps=150, quick_steps=40, test_views=2),
+    "08": dict(steps=100, quick_steps=30, host_steps=30),
+    "09": dict(steps=150, quick_steps=40, teacher_steps=150),
+    "10": dict(teacher_steps=150, steps=60, matrix_steps=40, ablation_steps=40, seconds=5, test_views=2),
+    "11": dict(teacher_steps=150, steps=40, poses=32, epoch=20, seeds=2, test_views=2),
+    "20": dict(n_steps=500, start=100, every=50, **FILM),
+    "21": dict(n_steps=300, baseline_steps=300, baseline_reset=0, refine_every=50, **FILM),
+    "22": dict(n_steps=400, press=(0, 400), **FILM),
+    "23": dict(n_steps=200, every=50, **FILM),
+    "24": dict(steps=(40, 40, 40, 200), every=50, **FILM),
+    "25": dict(n_steps=150, n_trials=2, **FILM),
+    "26": dict(n_coarse=200, n_fine=150, grid=(2, 1), refine_every=50, orbit_frames=8),
+    "27": dict(n_steps=300, refine_every=50, orbit_frames=8),
+    "28": dict(train_steps=300, n_steps=150, orbit_frames=8, look_every=50),
+}  # in place of a preset's own entry
+ORDER = "03 20 05 21 02 26 06 24 28 22 27 25 23 00 04 07 10 09 08 11 01"  # the longest do not come last
+
+BEFORE = """
+import nsw, nsw.export, nsw.scenes
+from nsw.scenes.frames import with_digest as _with_digest
+_load = nsw.scenes.load
+def _enlarged(name, size=None):
+    scene = _load(name, size)
+    return scene if size is None or scene.cameras.width == size else _with_digest(scene.resized(size))
+nsw.scenes.load = _enlarged
+"""
+WITHOUT_FFMPEG = """
+nsw.export.save_mp4 = lambda frames, *args, **options: [frame for frame in frames] and None
+"""
+AFTER = """
+import json, pathlib, torch
+pathlib.Path({path!r}).write_text(json.dumps(dict(
+    gpu_mb=torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else 0.0, rates=run_rates,
+    claims={{c.title: [c.ours, c.baseline] for c in run.claims}})))
+"""
+TIMED = """
+import time as _time
+run_rates, _steps = {}, run.steps
+def _timed(n, name="train", **options):
+    began, seen = _time.perf_counter(), 0
+    for step in _steps(n, name=name, **options):
+        if seen == min(10, n // 2):
+            began = _time.perf_counter()
+        seen += 1
+        yield step
+    run._synchronize()
+    run_rates[name] = (seen - min(10, n // 2)) / max(_time.perf_counter() - began, 1e-9)
+run.steps = _timed
+"""
+
+
+def settings_table(tree: ast.Module) -> list[ast.keyword]:
+    """Return the rows of `run.settings(...)`, each with its tuple of smoke, laptop and gpu."""
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+    return next(call.keywords for call in calls if ast.unparse(call.func) == "run.settings")
+
+
+def shortened(path: Path, few: dict, out: Path, film: bool) -> tuple[nbformat.NotebookNode, dict]:
+    """Return the notebook at its gpu preset with the given settings, and what the preset had in their place."""
+    notebook, own = nbformat.read(path, 4), {}
+    cells = []
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            if "parameters" in cell.metadata.get("tags", []):
+                cell.source = cell.source.replace('preset: str = "laptop"', 'preset: str = "gpu"')
+            cell.source = cell.source.replace("run.claims.check()", "")
+        cells.append(cell)
+        if cell.cell_type == "code" and "run = nsw.start(" in cell.source:
+            head, tree = cell, ast.parse(cell.source)
+            for row in settings_table(tree):
+                if row.arg in few:
+                    own[row.arg] = ast.unparse(row.value.elts[2])
+                    row.value.elts[2] = ast.parse(repr(few[row.arg])).body[0].value
+            start, *rest = tree.body
+            head.source = "\n".join([ast.unparse(start), TIMED, *(ast.unparse(line) for line in rest)])
+    if set(own) != set(few):
+        raise SystemExit(f"{path.name}: no setting named {', '.join(set(few) - set(own))}; mend FEW.")
+    first = nbformat.v4.new_code_cell(BEFORE + ("" if film else WITHOUT_FFMPEG))
+    last = nbformat.v4.new_code_cell(AFTER.format(path=str(out)))
+    notebook.cells = [first, *cells, last]
+    return notebook, own
+
+
+def ffmpeg_is_here() -> bool:
+    try:
+        import imageio_ffmpeg
+
+        return bool(imageio_ffmpeg.get_ffmpeg_exe())
+    except (ImportError, RuntimeError):
+        return False
+
+
+def run_one(path: Path, folder: Path, deadline: float, film: bool) -> dict:
+    """Execute one notebook; return how it went, what it measured and, where it failed, the end of the traceback."""
+    number, out = path.stem[:2], folder / f"{path.stem}.json"
+    left = deadline - time.monotonic()
+    if left < 20:
+        return dict(name=path.stem, status="not reached", reason="", seconds=0.0)
+    notebook, own = shortened(path, FEW[number], out, film)
+    environment = {"NSW_RUNS": str(folder / "runs")}
+    outcome = Execution(notebook, path.parent, environment, left).run()
+    nbformat.write(notebook, folder / path.name)
+    found = json.loads(out.read_text()) if out.is_file() else {}
+    errors = [o for c in notebook.cells if c.cell_type == "code" for o in c.get("outputs", []) if o.output_type == "error"]
+    trace = "\n".join(errors[0].traceback[-6:])[-3000:] if errors else ""
+    print(f"{path.stem}: {outcome.status} {outcome.seconds:.0f} s {outcome.reason}", flush=True)
+    (folder / f"{path.stem}.txt").write_text(trace)
+    went = dict(status=outcome.status, reason=outcome.reason, seconds=outcome.seconds, trace=trace)
+    return dict(name=path.stem, few=FEW[number], own=own, **went, **found)
+
+
+def page(rows: list[dict], jobs: int) -> str:
+    """Return the measurements as Markdown."""
+    card = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    lines = [f"# The gpu presets with few steps, {datetime.date.today().isoformat()}", ""]
+    lines += [f"{card}, {os.cpu_count()} CPU cores; torch {torch.__version__}; {jobs} notebooks at a time on one card.", ""]
+    lines += [
+        "| notebook | ran through | seconds | GPU memory, MB | steps a second, first loops | steps here | steps of the preset |"
+    ]
+    lines += ["|---|---|---|---|---|---|---|"]
+    for row in sorted(rows, key=lambda row: row["name"]):
+        rates = ", ".join(f"{name} {rate:.3g}" for name, rate in list(row.get("rates", {}).items())[:3])
+        few = {k: v for k, v in row.get("few", {}).items() if "steps" in k or k in ("n_coarse", "n_fine")}
+        own = {k: row["own"][k] for k in few}
+        here, there = (", ".join(f"{k} {v}" for k, v in x.items()) for x in (few, own))
+        went = "yes" if row["status"] == "ok" else f"{row['status']}: {row['reason'][:160]}"
+        lines.append(f"| {row['name']} | {went} | {row['seconds']:.0f} | {row.get('gpu_mb', 0):.0f} | {rates} | {here} | {there} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="*", default=ORDER.split(), help="numbers of notebooks")
+    parser.add_argument("--jobs", type=int, default=6)
+    parser.add_argument("--limit", type=float, default=3600.0, help="seconds for all")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        print("Skipped: torch finds no CUDA GPU here.")
+        return 0
+    film, deadline = ffmpeg_is_here(), time.monotonic() + arguments.limit
+    folder = arguments.out / "gpu-presets"
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {path.stem[:2]: path for path in all_notebooks()}
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        rows = list(pool.map(lambda n: run_one(paths[n], folder, deadline, film), arguments.only))
+    (folder / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
+    text = page(rows, arguments.jobs)
+    print(text)
+    (arguments.out / f"gpu-presets-{datetime.date.today().isoformat()}.md").write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
