@@ -129,14 +129,13 @@ class Bar:
     def __init__(self, eta: Eta, name: str) -> None:
         from tqdm.auto import tqdm
 
-        layout = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {postfix}"
+        layout = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"  # tqdm puts a comma before the postfix
         self._eta = eta
         self._bar = tqdm(total=eta.total, initial=eta.done, desc=name, bar_format=layout, dynamic_ncols=True, leave=True)
 
     def update(self, step: int, values: Mapping[str, float], image: Any = None) -> None:
-        self._bar.set_postfix_str(
-            f"{numbers(values)}  {duration(self._eta.elapsed)}, {duration(self._eta.remaining)} left", refresh=False
-        )
+        time_spent = f"{duration(self._eta.elapsed)}, {duration(self._eta.remaining)} left"
+        self._bar.set_postfix_str("  ".join(part for part in (numbers(values), time_spent) if part), refresh=False)
         self._bar.update(step - self._bar.n)
 
     def close(self) -> None:

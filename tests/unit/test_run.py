@@ -16,7 +16,7 @@ from torch import nn
 
 import nsw
 from nsw import InputError
-from nsw.runs.progress import Eta
+from nsw.runs.progress import Bar, Eta
 from nsw.runs.steps import Stopped
 
 TRAIN = """
@@ -326,6 +326,19 @@ def test_timed_measures_the_block(tmp_path):
         sum(range(10000))
     assert 0 < timer.seconds < 60 and run.timings == {"baseline": timer.seconds}
     assert 20 < run.peak_memory_mb() < 100_000
+
+
+@pytest.mark.parametrize(("values", "written"), [({}, "2/4, 3 s, 3 s left"), ({"loss": 0.5}, "2/4, loss 0.5  3 s, 3 s left")])
+def test_a_bar_says_what_it_knows_without_gaps(capsys, values, written):
+    now = [0.0]
+    eta = Eta(4, clock=lambda: now[0])
+    bar = Bar(eta, "blocks")
+    for now[0] in (1.5, 3.0):
+        eta.step()
+    bar.update(2, values)
+    bar.close()
+    shown = capsys.readouterr().err
+    assert "blocks" in shown and " 50%|" in shown and written in shown
 
 
 def test_eta_counts_this_session_only():
