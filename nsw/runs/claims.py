@@ -62,11 +62,18 @@ class Claim:
 
     @property
     def asked(self) -> str:
-        """What was asked for, in words: "at least 1.5 dB better", "at most 0.5 x"."""
+        """What was asked for, in words: "at least 1.5 dB better", "at most 0.3 dB worse", "at most 0.5 x"."""
         unit = " x" if self.measure == "ratio" else f" {self.unit}".rstrip()
-        unit += " better" if self.measure == "difference" else ""
-        limits = (("at least", self.at_least), ("at most", self.at_most))
-        parts = [f"{word} {value:g}{unit}" for word, value in limits if value is not None]
+        parts = []
+        for word, opposite, value in (("at least", "at most", self.at_least), ("at most", "at least", self.at_most)):
+            if value is None:
+                continue
+            if self.measure != "difference":
+                parts.append(f"{word} {value:g}{unit}")
+            elif value < 0:
+                parts.append(f"{opposite} {-value:g}{unit} worse")
+            else:
+                parts.append(f"{word} {value:g}{unit} better")
         return " and ".join(parts)
 
     @property

@@ -108,6 +108,20 @@ def test_an_edited_function_is_not_certified(run, monkeypatch):
     assert json.loads((run.folder / "claims.json").read_text())["certified"] is False
 
 
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        (dict(at_least=1.5), "at least 1.5 dB better"),
+        (dict(at_least=-0.3), "at most 0.3 dB worse"),
+        (dict(at_least=-0.2, at_most=0.2), "at most 0.2 dB worse and at most 0.2 dB better"),
+        (dict(at_most=0.5, measure="ratio"), "at most 0.5 x"),
+        (dict(at_least=-1.0, measure="value"), "at least -1 dB"),
+    ],
+)
+def test_what_is_asked_is_said_in_words(run, limits, said):
+    assert run.claim("one", ours=28.0, baseline=28.0, **limits).asked == said
+
+
 def test_recorded_seeds_give_the_spread(run):
     for seed, gain in enumerate((2.0, 3.0, 4.0)):
         rows = [{"title": "sharper", "ours": 25 + gain, "baseline": 25.0, "gain": gain}]
