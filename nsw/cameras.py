@@ -8,7 +8,7 @@ distance along the ray. `cam_from_world` maps homogeneous world points to camera
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -38,10 +38,18 @@ class Cameras:
         return self.cam_from_world.shape[0]
 
     def __getitem__(self, index: int | slice | Sequence[int] | Int[Tensor, "n"]) -> Cameras:
-        """Return the chosen cameras; an integer, also numpy's or torch's, gives a batch of one."""
+        """Return the chosen cameras; an integer, also numpy's or torch's, gives a batch of one.
+
+        Raises:
+            IndexError: for an integer that is no camera's; a GPU would end the process instead.
+        """
         if not isinstance(index, slice) and getattr(index, "ndim", 0) == 0 and hasattr(index, "__index__"):
-            index = [int(index)]
+            index = [range(len(self))[int(index)]]
         return replace(self, cam_from_world=self.cam_from_world[index], Ks=self.Ks[index])
+
+    def __iter__(self) -> Iterator[Cameras]:
+        """Yield the cameras one by one, each as a batch of one."""
+        return (self[i] for i in range(len(self)))
 
     def to(self, device: torch.device | str) -> Cameras:
         return replace(self, cam_from_world=self.cam_from_world.to(device), Ks=self.Ks.to(device))

@@ -60,9 +60,12 @@ def picture(
 ) -> tuple[Float[Tensor, "C H W 3"], Float[Tensor, "C M h w"]]:
     """Return pictures on white and the teacher's features as the field remembers them, resized to `size` before they are lifted."""
     rays = camera_rays(cameras.to(model.aabb.device))
-    parts = [seen(model, rays[i : i + chunk], near) for i in range(0, len(rays), chunk)]
+    parts = []
+    for i in range(0, len(rays), chunk):
+        out, features = seen(model, rays[i : i + chunk], near)
+        parts.append((out.rgb, features))  # and not its samples: there are too many of all pictures together
     shape = (len(cameras), cameras.height, cameras.width, -1)
-    rgb, features = torch.cat([out.rgb for out, _ in parts]).view(shape), torch.cat([f for _, f in parts]).view(shape)
+    rgb, features = (torch.cat(rows).view(shape) for rows in zip(*parts, strict=True))
     maps = resized(features.permute(0, 3, 1, 2), *(size or shape[1:3]))
     return rgb, model.decoder(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 

@@ -156,8 +156,10 @@ def mesh_of(render, scene: Scene, voxel: float, which: str | Sequence[int] = "tr
         depth: "expected" or "median"; the latter needs a render with that map.
         options: of `nsw.renderers.tsdf.fused_mesh`.
     """
-    cameras = scene.views(which)
-    renders = [render(cameras[i]) for i in range(len(cameras))]
-    maps = torch.cat([r.depth if depth == "expected" else r.extras["median"] for r in renders]).cpu()
-    solid = torch.cat([r.alpha for r in renders]).cpu() > 0.5
+    cameras, maps, solid = scene.views(which), [], []
+    for camera in cameras:
+        drawn = render(camera)
+        maps.append(drawn.depth if depth == "expected" else drawn.extras["median"])
+        solid.append(drawn.alpha > 0.5)
+    maps, solid = torch.cat(maps), torch.cat(solid)
     return fused_mesh(torch.where(solid, maps, 0.0), cameras, scene.aabb, voxel, empty=~solid, **options)

@@ -107,9 +107,9 @@ def angles(normals: Float[Tensor, "*n 3"], true: Float[Tensor, "*n 3"]) -> Float
     return torch.where(true.norm(dim=-1) > 0.5, torch.rad2deg(torch.acos(cosine)), torch.nan)
 
 
-def true_mesh(scene: Scene, voxel: float, truncation: float, split: str = "train"):
-    """Return the mesh fused from the exact depth maps: what the fusion itself can do at best."""
-    depth = scene.depth[scene.frames(split)].float()
+def true_mesh(scene: Scene, voxel: float, truncation: float, split: str = "train", device: torch.device | str = "cpu"):
+    """Return the mesh fused, on that device, from the exact depth maps: what the fusion itself can do at best."""
+    depth = scene.depth[scene.frames(split)].float().to(device)
     return fused_mesh(depth, scene.views(split), scene.aabb, voxel, truncation, empty=depth == 0)
 
 

@@ -38,7 +38,7 @@ def threads(start: Float[Tensor, "D 3"], end: Float[Tensor, "D 3"], rgb: Sequenc
 def edges(boxes: Float[Tensor, "B 2 3"]) -> tuple[Float[Tensor, "E 3"], Float[Tensor, "E 3"]]:
     """Return start and end of the twelve edges of every box (minimum, maximum); `threads` draws them."""
     corner = torch.cartesian_prod(*[torch.arange(2)] * 3).to(boxes.device)  # of each of 8 corners: 0 or 1 along x, y, z
-    a, b = torch.combinations(torch.arange(8)).unbind(-1)
+    a, b = torch.combinations(torch.arange(8, device=boxes.device)).unbind(-1)
     neighbours = (corner[a] != corner[b]).sum(dim=1) == 1
     places = boxes.gather(1, corner[None].expand(len(boxes), -1, -1))
     return places[:, a[neighbours]].reshape(-1, 3), places[:, b[neighbours]].reshape(-1, 3)

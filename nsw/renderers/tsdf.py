@@ -94,6 +94,9 @@ def fused_mesh(
     least_views: int = 2,
     **crumbs,
 ):
-    """Return the mesh of the surface that depth maps agree on; arguments as in `fuse`, `crumbs` as in `without_crumbs`."""
-    values, count = fuse(depth, cameras, aabb, voxel, truncation, empty)
+    """Return the mesh of the surface that depth maps agree on; arguments as in `fuse`, `crumbs` as in `without_crumbs`.
+
+    The maps are fused on their device.
+    """
+    values, count = (grid.cpu() for grid in fuse(depth, cameras, aabb, voxel, truncation, empty))
     return without_crumbs(level_set(values, aabb, 0.0, count >= least_views), **crumbs)

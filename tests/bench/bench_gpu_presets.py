@@ -35,24 +35,24 @@ FEW = {
     "02": dict(coarse_steps=100, fine_steps=200, seconds=5),
     "03": dict(n_steps=500, grid_steps=100, **FILM),
     "04": dict(n_steps=200, network_steps=30),
-    "05": dict(steps=150, quick_steps=40, seconds=5, test_views=2),
-    "06": dict(steps=150, quick_steps=40, seconds=5, rays=200_000, test_views=2),
-    "07": dict(steps=150, quick_steps=40, test_views=2),
+    "05": dict(image_size=400, steps=80, quick_steps=20, seconds=3, test_views=1),
+    "06": dict(image_size=400, steps=80, quick_steps=20, seconds=3, rays=100_000, test_views=1),
+    "07": dict(image_size=400, steps=80, quick_steps=20, test_views=1),
     "08": dict(steps=100, quick_steps=30, host_steps=30),
-    "09": dict(steps=150, quick_steps=40, teacher_steps=150),
-    "10": dict(teacher_steps=150, steps=60, matrix_steps=40, ablation_steps=40, seconds=5, test_views=2),
-    "11": dict(teacher_steps=150, steps=40, poses=32, epoch=20, seeds=2, test_views=2),
+    "09": dict(steps=80, quick_steps=20, teacher_steps=80),
+    "10": dict(image_size=400, teacher_steps=80, steps=30, matrix_steps=20, ablation_steps=20, seconds=3, test_views=1),
+    "11": dict(image_size=400, teacher_steps=80, steps=24, poses=32, epoch=12, seeds=2, test_views=1),
     "20": dict(n_steps=500, start=100, every=50, **FILM),
-    "21": dict(n_steps=300, baseline_steps=300, baseline_reset=0, refine_every=50, **FILM),
-    "22": dict(n_steps=400, press=(0, 400), **FILM),
-    "23": dict(n_steps=200, every=50, **FILM),
-    "24": dict(steps=(40, 40, 40, 200), every=50, **FILM),
+    "21": dict(n_steps=200, baseline_steps=200, baseline_reset=0, refine_every=50, **FILM),
+    "22": dict(n_steps=250, press=(0, 250), **FILM),
+    "23": dict(n_steps=150, every=50, **FILM),
+    "24": dict(steps=(10, 10, 10, 60), every=20, **FILM),
     "25": dict(n_steps=150, n_trials=2, **FILM),
-    "26": dict(n_coarse=200, n_fine=150, grid=(2, 1), refine_every=50, orbit_frames=8),
-    "27": dict(n_steps=300, refine_every=50, orbit_frames=8),
-    "28": dict(train_steps=300, n_steps=150, orbit_frames=8, look_every=50),
+    "26": dict(n_coarse=150, n_fine=100, grid=(2, 1), refine_every=50, orbit_frames=8),
+    "27": dict(n_steps=200, refine_every=50, orbit_frames=8),
+    "28": dict(train_steps=1500, n_steps=100, orbit_frames=8, look_every=50),
 }  # in place of a preset's own entry
-ORDER = "03 20 05 21 02 26 06 24 28 22 27 25 23 00 04 07 10 09 08 11 01"  # the longest do not come last
+ORDER = "21 26 24 22 27 28 23 05 06 07 10 11 02 04 01 09 08 03 20 25 00"  # the longest do not come last
 
 BEFORE = """
 import nsw, nsw.export, nsw.scenes
@@ -153,13 +153,11 @@ def page(rows: list[dict], jobs: int) -> str:
     card = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     lines = [f"# The gpu presets with few steps, {datetime.date.today().isoformat()}", ""]
     lines += [f"{card}, {os.cpu_count()} CPU cores; torch {torch.__version__}; {jobs} notebooks at a time on one card.", ""]
-    lines += [
-        "| notebook | ran through | seconds | GPU memory, MB | steps a second, first loops | steps here | steps of the preset |"
-    ]
+    lines += ["| notebook | ran through | seconds | GPU memory, MB | steps a second, first loops | here | in the preset |"]
     lines += ["|---|---|---|---|---|---|---|"]
     for row in sorted(rows, key=lambda row: row["name"]):
         rates = ", ".join(f"{name} {rate:.3g}" for name, rate in list(row.get("rates", {}).items())[:3])
-        few = {k: v for k, v in row.get("few", {}).items() if "steps" in k or k in ("n_coarse", "n_fine")}
+        few = {k: v for k, v in row.get("few", {}).items() if "steps" in k or k in ("n_coarse", "n_fine", "image_size")}
         own = {k: row["own"][k] for k in few}
         here, there = (", ".join(f"{k} {v}" for k, v in x.items()) for x in (few, own))
         went = "yes" if row["status"] == "ok" else f"{row['status']}: {row['reason'][:160]}"

@@ -103,7 +103,7 @@ def test_feature_maps_and_their_gradients_agree(n_features):
         model.zero_grad(set_to_none=True)
         seen = feature_map(model, cameras, (45, 60))
         seen.square().mean().backward()
-        maps[device], gradients[device] = seen.detach().cpu(), model.features.grad.cpu()
+        maps[device], gradients[device] = seen.detach().cpu(), model.features.grad.cpu().clone()  # `to` moves gradients in place
     assert float(((maps["cpu"] - maps["cuda"]).abs() > 1e-2).float().mean()) < 1e-3
     assert float((gradients["cpu"] - gradients["cuda"]).norm() / gradients["cpu"].norm()) < 1e-2
 

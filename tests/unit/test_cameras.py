@@ -152,3 +152,13 @@ def test_check_names_the_frame(change, what):
 def test_check_returns_good_cameras():
     cameras = ring()
     assert check(cameras) is cameras
+
+
+def test_cameras_are_gone_through_one_by_one_and_an_index_beyond_them_is_refused():
+    """Going on until an index fails would end a process on a GPU, where reading beyond a tensor is no exception."""
+    cameras = orbit(3, 2.0, width=4, height=4)
+    assert [len(camera) for camera in cameras] == [1, 1, 1]
+    assert torch.equal(torch.cat([camera.origins for camera in cameras]), cameras.origins)
+    assert torch.equal(cameras[-1].origins, cameras.origins[2:])
+    with pytest.raises(IndexError):
+        cameras[3]
