@@ -1,7 +1,7 @@
 """Train at the `gpu` presets' sizes on NeRF-Synthetic lego: PSNR on the test views after some seconds of one CUDA GPU.
 
 The settings are read from the notebooks, so that this is their method at their size; fields follow a clock (`--seconds`), splats
-take all the preset's steps. The pictures are not part of the project (CC-BY-NC): their folder is `shared/data/lego` beside the
+take all the preset's steps, or `--steps`, to which their schedules shrink. The pictures are not part of the project (CC-BY-NC): their folder is `shared/data/lego` beside the
 checkout or `$NSW_LEGO`. They are used at the size they have there.
 """
 
@@ -45,6 +45,7 @@ from nsw.runs.notebooks import find_notebook
 
 GPU = torch.device("cuda")
 grown: dict[str, int] = {}  # splats that density control made
+few: dict[str, int] = {}  # steps of splats, if not the preset's
 
 
 def settings(number: str) -> SimpleNamespace:
@@ -72,6 +73,7 @@ def by_clock(step, seconds: float) -> tuple[float, int]:
 
 def train_splats(scene, seconds: float):
     s = settings("03")
+    s.n_steps = few.get("steps", s.n_steps)
     points = gaussian_splatting.starting_points(scene, s.n_start, 0)
     control = DensityControl().for_budget(
         s.n_steps, max_splats=s.max_splats, every=s.refine_every, grow_gradient=s.grow_gradient
@@ -87,6 +89,7 @@ def train_splats(scene, seconds: float):
 def train_mcmc(scene, seconds: float):
     """As many splats as density control made, where that was trained before."""
     s = settings("20")
+    s.n_steps = few.get("steps", s.n_steps)
     start = Gaussians.random(scene.aabb, s.n_start, gaussian_splatting.generator_at(0, 0), opacity=0.5, scale=s.size, sh_degree=3)
     schedule = dict(start=s.start, every=s.every, noise_lr=s.noise_lr, gate_at=s.dead_at, min_opacity=s.dead_at)
     sampling = mcmc_chain.Sampling(grown.get("splats", s.max_splats)).for_budget(s.n_steps, scale_weight=s.scale_weight, **schedule)
@@ -169,6 +172,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="*", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--seconds", type=float, default=60.0, help="of each field's training")
+    parser.add_argument("--steps", type=int, help="of splats, in place of the preset's")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
@@ -177,6 +181,9 @@ def main() -> int:
     if not LEGO.is_dir():
         print(f"Skipped: {LEGO} is not there; set NSW_LEGO to a folder with NeRF-Synthetic lego.")
         return 0
+    if arguments.steps:
+        few["steps"] = arguments.steps
+    arguments.out.mkdir(parents=True, exist_ok=True)
     scene = nsw.scenes.load(LEGO)
     today, card = datetime.date.today().isoformat(), torch.cuda.get_device_name()
     lines = [f"# Lego on a GPU, {today}", "", f"{card}, {os.cpu_count()} CPU cores; torch {torch.__version__}. One seed."]
