@@ -1,8 +1,8 @@
 """Train at the `gpu` presets' sizes on NeRF-Synthetic lego: PSNR on the test views after some seconds of one CUDA GPU.
 
 The settings are read from the notebooks, so that this is their method at their size; fields follow a clock (`--seconds`), splats
-take all the preset's steps, or `--steps`, to which their schedules shrink. The pictures are not part of the project (CC-BY-NC): their folder is `shared/data/lego` beside the
-checkout or `$NSW_LEGO`. They are used at the size they have there.
+take all the preset's steps, or `--steps`, to which their schedules shrink. The pictures are not part of the project (CC-BY-NC):
+their folder is `shared/data/lego` beside the checkout or `$NSW_LEGO`. They are used at the size they have there.
 """
 
 from __future__ import annotations
