@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from nsw.cameras import Cameras, camera_rays
+from nsw.cameras import Cameras, camera_rays, pixel_rays
 from nsw.errors import InputError
 from nsw.kernels.grid_lookup import grid_lookup
 from nsw.methods import dvgo
@@ -72,12 +72,11 @@ def surface_points(
 ) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 3"]]:
     """Return random points on true surfaces and their outward normals, from a scene's depth and normal maps."""
     frames = scene.frames(split)
-    rays = camera_rays(scene.views(split))
-    depth, normals = scene.depth[frames].reshape(-1), scene.normals[frames].reshape(-1, 3)
-    known = ((depth > 0) & (normals.norm(dim=-1) > 0.5)).nonzero()[:, 0]
-    some = known[torch.randperm(len(known), generator=torch.Generator().manual_seed(0))[:n]]
-    points = rays.origins[some] + (depth[some] / rays.z_per_t[some])[:, None] * rays.directions[some]
-    return points, torch.nn.functional.normalize(normals[some], dim=-1)
+    depth, normals = scene.depth[frames], scene.normals[frames]
+    known = ((depth > 0) & (normals.norm(dim=-1) > 0.5)).nonzero()
+    camera, row, column = known[torch.randperm(len(known), generator=torch.Generator().manual_seed(0))[:n]].unbind(-1)
+    points = pixel_rays(scene.views(split), camera, row, column).at_depth(depth[camera, row, column])
+    return points, torch.nn.functional.normalize(normals[camera, row, column], dim=-1)
 
 
 @torch.no_grad()
@@ -134,10 +133,11 @@ def box_in_side_view(model: DenseGrid, box: Float[Tensor, "2 3"]) -> Bool[Tensor
 
 
 @torch.no_grad()
-def samples_a_ray(model: DenseGrid, cameras: Cameras, near: float) -> float:
+def samples_a_ray(model: DenseGrid, cameras: Cameras, near: float, chunk: int = 16384) -> float:
     """Return the mean number of samples whose density a ray of these pictures asks for."""
     rays = camera_rays(cameras.to(model.aabb.device))
-    return dvgo.render(model, rays, near).n_asked / len(rays)
+    asked = sum(dvgo.render(model, rays[i : i + chunk], near).n_asked for i in range(0, len(rays), chunk))
+    return asked / len(rays)
 
 
 def at_size(model: DenseGrid, n: int) -> DenseGrid:

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from nsw.cameras import Rays, camera_rays, rows_at
 from nsw.losses import ExtraLoss, loss_entropy, loss_mse
 from nsw.methods import dvgo
-from nsw.methods.instant_ngp import next_batch
+from nsw.methods.instant_ngp import meets, next_batch
 from nsw.metrics import clock
 from nsw.models.dense_grid import DenseGrid, DenseGridSettings, post_activation
 from nsw.renderers.volume import render_rays
@@ -80,9 +80,26 @@ class RayBank:
         return RayBank(self.rays[chosen], self.colours[chosen])
 
 
-def ray_bank(scene: Scene, split: str = "train", background: float = 1.0, device: torch.device | str = "cpu") -> RayBank:
-    """Return every ray of a split with its colour."""
-    return RayBank(camera_rays(scene.views(split)).to(device), scene.pixels(split, background).reshape(-1, 3).to(device))
+def ray_bank(
+    scene: Scene,
+    which: str | Int[Tensor, "n"] = "train",
+    background: float = 1.0,
+    device: torch.device | str = "cpu",
+    aabb: Float[Tensor, "2 3"] | None = None,
+) -> RayBank:
+    """Return every ray of a split, or of the given frames, with its colour.
+
+    Picture by picture: what is worked out on the way to the rays of all of them would need several times their memory.
+
+    Args:
+        aabb: leave out the rays that miss this box: they show the background whatever a field in it says.
+    """
+    banks = []
+    for frame in scene.frames(which).split(1):
+        bank = RayBank(camera_rays(scene.views(frame).to(device)), scene.pixels(frame, background, device).reshape(-1, 3))
+        banks.append(bank if aabb is None else bank.only(meets(bank.rays, aabb.to(device))))
+    rays = (torch.cat([getattr(bank.rays, name) for bank in banks]) for name in ("origins", "directions", "z_per_t"))
+    return RayBank(Rays(*rays), torch.cat([bank.colours for bank in banks]))
 
 
 def new_coarse(scene: Scene, stage: Stage, activation: Callable = post_activation) -> DenseGrid:
@@ -196,12 +213,7 @@ def fit_field(
 
     The baseline of the paper's comparison: the same pictures and the same seconds, another representation.
     """
-    from nsw.methods.nerf import useful_pixels
-
-    device = generator.device
-    views, pixels = scene.views("train").to(device), scene.pixels("train").to(device).reshape(-1, 3)
-    useful = useful_pixels(views, scene.aabb.to(device))
-    bank = RayBank(camera_rays(views), pixels).only(useful)
+    bank = ray_bank(scene, device=generator.device, aabb=scene.aabb)
     optimizer = torch.optim.Adam(field.parameters(), lr=lr)
     began, step = clock(), 0
     while (spent := clock() - began) < seconds:

@@ -152,7 +152,10 @@ def loss_released(out: SeriesRender, lesson: nerdf.Lesson, background: float | T
 
 @torch.no_grad()
 def depth_flicker(
-    render: Callable[[Rays], Float[Tensor, "R"]], points_world: Float[Tensor, "P 3"], eyes: Float[Tensor, "E 3"]
+    render: Callable[[Rays], Float[Tensor, "R"]],
+    points_world: Float[Tensor, "P 3"],
+    eyes: Float[Tensor, "E 3"],
+    chunk: int = 1 << 14,
 ) -> Float[Tensor, "P"]:
     """Return by how much the depth of each point changes with the eye that looks at it: the standard deviation over eyes.
 
@@ -161,6 +164,7 @@ def depth_flicker(
     Args:
         render: from rays to the distances at which they end.
         points_world: points that all eyes see.
+        chunk: rays rendered together.
     """
     towards = points_world[None] - eyes[:, None]
     distance = towards.norm(dim=-1)
@@ -169,7 +173,8 @@ def depth_flicker(
         (towards / distance[..., None]).reshape(-1, 3),
         torch.ones_like(distance).reshape(-1),
     )
-    return (render(rays).view(distance.shape) - distance).std(dim=0)
+    found = torch.cat([render(rays[i : i + chunk]) for i in range(0, len(rays), chunk)])
+    return (found.view(distance.shape) - distance).std(dim=0)
 
 
 def sway(cameras: Cameras, n: int, amount: float = 0.7) -> Cameras:

@@ -22,9 +22,11 @@ def useful_pixels(cameras: Cameras, aabb: Float[Tensor, "2 3"]) -> Int[Tensor, "
 
     The others show the background whatever a field inside the box says: a network learns nothing from them.
     """
-    rays = camera_rays(cameras)
-    box = aabb.to(rays.origins).reshape(1, 6)
-    return ray_aabb_intersect(rays.origins, rays.directions, box)[2][:, 0].nonzero()[:, 0]
+    useful, box, n_pixels = [], aabb.to(cameras.Ks).reshape(1, 6), cameras.width * cameras.height
+    for i in range(len(cameras)):  # picture by picture, because rays on their way take ten times the memory of their pixels
+        rays = camera_rays(cameras[i])
+        useful.append(ray_aabb_intersect(rays.origins, rays.directions, box)[2][:, 0].nonzero()[:, 0] + i * n_pixels)
+    return torch.cat(useful)
 
 
 def ray_batch(

@@ -20,7 +20,7 @@ from nsw.kernels.voxel_march import max_weights
 from nsw.kernels.voxel_tv import total_variation
 from nsw.models.plenoxel_grid import PlenoxelGrid
 from nsw.renderers.voxels import VoxelRender as VoxelRender
-from nsw.renderers.voxels import march_arguments
+from nsw.renderers.voxels import march_arguments, rays_at_once
 from nsw.renderers.voxels import render as render
 from nsw.renderers.voxels import render_view as render_view
 
@@ -87,15 +87,16 @@ def _visible_weight_reference(model: PlenoxelGrid, rays: Rays, near: float, chun
     """Return the same from torch calls, a few rays at a time."""
     from nsw.kernels.voxel_march_reference import corners
 
-    best = torch.zeros(model.links.numel(), device=rays.origins.device)
-    for i in range(0, len(rays), max(1, chunk // 64)):
-        where = march_arguments(model, rays[i : i + max(1, chunk // 64)], near)
+    best, few = torch.zeros(model.links.numel(), device=rays.origins.device), min(chunk, rays_at_once(model))
+    places = torch.arange(best.numel(), device=best.device).view(model.shape)
+    for i in range(0, len(rays), few):
+        where = march_arguments(model, rays[i : i + few], near)
         n = int(((where["far"] - where["near"]).max() / where["step"]).ceil()) + 1
         t = where["near"][:, None] + (torch.arange(n, device=best.device) + 0.5) * where["step"]
         points = where["origins"][:, None] + t[..., None] * where["directions"][:, None]
         depth = model.density(points.reshape(-1, 3)).view(t.shape) * (t < where["far"][:, None]) * where["step"]
         weight = torch.exp(-(depth.cumsum(1) - depth)) * -torch.expm1(-depth)
-        cell = corners(torch.arange(best.numel(), device=best.device).view(model.shape), points.reshape(-1, 3), model.aabb)[0]
+        cell = corners(places, points.reshape(-1, 3), model.aabb)[0]
         best.scatter_reduce_(0, cell.reshape(-1), weight.reshape(-1, 1).expand(-1, 8).reshape(-1), "amax")
     return best.view(model.shape)
 

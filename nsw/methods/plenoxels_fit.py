@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nsw.cameras import Rays, camera_rays
+from nsw.cameras import Rays
 from nsw.kernels.row_rmsprop import RowRMSProp
 from nsw.losses import loss_mse
 from nsw.methods import nerf, plenoxels
-from nsw.methods.dvgo_stages import RayBank
+from nsw.methods.dvgo_stages import RayBank, ray_bank
 from nsw.metrics import clock
 from nsw.models.dense_grid import grid_shape
 from nsw.models.mlp import CoarseFine, CoarseFineSettings
@@ -91,6 +91,11 @@ def level_of(model: PlenoxelGrid, recipe: Recipe) -> int:
     return [grid_shape(model.aabb, n**3) for n in recipe.sizes].index(model.shape)
 
 
+def voters(rays: Rays, about: int) -> Rays:
+    """Return every k-th ray, so that there are about so many: all of them where there are fewer than twice as many."""
+    return rays[torch.arange(0, len(rays), max(1, len(rays) // about), device=rays.origins.device)]
+
+
 def maintain(model: PlenoxelGrid, optimizer: RowRMSProp, progress: float, recipe: Recipe, rays: Rays, near: float) -> bool:
     """Prune and grow when it is time for it; return whether the grid has changed. It depends on the grid and progress alone.
 
@@ -102,8 +107,7 @@ def maintain(model: PlenoxelGrid, optimizer: RowRMSProp, progress: float, recipe
         return False
     size = recipe.sizes[level + 1]
     if level + 2 == len(recipe.sizes) and recipe.prune > 0:
-        every = max(1, len(rays) // recipe.n_votes)
-        weight = plenoxels.visible_weight(model, rays[torch.arange(0, len(rays), every, device=model.aabb.device)], near)
+        weight = plenoxels.visible_weight(model, voters(rays, recipe.n_votes), near)
         plenoxels.prune(model, optimizer, weight, recipe.prune * plenoxels.prune_threshold(size), recipe.dilate)
     plenoxels.grow(model, optimizer, size**3)
     return True
@@ -145,7 +149,7 @@ def fit(
         rays, colours = bank.draw(recipe.n_rays, generator)
         out = plenoxels.render(model, rays, near, background, generator, recipe.stop)
         sum(losses(model, out, colours, recipe, generator).values()).backward()
-        optimizer.step(model.row_gradient().touched)
+        optimizer.step(model.touched)
         step, spent = step + 1, spent + clock() - start
         if watch is not None:
             watch(step - 1, spent)
@@ -166,7 +170,7 @@ def finetune(
         if recipe.tv_density > 0 or recipe.tv_colour > 0:
             loss = loss + plenoxels.loss_tv(twin, generator, recipe.tv_density, recipe.tv_colour, recipe.tv_share)
         loss.backward()
-        optimizer.step(twin.row_gradient().touched)
+        optimizer.step(twin.touched)
     return twin
 
 
@@ -174,10 +178,7 @@ def view_bank(scene: Scene, n: int | None = None, device: torch.device | str = "
     """Return the rays of n of the training views, evenly spread over their numbers, that meet the scene's box; all by default."""
     frames = scene.frames("train")
     frames = frames if n is None else frames[torch.linspace(0, len(frames) - 1, n).round().long()]
-    cameras = scene.views(frames)
-    useful = nerf.useful_pixels(cameras, scene.aabb)
-    bank = RayBank(camera_rays(cameras), scene.pixels(frames).reshape(-1, 3)).only(useful)
-    return RayBank(bank.rays.to(device), bank.colours.to(device))
+    return ray_bank(scene, frames, device=device, aabb=scene.aabb)
 
 
 def fit_nerf(

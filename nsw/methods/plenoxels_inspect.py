@@ -108,13 +108,13 @@ def free_air(scene: Scene, points: Float[Tensor, "N 3"], margin: float, split: s
     Args:
         margin: world units; two voxels keep the skin of surfaces out.
     """
-    free = torch.zeros(len(points), dtype=torch.bool)
+    free = torch.zeros(len(points), dtype=torch.bool, device=points.device)
     for frame in scene.frames(split).tolist():
-        camera = scene.cameras[frame]
+        camera, depth = scene.cameras[frame].to(points.device), scene.depth[frame].to(points.device)
         pixels, z = (value[0] for value in project(camera, points))
         column, row = pixels.floor().long().unbind(-1)
         inside = (z > 0) & (column >= 0) & (row >= 0) & (column < camera.width) & (row < camera.height)
-        depth = torch.where(scene.depth[frame] > 0, scene.depth[frame], torch.inf)
+        depth = torch.where(depth > 0, depth, torch.inf)
         nearest = -max_pool2d(-depth[None, None], 3, stride=1, padding=1)[0, 0]  # a pixel at an outline is both near and far
         free |= inside & (z < nearest[row.clamp(0, camera.height - 1), column.clamp(0, camera.width - 1)] - margin)
     return free
@@ -122,7 +122,7 @@ def free_air(scene: Scene, points: Float[Tensor, "N 3"], margin: float, split: s
 
 def free_voxels(model: PlenoxelGrid, scene: Scene) -> Bool[Tensor, "X Y Z"]:
     """Return which voxels the true depth maps of all training views show to be air, two voxels away from surfaces."""
-    return free_air(scene, model.positions().reshape(-1, 3).cpu(), 2 * model.voxel).view(model.shape)
+    return free_air(scene, model.positions().reshape(-1, 3), 2 * model.voxel).view(model.shape)
 
 
 def floater_mass(model: PlenoxelGrid, free: Bool[Tensor, "X Y Z"]) -> float:
@@ -132,7 +132,7 @@ def floater_mass(model: PlenoxelGrid, free: Bool[Tensor, "X Y Z"]) -> float:
         free: `free_voxels` of a grid of this shape.
     """
     unit = 0.01 * float((model.aabb[1] - model.aabb[0]).amax())
-    return float(model.alpha().cpu()[free].sum()) * (model.voxel / unit) ** 3
+    return float(model.alpha()[free].sum()) * (model.voxel / unit) ** 3
 
 
 @torch.enable_grad()
@@ -181,7 +181,7 @@ def prune_picture(
     """Return the first test view of the pruned grid over the shadows of what is left, with the voxels kept and the PSNR."""
     small, view = pruned(model, weight, threshold, dilate), scene.views("test")[0].to(model.aabb.device)
     shot = plenoxels.render_view(small, view, scene.near).rgb[0].cpu().clamp(0, 1)
-    error, share = metrics.psnr(shot, scene.pixels("test")[0]), float(small.kept.float().mean())
+    error, share = metrics.psnr(shot, scene.pixels(scene.frames("test")[:1])[0]), float(small.kept.float().mean())
     maps = enlarged(shadows(small.kept.cpu())[..., None].expand(-1, -1, 3), width)
     return labelled(
         torch.cat([enlarged(shot, width), maps]), f"{int(small.kept.sum()):,} voxels, {share:.0%} of the box, {error:.2f} dB"

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nsw.cameras import camera_rays
+from nsw.cameras import pixel_rays
 from nsw.losses import SSIM_CONSTANTS, ExtraLoss, loss_mse, ssim_terms
 from nsw.methods import dvgo
 from nsw.methods.s3im import draw_groups, group_moments, loss_s3im, patch_shape, window_weights
@@ -19,9 +19,11 @@ from nsw.scenes.scene import Scene
 @torch.no_grad()
 def seen_and_true(model: DenseGrid, scene: Scene, n_rays: int, seed: int = 0) -> tuple[Float[Tensor, "R 3"], Float[Tensor, "R 3"]]:
     """Return what a grid shows on random rays of all training pictures, and their true colours."""
-    rays, truth = camera_rays(scene.views("train")), scene.pixels("train").reshape(-1, 3)
+    cameras, pixels = scene.views("train"), scene.pixels("train")
+    truth = pixels.reshape(-1, 3)
     index = torch.randperm(len(truth), generator=torch.Generator().manual_seed(seed))[:n_rays]
-    return dvgo.render(model, rays[index].to(model.aabb.device), scene.near).rgb.cpu(), truth[index]
+    rays = pixel_rays(cameras, *torch.unravel_index(index, pixels.shape[:3]))
+    return dvgo.render(model, rays.to(model.aabb.device), scene.near).rgb.cpu(), truth[index]
 
 
 def theatre(rgb: Float[Tensor, "R 3"], truth: Float[Tensor, "R 3"], shuffle: int = 0, kernel: int = 4) -> Float[Tensor, "H W3 3"]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_max_pool3d, interpolate, max_pool3d
 
@@ -112,6 +112,12 @@ class PlenoxelGrid(nn.Module):
             object.__setattr__(self, "_gradient", RowGradient.like(self.values.detach()))
             self.values.grad = self._gradient.values
         return self._gradient
+
+    @property
+    def touched(self) -> UInt8[Tensor, "K"] | None:
+        """Which rows the kernels have added a gradient to; None where autograd adds it, which marks none: look at the gradient."""
+        compiled = self.values.device.type == "cpu" and self.values.dtype == torch.float32
+        return self.row_gradient().touched if compiled else None
 
     def empty_space(self) -> Tensor | None:
         """Return the table that lets rays leap over empty cells as the grid is now, None off the CPU."""

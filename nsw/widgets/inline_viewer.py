@@ -90,7 +90,7 @@ def viewer(
 def _start(scene_or_cameras: Any) -> tuple[Cameras, torch.Tensor]:
     """Return the first camera and the point it should turn around."""
     if isinstance(scene_or_cameras, Cameras):
-        cameras = scene_or_cameras
+        cameras = scene_or_cameras.to("cpu")
         # The point nearest to all optical axes, in the least-squares sense.
         axes = cameras.world_from_cam[:, :3, 2]
         across = torch.eye(3) - axes[:, :, None] * axes[:, None, :]

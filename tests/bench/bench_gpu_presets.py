@@ -32,9 +32,9 @@ FILM = dict(orbit_frames=8, look_every=100)
 FEW = {
     "00": dict(n_steps=500),
     "01": dict(n_steps=40),
-    "02": dict(coarse_steps=100, fine_steps=200, seconds=5),
+    "02": dict(coarse_steps=300, fine_steps=200, seconds=5),
     "03": dict(n_steps=500, grid_steps=100, **FILM),
-    "04": dict(n_steps=200, network_steps=30),
+    "04": dict(image_size=400, n_steps=200, network_steps=600),
     "05": dict(image_size=400, steps=80, quick_steps=20, seconds=3, test_views=1),
     "06": dict(image_size=400, steps=80, quick_steps=20, seconds=3, rays=100_000, test_views=1),
     "07": dict(image_size=400, steps=80, quick_steps=20, test_views=1),

@@ -11,6 +11,7 @@ from nsw.cameras import Cameras, Rays, camera_rays, intrinsics, look_at, orbit
 from nsw.errors import InputError
 from nsw.kernels.masked_adam import MaskedAdam, adam_update
 from nsw.methods import dvgo, dvgo_stages
+from nsw.methods.instant_ngp import meets
 from nsw.models.dense_grid import DenseGrid, DenseGridSettings
 from nsw.scenes import load
 from nsw.scenes.bundled import data_dir
@@ -231,6 +232,25 @@ def test_growing_keeps_training_and_a_second_state_resumes_it():
 
 
 @pytest.mark.skipif(not (data_dir() / "toybox" / "manifest.json").is_file(), reason="the bundled scene toybox is not there")
+def test_a_bank_made_picture_by_picture_holds_the_rays_of_all_at_once():
+    from nsw.methods import dvgo_inspect as look
+
+    scene = load("toybox", size=24)
+    bank, rays, colours = dvgo_stages.ray_bank(scene), camera_rays(scene.views("train")), scene.pixels("train").reshape(-1, 3)
+    inside, hits = dvgo_stages.ray_bank(scene, aabb=scene.aabb), meets(rays, scene.aabb)
+    for found, wanted in ((bank, slice(None)), (inside, hits)):
+        assert torch.equal(found.colours, colours[wanted])
+        for name in ("origins", "directions", "z_per_t"):
+            assert torch.equal(getattr(found.rays, name), getattr(rays, name)[wanted])
+    assert 0 < len(inside) < len(bank)
+    points, normals = look.surface_points(scene, n=100)
+    depths = [scene.depth[frame].reshape(-1) for frame in scene.frames("test")]
+    shown = torch.cat([camera_rays(scene.views([i])).at_depth(z)[z > 0] for i, z in zip(scene.frames("test"), depths, strict=True)])
+    assert float(torch.cdist(points, shown).amin(1).max()) < 1e-3
+    torch.testing.assert_close(normals.norm(dim=-1), torch.ones(100))
+
+
+@pytest.mark.skipif(not (data_dir() / "toybox" / "manifest.json").is_file(), reason="the bundled scene toybox is not there")
 def test_the_mask_of_a_short_coarse_stage_recalls_the_true_surface():
     scene = load("toybox", size=24)
     stage = dvgo_stages.Stage(n_voxels=24**3, n_steps=70, n_rays=256, lr=0.5)
@@ -268,6 +288,7 @@ def test_profiles_of_a_ball_cross_at_its_surface():
     whole = look.without_mask(ball)
     ball.occupied = dvgo.free_space_mask(ball, ball.aabb, (16, 16, 16))
     assert look.samples_a_ray(ball, _cameras()[0], 0.0) < look.samples_a_ray(whole, _cameras()[0], 0.0)
+    assert look.samples_a_ray(ball, _cameras()[0], 0.0, chunk=7) == look.samples_a_ray(ball, _cameras()[0], 0.0)
     assert look.at_size(ball, 8).shape == (8, 8, 8) and ball.shape == (30, 30, 30)
     assert look.complaint(dvgo.tight_box, ball) == "It found nothing to complain about."
     assert look.near_mass(ball, _cameras(), 1.5, 4.0) < 1e-3

@@ -278,6 +278,7 @@ def test_depth_of_a_true_surface_does_not_flicker():
         return -b - (b.square() - rays.origins.square().sum(-1) + 1).clamp_min(0).sqrt()
 
     assert float(look.depth_flicker(sphere, points, eyes)) < 1e-3  # all eyes agree
+    assert torch.equal(look.depth_flicker(sphere, points, eyes, chunk=2), look.depth_flicker(sphere, points, eyes))
     assert float(look.depth_flicker(lambda rays: rays.origins[:, 0], points, eyes)) > 0.1
 
 

@@ -146,6 +146,8 @@ def test_a_batch_of_rays_belongs_to_its_pixels_and_repeats_with_the_generator():
 def test_useful_pixels_are_those_whose_rays_meet_the_box():
     cameras, box = orbit(2, radius=3.0, width=9, height=9), torch.tensor([[-0.5] * 3, [0.5] * 3])
     useful = useful_pixels(cameras, box)
+    rays = camera_rays(cameras)
+    assert torch.equal(useful, ray_bounds(SimpleNamespace(aabb=box), rays)[2].nonzero()[:, 0])  # asked at once, not one by one
     assert 10 < len(useful) < 120 and 40 in useful and 81 + 40 in useful and 0 not in useful
     pixels = torch.arange(2 * 81 * 3.0).view(2, 9, 9, 3)
     rays, colours = ray_batch(pixels, cameras, 200, torch.Generator().manual_seed(0), among=useful)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from nsw import metrics
-from nsw.cameras import camera_rays, orbit
+from nsw.cameras import Rays, camera_rays, orbit
 from nsw.errors import InputError
 from nsw.kernels.harmonics import sh_basis
 from nsw.kernels.row_rmsprop import RowRMSProp, rmsprop_rows
@@ -94,6 +94,39 @@ def test_the_fused_picture_is_the_one_of_the_field():
     assert float((fused.depth - field.depth)[fused.alpha > 0.99].abs().max()) < 0.1
 
 
+def test_whole_pictures_ask_only_rays_that_meet_the_box_and_any_number_at_once():
+    grid, cameras = _ball(), _cameras(24, 2)
+    rays = camera_rays(cameras)
+    at_once, picture = plenoxels.render(grid, rays, stop=1e-4), plenoxels.render_view(grid, cameras)
+    assert torch.equal(picture.rgb.view(-1, 3), at_once.rgb.detach())
+    assert torch.equal(picture.alpha.view(-1), 1 - at_once.left.detach())
+    assert torch.equal(picture.depth.view(-1), at_once.depth.detach() * rays.z_per_t)
+    assert torch.equal(plenoxels.render_view(grid, cameras, chunk=50).rgb, picture.rgb)
+    beside = orbit(1, radius=3.0, target=(9.0, 9.0, 9.0), width=8, height=8)
+    assert torch.equal(plenoxels.render_view(grid, beside, background=0.5).rgb, torch.full((1, 8, 8, 3), 0.5))
+
+
+def test_where_autograd_adds_the_gradient_the_optimiser_finds_the_rows_itself():
+    """In float64, as on a GPU, no kernel marks what it touched: the grid has to learn all the same."""
+    grid = _ball(9**3).double()
+    optimizer, before = RowRMSProp(grid.values, 1.0, 1.0), grid.values.detach().clone()
+    rays = camera_rays(_cameras(8, 2))
+    rays = Rays(*(value.double() for value in (rays.origins, rays.directions, rays.z_per_t)))
+    plenoxels.render(grid, rays).rgb.sum().backward()
+    met = (grid.values.grad != 0).any(1)
+    optimizer.step(grid.touched)
+    assert 0 < int(met.sum()) < len(met) and torch.equal((grid.values.detach() != before).any(1), met)
+    fast = _ball(9**3)
+    plenoxels.render(fast, camera_rays(_cameras(8, 2))).rgb.sum().backward()
+    assert int(fast.touched.sum()) > 0
+
+
+def test_voters_are_all_rays_or_every_kth():
+    rays = camera_rays(_cameras(8, 2))
+    assert torch.equal(plenoxels_fit.voters(rays, 100).directions, rays.directions)
+    assert torch.equal(plenoxels_fit.voters(rays, 30).directions, rays.directions[::4])
+
+
 def test_pruning_keeps_what_is_seen_and_its_neighbours():
     grid, rays = _ball(), camera_rays(_cameras(32, 6))
     before = plenoxels.render_view(grid, _cameras()).rgb
@@ -119,7 +152,9 @@ def test_pruning_everything_says_what_to_check():
 def test_the_torch_votes_equal_the_compiled_ones():
     grid, rays = _ball(11**3), camera_rays(_cameras(12, 2))
     compiled = plenoxels.visible_weight(grid, rays)
-    torch.testing.assert_close(plenoxels._visible_weight_reference(grid, rays, 0.0, 1 << 12).detach(), compiled, atol=1e-3, rtol=0)
+    for chunk in (50, 1 << 12):
+        found = plenoxels._visible_weight_reference(grid, rays, 0.0, chunk).detach()
+        torch.testing.assert_close(found, compiled, atol=1e-3, rtol=0)
 
 
 def test_growing_keeps_the_picture_and_prunes_no_neighbour():
