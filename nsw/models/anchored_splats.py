@@ -20,7 +20,7 @@ from nsw.models.neighbour_graph import graph_of, message, strongest_difference
 from nsw.models.splat_decoder import DecoderSettings, SplatDecoder
 from nsw.renderers.render import Render
 
-BORDER = 0.1  # anchors this share of a picture outside of it are still asked: their splats may reach in
+SIGMAS = 3.4  # beyond this many standard deviations the rasterizer draws nothing: sqrt(2 ln 255) = 3.33
 
 
 @dataclass(frozen=True)
@@ -142,11 +142,23 @@ class AnchoredSplats(nn.Module):
         h, largest = self.hear()
         return self.decoder.encode(self.places, with_midpoints(h, self.pairs), largest)
 
-    def visible(self, camera: Cameras) -> Bool[Tensor, "A"]:
-        """Return which anchors, midpoints last, stand in the picture of one camera or close to its border."""
-        pixels, z = project(camera, self.places)
-        size = pixels.new_tensor([camera.width, camera.height])
-        inside = ((pixels[0] > -BORDER * size) & (pixels[0] < (1 + BORDER) * size)).all(dim=1) & (z[0] > 0)
+    @torch.no_grad()
+    def visible(self, camera: Cameras, displacements: Float[Tensor, "A 3"] | None = None) -> Bool[Tensor, "A"]:
+        """Return which anchors, midpoints last, have a splat that may reach into the picture of one camera.
+
+        Asking for the splat's place and size, not for the anchor's, matters: a large splat whose anchor stands outside of all
+        training pictures would be trained nowhere, and appear in the first picture that its anchor enters.
+
+        Args:
+            displacements: of all splats; None finds them.
+        """
+        means = self.places + (self.displacements() if displacements is None else displacements)
+        pixels, z = project(camera, means)
+        size, focal = pixels.new_tensor([camera.width, camera.height]), camera.Ks[0, [0, 1], [0, 1]].to(pixels)
+        stretch = (1 + (1.3 * size / (2 * focal)).square().sum()).sqrt()  # of splats off the axis, as far as the rasterizer goes
+        largest = with_midpoints(self.scales[:, 3:], self.pairs).exp().amax(dim=1)
+        reach = 2 + SIGMAS * stretch * focal.max() * largest[:, None] / z[0, :, None].clamp_min(1e-6)
+        inside = ((pixels[0] > -reach) & (pixels[0] < size + reach)).all(dim=1) & (z[0] > 0)
         return inside if bool(inside.any()) else torch.ones_like(inside)
 
     def seen_from(self, camera: Cameras, whole: bool = True) -> tuple[Seen, Int[Tensor, "n"]]:
@@ -156,10 +168,11 @@ class AnchoredSplats(nn.Module):
             whole: let features hear all neighbours; False asks only those that the camera sees, as the official code does.
         """
         camera = camera.to(self.positions.device)
-        shown, n = self.visible(camera), len(self)
-        if whole:
-            h, largest = self.hear()
-        else:
+        (h, largest), n = self.hear(), len(self)
+        with torch.no_grad():
+            known = self.decoder.encode(self.places, with_midpoints(h, self.pairs), largest)
+            shown = self.visible(camera, self.decoder.displacement(known, with_midpoints(self.scales, self.pairs)))
+        if not whole:
             kept = shown[:n]
             shown = torch.cat([kept, shown[n:] & kept[self.pairs].all(dim=1)])
             part, largest = self.hear(kept)

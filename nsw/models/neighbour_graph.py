@@ -43,6 +43,11 @@ class Graph:
         return torch.bincount(self.source, minlength=self.n)
 
     @cached_property
+    def reach(self) -> Float[Tensor, "N"]:
+        """How far each point is from the farthest of its neighbours."""
+        return self.length.new_zeros(self.n).scatter_reduce(0, self.source, self.length, "amax")
+
+    @cached_property
     def weights(self) -> Float[Tensor, "E"]:
         """How loud each link is, as `link_weights` says, over the number of neighbours; found once a graph."""
         return link_weights(self) / self.degree[self.source]

@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from nsw.cameras import orbit
+from nsw.cameras import orbit, project
 from nsw.methods import sags, sags_growth, sags_inspect
 from nsw.models import io
 from nsw.models.anchored_splats import AnchoredSettings, AnchoredSplats
@@ -231,7 +231,7 @@ def a_training() -> sags.Sags:
     growth = sags_growth.Growth(
         voxel=0.05, gradient=1e-9, count_from=0, start=3, stop=20, every=4, min_opacity=0.02, max_anchors=80
     )
-    return sags.Sags(a_model(), 24, growth, seed=3)
+    return sags.Sags(a_model(), 24, growth, seed=3, largest=0.5)
 
 
 def test_anchors_stand_still_grow_on_time_and_never_beyond_the_limit():
@@ -247,6 +247,20 @@ def test_anchors_stand_still_grow_on_time_and_never_beyond_the_limit():
         optimizer = training.optimizers[name]
         assert optimizer.param_groups[0]["params"] == [model.params[name]]
         assert len(optimizer.state[model.params[name]]["exp_avg"]) == len(model)
+
+
+def test_no_splat_spreads_beyond_its_neighbours_or_the_common_limit():
+    points = cloud()
+    reach = torch.cdist(points, points).sort(dim=1).values[:, 5]  # of six neighbours, the point itself among them
+    free, bound = (sags.Sags(a_model(), 24, largest=largest) for largest in (0.0, 1.1))
+    assert torch.allclose(bound.gaussians.graph.reach, reach) and bound.largest == pytest.approx(1.1 * float(reach.median()))
+    for training in (free, bound):
+        training.gaussians.scales.data[:, 3:] = 0.0
+        train(training, range(3))
+    assert free.gaussians.scales[:, 3:].min().item() > -1
+    limit = reach.clamp(max=bound.largest)[:, None].expand(-1, 3)
+    assert torch.allclose(bound.gaussians.scales[:, 3:].exp(), limit, rtol=0.2)
+    assert bool((bound.gaussians.scales[:, 3:].exp() <= limit * (1 + 1e-5)).all())
 
 
 def test_an_interrupted_run_ends_where_an_uninterrupted_one_ends():
@@ -281,6 +295,7 @@ def test_mass_in_front_is_the_share_of_light_that_floaters_take():
 def test_turning_a_camera_changes_no_colour_unless_neighbours_are_lost():
     model, camera = a_model(), orbit(1, 2.5, 10.0, fov_x_degrees=40, width=32, height=32)
     assert torch.allclose(sags_inspect.turned(camera, 20.0).origins, camera.origins, atol=1e-6)
+    model.scales.data -= 2.0  # small splats: some stand outside of the picture
     assert (
         sags_inspect.flicker(model, camera, 8.0, whole=True) < 1e-3 < 0.01 < sags_inspect.flicker(model, camera, 8.0, whole=False)
     )
@@ -300,3 +315,32 @@ def test_messages_shown_are_those_of_the_model():
     near, weights, heard = sags_inspect.heard_from(model, 7, 6)
     assert int(near[0]) == 7 and float(weights[0]) == 0 and float(weights.sum()) == pytest.approx(1)
     assert torch.allclose(heard, message(strongest_difference(model.features, model.graph), model.graph)[7])
+
+
+@pytest.mark.parametrize("size", [-3.0, -1.5])
+def test_what_is_not_asked_for_would_not_have_been_drawn(size, monkeypatch):
+    """From inside of the cloud splats stand all around; many are left out, and no picture changes."""
+    model = a_model((4, 2), n=120)
+    model.scales.data[:, 3:] = size
+    cameras, left_out = orbit(4, 0.4, fov_x_degrees=50, width=32, height=24), 0
+    for camera in (cameras[i] for i in range(4)):
+        asked = model.render_view(camera, depth=False).rgb
+        left_out += int((~model.visible(camera)).sum())
+        with monkeypatch.context() as everything:
+            everything.setattr(AnchoredSplats, "visible", lambda self, *_: torch.ones(len(self.places), dtype=torch.bool))
+            assert torch.allclose(asked, model.render_view(camera, depth=False).rgb, atol=2e-6)
+    assert left_out > 4 * len(model.places) // 3
+
+
+def test_a_large_splat_is_asked_for_though_its_anchor_stands_far_outside():
+    """Else no training picture shows it, and the first picture that its anchor enters does."""
+    model, camera = (
+        AnchoredSplats.at_points(cloud(), AnchoredSettings(SMALL, k=6)),
+        orbit(1, 1.5, fov_x_degrees=50, width=32, height=24),
+    )
+    pixels, z = project(camera, model.places)
+    outside = (z[0] > 0.2) & ((pixels[0, :, 0] < -16) | (pixels[0, :, 0] > 48))
+    model.scales.data[:, 3:] = 0.0
+    assert outside.any() and model.visible(camera)[outside].all()
+    model.scales.data[:, 3:] = -6.0
+    assert not model.visible(camera)[outside].any()
