@@ -155,7 +155,7 @@ def depth_flicker(
     render: Callable[[Rays], Float[Tensor, "R"]],
     points_world: Float[Tensor, "P 3"],
     eyes: Float[Tensor, "E 3"],
-    chunk: int = 1 << 14,
+    chunk: int = 1 << 12,
 ) -> Float[Tensor, "P"]:
     """Return by how much the depth of each point changes with the eye that looks at it: the standard deviation over eyes.
 
@@ -198,8 +198,13 @@ def questions_a_pixel(student: RayDistribution, cameras: Cameras, near: float) -
     return sum(rows) / (len(cameras) * cameras.width * cameras.height)
 
 
-def seen_points(scene: Scene, frame: int) -> Float[Tensor, "P 3"]:
-    """Return the surface points that the pixels of a frame see, from the scene's true depth."""
+def seen_points(scene: Scene, frame: int, about: int = 8192) -> Float[Tensor, "P 3"]:
+    """Return the surface points that the pixels of a frame see, from the scene's true depth.
+
+    Args:
+        about: with twice as many pixels or more, only every k-th point, so that there are about so many.
+    """
     depth, rays = scene.depth[frame].reshape(-1), camera_rays(scene.views([frame]))
-    known = depth > 0
-    return rays.origins[known] + (depth / rays.z_per_t)[known, None] * rays.directions[known]
+    known = (depth > 0).nonzero()[:, 0]
+    known = known[:: max(1, len(known) // about)]
+    return rays[known].at_depth(depth[known])

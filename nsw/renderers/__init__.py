@@ -27,9 +27,12 @@ def render_view(model, cameras: Cameras, *, background=1.0, **options) -> Render
     Args:
         model: something that draws itself, a field, which answers `.query`, a `RayDistribution` or `LightField`, or
             `nsw.models.gaussians.Gaussians`.
+        cameras: on any device; they are taken to the model's.
         background: grey level or colour [3].
         options: passed on to `render_view` of `nsw.renderers.volume`, `whole_rays`, `splats` or `surfels`.
     """
+    parameter = next(iter(model.parameters()), None) if hasattr(model, "parameters") else None
+    cameras = cameras if parameter is None else cameras.to(parameter.device)
     if hasattr(model, "render_view"):
         return model.render_view(cameras, background=background, **options)
     own = _made_for(model)

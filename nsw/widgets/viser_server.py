@@ -109,7 +109,7 @@ class _LiveView(threading.Thread):
         from nsw.renderers import render_view
 
         camera = self.client.camera
-        cameras = client_camera(camera.wxyz, camera.position, camera.fov, camera.aspect, width).to(_device(self.model))
+        cameras = client_camera(camera.wxyz, camera.position, camera.fov, camera.aspect, width)
         with torch.no_grad():
             out = render_view(self.model if full or self.moving is None else self.moving, cameras, background=self.background)
         depth = None
@@ -121,11 +121,6 @@ class _LiveView(threading.Thread):
     def end(self) -> None:
         self.over.set()
         self.moved.set()
-
-
-def _device(model: Any) -> torch.device:
-    parameter = next(iter(model.parameters()), None) if hasattr(model, "parameters") else None
-    return torch.device("cpu") if parameter is None else parameter.device
 
 
 @contextlib.contextmanager

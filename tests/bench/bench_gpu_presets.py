@@ -31,7 +31,7 @@ RESULTS = Path(__file__).parent / "results"
 FILM = dict(orbit_frames=8, look_every=100)
 FEW = {
     "00": dict(n_steps=500),
-    "01": dict(n_steps=40),
+    "01": dict(image_size=200, n_steps=200),
     "02": dict(coarse_steps=300, fine_steps=200, seconds=5),
     "03": dict(n_steps=500, grid_steps=100, **FILM),
     "04": dict(image_size=400, n_steps=200, network_steps=600),

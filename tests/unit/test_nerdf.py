@@ -301,3 +301,12 @@ def test_swaying_cameras_stay_inside_the_box_of_the_given_ones():
     given = _wall_cameras()
     cameras = check(look.sway(given, 7))
     assert bool(((cameras.origins >= given.origins.amin(0) - 1e-5) & (cameras.origins <= given.origins.amax(0) + 1e-5)).all())
+
+
+def test_seen_points_are_where_the_depth_map_is_all_of_them_or_every_kth(scene):
+    frame = int(scene.frames("test")[0])
+    whole, some = look.seen_points(scene, frame), look.seen_points(scene, frame, about=20)
+    assert len(whole) == int((scene.depth[frame] > 0).sum()) and 20 <= len(some) < 40
+    assert torch.equal(some, whole[:: len(whole) // 20])
+    rays, depth = camera_rays(scene.views([frame])), scene.depth[frame].reshape(-1)
+    torch.testing.assert_close(whole, rays.at_depth(depth)[depth > 0])

@@ -262,3 +262,15 @@ def test_a_view_takes_the_options_a_model_brings():
     assert field.asked == 16 * (5 + 8)
     render_view(field, cameras, n_samples=2, n_fine=0)
     assert field.asked == 16 * (5 + 8) + 16 * 2
+
+
+def test_cameras_follow_a_model_to_its_device():
+    class Drawn(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1, device="meta"))
+
+        def render_view(self, cameras, background):
+            return cameras.Ks.device.type, background
+
+    assert render_any(Drawn(), orbit(1, width=4, height=4), background=0.5) == ("meta", 0.5)
