@@ -15,6 +15,7 @@ from nsw.kernels.simd_rows import take
 from nsw.kernels.threads import n_threads, run_shared
 
 _BLOCK = 1 << 14
+_PIECE = 1 << 24  # numbers that torch calls take at once: the terms of a step would need several times a grid's own memory
 
 
 class MaskedAdam(torch.optim.Optimizer):
@@ -90,6 +91,16 @@ def adam_update(
         constants = [np.float32(x) for x in (lr, beta1, beta2, correction, eps)]
         run_shared(_sweep, n_threads() if values.numel() > 4 * _BLOCK else 1, *arrays, rates, *constants, skip_zero)
         return
+    flat = [torch.atleast_1d(t) for t in flat]
+    n_rows = max(_PIECE // max(flat[0][:1].numel(), 1), 1)
+    parts = [t.split(n_rows) for t in flat]
+    rates = [None] * len(parts[0]) if rate is None else rate.split(n_rows)
+    for *some, factor in zip(*parts, rates, strict=True):
+        _update(*some, factor, lr, beta1, beta2, correction, eps, skip_zero)
+
+
+def _update(values, grad, exp_avg, exp_avg_sq, rate, lr, beta1, beta2, correction, eps, skip_zero) -> None:
+    """Take the step of `adam_update` with torch calls."""
     touched = grad != 0 if skip_zero else torch.ones_like(grad, dtype=torch.bool)
     exp_avg.copy_(torch.where(touched, beta1 * exp_avg + (1 - beta1) * grad, exp_avg))
     exp_avg_sq.copy_(torch.where(touched, beta2 * exp_avg_sq + (1 - beta2) * grad * grad, exp_avg_sq))

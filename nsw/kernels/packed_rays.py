@@ -19,7 +19,7 @@ def sampler_for(occupancy: OccGridEstimator) -> torch.nn.Module:
         return occupancy
     import nerfacc
 
-    estimator = nerfacc.OccGridEstimator(occupancy.aabbs[0].tolist(), list(occupancy.binaries.shape[1:]))
+    estimator = nerfacc.OccGridEstimator(occupancy.aabbs[0].tolist(), 1)  # at full size it would list every cell, in each step
     estimator = estimator.to(occupancy.binaries.device)
     estimator.binaries, estimator.occs = occupancy.binaries, occupancy.occs
     return estimator

@@ -41,9 +41,13 @@ def _around(cells: Bool[Tensor, "n n n"], scale: float, offset: float, most: int
 def read_rows(model: HashGrid) -> Bool[Tensor, "rows"]:
     """Return the rows of the table that some cell which is on reads; no picture depends on the others."""
     found = torch.zeros(len(model.table), dtype=torch.bool, device=model.table.device)
+    first = model.levels.first_rows
     for level, scale in enumerate(model.levels.scales):
+        own = found[first[level] : first[level + 1]]
         for vertices in _around(model.occupancy.binaries[0], scale, 0.5):  # the half is the encoding's own
             found[hash_rows(vertices, model.levels, level)] = True
+            if bool(own.all()):  # where all cells are on, the first of thousands of parts have read everything
+                break
     return found
 
 

@@ -7,19 +7,21 @@ is in `nsw.methods.instant_ngp_fit`. Written from the paper.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nsw.cameras import Cameras, Rays, camera_rays, rows_at
+from nsw.cameras import Cameras, Rays, rows_at
 from nsw.errors import InputError
 from nsw.kernels.masked_adam import MaskedAdam
 from nsw.kernels.occupancy import ray_aabb_intersect
 from nsw.kernels.packed_rays import packed_weights
 from nsw.models.hash_grid import HashGrid
+from nsw.renderers.parts import all_rays, assemble, rays_of_some
 from nsw.renderers.render import Render
-from nsw.renderers.volume import assemble, march_cells, sum_on_rays
+from nsw.renderers.volume import march_cells, parts_of, sum_on_rays
 from nsw.scenes.scene import Scene
 
 EPSILON = 1e-15  # of Adam: an entry's gradient is tiny, and the usual 1e-8 would decide how far it moves
@@ -83,7 +85,21 @@ def render(
 
 def render_view(model: HashGrid, cameras: Cameras, near: float = 0.0, background: float = 1.0, chunk: int = 16384) -> Render:
     """Render whole pictures without gradients."""
-    return assemble(lambda rays: render(model, rays, near, background), cameras, chunk)
+
+    def of_rays(rays: Rays) -> RayColours:
+        parts = [render(model, rays[part], near, background) for part in parts_of(model, rays, cells, step, near)]
+        return RayColours(*(torch.cat([getattr(part, name) for part in parts]) for name in RayColours._fields))
+
+    cells, step = model.sampler(), model.sample_length
+    return assemble(of_rays, cameras, chunk)
+
+
+class RayColours(NamedTuple):
+    """Of R rays rgb [R, 3], left [R] and depth [R] as in a `HashRender`, without the samples they came from."""
+
+    rgb: Float[Tensor, "R 3"]
+    left: Float[Tensor, "R"]
+    depth: Float[Tensor, "R"]
 
 
 @dataclass(frozen=True)
@@ -117,15 +133,29 @@ def meets(rays: Rays, aabb: Float[Tensor, "2 3"]) -> Bool[Tensor, "R"]:
 
 def training_pixels(scene: Scene, aabb: Float[Tensor, "2 3"], split: str = "train", device: torch.device | str = "cpu") -> Pixels:
     """Return the pixels of a split whose rays meet the box: the others show the background whatever a field says."""
-    rays = camera_rays(scene.views(split)).to(device)
-    hits = meets(rays, aabb.to(device))
-    rgb, alpha = scene.pixels(split, 0.0).reshape(-1, 3).to(device), scene.alphas(split).reshape(-1).to(device)
-    return Pixels(rays, rgb, alpha).at(hits)
+    frames, found = scene.frames(split), []
+    n = max((1 << 21) // (scene.cameras.width * scene.cameras.height), 1)
+    for some in frames.split(n):  # a few at a time: the rays of all of them take several times what is kept
+        rgb, alpha = scene.pixels(some, 0.0).reshape(-1, 3).to(device), scene.alphas(some).reshape(-1).to(device)
+        part = Pixels(all_rays(scene.views(some), device), rgb, alpha)
+        part = part.at(meets(part.rays, aabb.to(device)))
+        found.append((part.rays.origins, part.rays.directions, part.rays.z_per_t, part.rgb, part.alpha))
+    origins, directions, z, rgb, alpha = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return Pixels(Rays(origins, directions, z), rgb, alpha)
 
 
 def random_backgrounds(pixels: Pixels, generator: torch.Generator) -> Float[Tensor, "P 3"]:
     """Return a colour for each ray. Where a pixel is transparent, only empty air fits whatever comes behind it."""
     return torch.rand(pixels.rgb.shape, generator=generator, device=pixels.rgb.device)
+
+
+def first_batch(n_rays: int, aabb: Float[Tensor, "2 3"], step: float, most: int = 1 << 19) -> int:
+    """Return how many rays to begin with: `n_rays`, or fewer where they could have more than `most` samples of this length.
+
+    A new field has all of its cells on. With a thousand samples across, the first batch would want more memory than any later one.
+    """
+    across = float((aabb[1] - aabb[0]).norm()) / step
+    return min(n_rays, max(int(most / across) // 64, 1) * 64)
 
 
 def next_batch(n_rays: int, n_samples: int, target: int, largest: int = 1 << 16) -> int:
@@ -199,14 +229,15 @@ def true_cells(
     """
     if scene.depth is None:
         raise InputError(f"Scene {scene.name} has no true depth, so its occupied cells are unknown: take a bundled scene.")
-    rays, depth = camera_rays(scene.views(split)), scene.depth[scene.frames(split)].reshape(-1).float()
-    points = rays.at_depth(depth)
-    place = (points - aabb[0]) / (aabb[1] - aabb[0]) * n_cells
-    cells = place.floor().long()
-    well_inside = ((place - cells - 0.5).abs() <= 0.5 - margin).all(-1)
-    i, j, k = cells[(depth > 0) & well_inside & ((cells >= 0) & (cells < n_cells)).all(-1)].unbind(-1)
-    truth = torch.zeros((n_cells,) * 3, dtype=torch.bool)
-    truth[i, j, k] = True
+    depths, truth = scene.depth[scene.frames(split)].reshape(-1), torch.zeros((n_cells,) * 3, dtype=torch.bool)
+    for rays in rays_of_some(scene.views(split)):
+        depth, depths = depths[: len(rays)].float(), depths[len(rays) :]
+        points = rays.at_depth(depth)
+        place = (points - aabb[0]) / (aabb[1] - aabb[0]) * n_cells
+        cells = place.floor().long()
+        well_inside = ((place - cells - 0.5).abs() <= 0.5 - margin).all(-1)
+        i, j, k = cells[(depth > 0) & well_inside & ((cells >= 0) & (cells < n_cells)).all(-1)].unbind(-1)
+        truth[i, j, k] = True
     return truth
 
 

@@ -93,7 +93,7 @@ def hash_steps(
     """
     _compile(model, pixels, near)
     optimizer = optimizer or ngp.make_optimizer(model, plan.lr, plan.lr_network, plan.eps)
-    state = {"step": 0, "n_rays": max(plan.n_samples // 32, 64)}
+    state = {"step": 0, "n_rays": ngp.first_batch(max(plan.n_samples // 32, 64), model.aabb, model.sample_length)}
 
     def step(progress: float) -> ngp.HashRender:
         if plan.skip:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import max_pool3d
 
-from nsw.cameras import Cameras, camera_rays
-from nsw.kernels.hash_encoding import HashLevels, hash_levels, hash_rows
+from nsw.cameras import Cameras
+from nsw.kernels.hash_encoding import hash_levels, hash_rows
 from nsw.losses import loss_mse
 from nsw.methods import instant_ngp as ngp
 from nsw.methods.instant_ngp_fit import Plan, Trace, fit, new_model
+from nsw.methods.instant_ngp_pull import Pull, pull_of, sharing
 from nsw.models.hash_grid import HashGrid
+from nsw.renderers.parts import rays_of_some
+from nsw.renderers.volume import march_cells
 from nsw.scenes.scene import Scene
 
 
@@ -28,71 +30,20 @@ def up_to_level(model: HashGrid, n_levels: int) -> HashGrid:
     return copied
 
 
-def all_vertices(levels: HashLevels, level: int) -> Int[Tensor, "V 3"]:
-    """Return the vertices of a level in the order in which `Pull.mass` counts them."""
-    return torch.cartesian_prod(*[torch.arange(levels.n_vertices[level])] * 3)
-
-
-def sharing(levels: HashLevels, level: int, row: int) -> Int[Tensor, "n 3"]:
-    """Return all vertices of a level that read and write one row of the table."""
-    vertices = all_vertices(levels, level)
-    return vertices[hash_rows(vertices, levels, level) == row]
-
-
 def vertex_positions(model: HashGrid, level: int, vertices: Int[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
     """Return where vertices lie in the world: position = (vertex - 1/2) / scale of the way through the box."""
     unit = (vertices.to(model.aabb) - 0.5) / model.levels.scales[level]
     return model.aabb[0] + unit * (model.aabb[1] - model.aabb[0])
 
 
-@dataclass(frozen=True)
-class Pull:
-    """How strongly each vertex of one level was pulled by training pixels; in the CPU's memory.
-
-    Attributes:
-        level: which one.
-        rows: [V] row of each vertex.
-        mass: [V] sum over samples of trilinear weight times the gradient's length at the sample.
-    """
-
-    level: int
-    rows: Int[Tensor, "V"]
-    mass: Float[Tensor, "V"]
-
-    @property
-    def colliding(self) -> float:
-        """Share of the pulled vertices whose entry another one pulls at too."""
-        pulled = self.rows[self.mass > 0]
-        _, inverse, count = pulled.unique(return_inverse=True, return_counts=True)
-        return float((count[inverse] > 1).float().mean()) if len(pulled) else 0.0
-
-    @property
-    def strongest(self) -> float:
-        """Share of the gradient that the strongest vertex of each shared entry holds, weighted by gradient."""
-        pulled = self.mass > 0
-        _, inverse, count = self.rows[pulled].unique(return_inverse=True, return_counts=True)
-        mass = self.mass[pulled]
-        largest = torch.zeros(len(count)).scatter_reduce(0, inverse, mass, "amax")
-        total = torch.zeros(len(count)).scatter_add(0, inverse, mass)
-        shared = count > 1
-        return float(largest[shared].sum() / total[shared].sum()) if bool(shared.any()) else 1.0
-
-    def shared_row(self, rank: int = 0) -> int:
-        """Return the row at which several vertices pull and which is pulled most in all; rank 1 is the next, and so on."""
-        totals = torch.zeros(int(self.rows.max()) + 1).scatter_add(0, self.rows, self.mass)
-        count = torch.zeros_like(totals).scatter_add(0, self.rows, (self.mass > 0).float())
-        return int(torch.where(count > 1, totals, 0.0).argsort(descending=True)[rank])
-
-
 def surface_share(model: HashGrid, pull: Pull, surface: Bool[Tensor, "n n n"]) -> tuple[float, float]:
     """Return the share of the gradient, and of the pulled vertices, that lie in a surface's cells or the cells next to them."""
     near = max_pool3d(surface[None, None].float().cpu(), 3, stride=1, padding=1)[0, 0] > 0
-    vertices = all_vertices(model.levels, pull.level)
     n, aabb = len(surface), model.aabb.cpu()
-    unit = (vertex_positions(model, pull.level, vertices).cpu() - aabb[0]) / (aabb[1] - aabb[0])
+    unit = (vertex_positions(model, pull.level, pull.vertices).cpu() - aabb[0]) / (aabb[1] - aabb[0])
     i, j, k = (unit * n).long().clamp(0, n - 1).unbind(-1)
     beside = near[i, j, k]
-    return float(pull.mass[beside].sum() / pull.mass.sum()), float(beside[pull.mass > 0].float().mean())
+    return float(pull.mass[beside].sum() / pull.mass.sum()), float(beside.float().mean())
 
 
 def pull_on(model: HashGrid, pixels: ngp.Pixels, level: int, near: float, n_rays: int = 2048, seed: int = 0) -> Pull:
@@ -118,14 +69,7 @@ def pull_on(model: HashGrid, pixels: ngp.Pixels, level: int, near: float, n_rays
     length = seen[-1].grad[:, level * n_features : (level + 1) * n_features].norm(dim=-1)
     rays = batch.rays[out.ray_indices]
     unit = (rays.origins + out.t[:, None] * rays.directions - model.aabb[0]) / (model.aabb[1] - model.aabb[0])
-    position, length = unit.clamp(0, 1).cpu() * model.levels.scales[level] + 0.5, length.cpu()
-    cell, n = position.floor(), model.levels.n_vertices[level]
-    mass = torch.zeros(n**3)
-    for corner in torch.cartesian_prod(*[torch.arange(2)] * 3):
-        weight = torch.where(corner.bool(), position - cell, 1 - (position - cell)).prod(-1)
-        i, j, k = (cell.long() + corner).unbind(-1)
-        mass.index_add_(0, (i * n + j) * n + k, weight * length)
-    return Pull(level, hash_rows(all_vertices(model.levels, level), model.levels, level), mass)
+    return pull_of(model.levels, level, unit.clamp(0, 1), length)
 
 
 def microscope(model: HashGrid, pixels: ngp.Pixels, level: int, near: float, rank: int = 0, n_context: int = 1500):
@@ -139,17 +83,20 @@ def microscope(model: HashGrid, pixels: ngp.Pixels, level: int, near: float, ran
 
     pull = pull_on(model, pixels, level, near)
     row = pull.shared_row(rank)
-    mine = (pull.rows == row).nonzero()[:, 0]
-    share = pull.mass[mine] / pull.mass[mine].sum().clamp_min(1e-12)
-    vertices = all_vertices(model.levels, level)
-    x, y, z = vertex_positions(model, level, vertices[mine]).T.tolist()
-    a, b, c = vertex_positions(model, level, vertices[pull.mass.argsort(descending=True)[:n_context]]).T.tolist()
+    mine, own = sharing(model.levels, level, row), pull.rows == row
+    mass = dict(zip(map(tuple, pull.vertices[own].tolist()), pull.mass[own].tolist(), strict=True))
+    share = torch.tensor([mass.get(tuple(vertex), 0.0) for vertex in mine.tolist()])
+    share = share / share.sum().clamp_min(1e-12)
+    shown = share.argsort(descending=True)[:n_context].sort().values  # of a fine level's billions, many thousands share an entry
+    n_mine, mine, share = len(mine), mine[shown], share[shown]
+    x, y, z = vertex_positions(model, level, mine).T.tolist()
+    a, b, c = vertex_positions(model, level, pull.vertices[pull.mass.argsort(descending=True)[:n_context]]).T.tolist()
     text = [f"{float(s):.0%} of the gradient" for s in share]
     grey = dict(type="scatter3d", x=a, y=b, z=c, mode="markers", name="the surface", marker=dict(size=2, color="#bbbbbb"))
     marker = dict(size=(5 + 12 * share).tolist(), color=share.tolist(), colorscale="Cividis", cmin=0, cmax=1, showscale=True)
     marker["colorbar"] = dict(title="share of the gradient")
     entry = dict(type="scatter3d", x=x, y=y, z=z, mode="markers", name=f"entry {row}", marker=marker, text=text)
-    title = f"{len(mine)} vertices share one entry; the strongest: {float(share.max()):.0%}"
+    title = f"{n_mine} vertices share one entry; the strongest: {float(share.max()):.0%}"
     return figure([grey, entry], title=title, height=460)
 
 
@@ -198,11 +145,13 @@ def without_skipping(model: HashGrid) -> HashGrid:
 
 
 @torch.no_grad()
-def samples_a_ray(model: HashGrid, cameras: Cameras, near: float, skip: bool = True) -> float:
+def samples_a_ray(model: HashGrid, cameras: Cameras, near: float, skip: bool = True, chunk: int = 1 << 14) -> float:
     """Return the mean number of samples whose density a ray of these pictures asks for, with or without skipping."""
     field = model if skip else without_skipping(model)
-    rays = camera_rays(cameras)
-    return ngp.render(field, rays, near).n_marched / len(rays)
+    cells, step, n_samples = field.sampler(), field.sample_length, 0
+    for rays in rays_of_some(cameras, chunk):
+        n_samples += sum(len(march_cells(field, rays[i : i + chunk], cells, step, near)[1]) for i in range(0, len(rays), chunk))
+    return n_samples / (len(cameras) * cameras.height * cameras.width)
 
 
 def row_picture(n_vertices: int, bits: int, height: int = 0) -> Float[Tensor, "Y X"]:

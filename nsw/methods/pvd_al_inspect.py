@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import torch
@@ -10,12 +10,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from nsw import metrics
-from nsw.cameras import Cameras, camera_rays, pixel_rays
+from nsw.cameras import Cameras, Rays, camera_rays, pixel_rays
 from nsw.kernels.packed_rays import packed_weights
 from nsw.methods import pvd
 from nsw.methods.pvd_al import ActiveLearner, Levels, hardest, important, losses
 from nsw.methods.pvd_students import network_optimizer, new_mlp, share_cells
 from nsw.methods.pvd_teacher import Plan, teach
+from nsw.renderers.volume import parts_of
 from nsw.scenes.scene import Scene
 
 VARIANTS: Mapping[str, Levels] = {
@@ -66,9 +67,20 @@ def remeasured(learner: ActiveLearner, n: int, seed: int = 0) -> tuple[float, fl
     n = min(n, len(learner.pool.born))
     found = []
     for rays in (learner.pool.draw(n, generator)[1], pvd.random_rays(learner.teacher, n, generator)[0]):
-        samples, truth, _ = pvd.ask(learner.teacher, rays, learner.plan, generator)
-        found.append(float(losses(learner.student, learner.teacher, samples, truth, learner.plan, Levels(), generator)[1].mean()))
+        found.append(float(torch.cat([errors for errors, _ in _asked(learner, rays, generator)]).mean()))
     return found[0], found[1]
+
+
+def _asked(
+    learner: ActiveLearner, rays: Rays, generator: torch.Generator, chunk: int = 1 << 14
+) -> Iterator[tuple[Float[Tensor, "r"], pvd.Samples]]:
+    """Yield errors of rays and the samples at which they were measured, few rays enough at a time for any network."""
+    teacher = learner.teacher
+    for i in range(0, len(rays), chunk):
+        some = rays[i : i + chunk]
+        for part in parts_of(teacher, some, teacher.cells, teacher.step, teacher.near):
+            samples, truth, _ = pvd.ask(teacher, some[part], learner.plan, generator)
+            yield losses(learner.student, teacher, samples, truth, learner.plan, Levels(), generator)[1], samples
 
 
 @torch.no_grad()
@@ -77,12 +89,13 @@ def error_picture(
 ) -> tuple[Float[Tensor, "H W"], Float[Tensor, "H W 3"]]:
     """Return each ray's error in one view, and the student's picture in which the hardest rays are painted blue."""
     generator = torch.Generator(learner.errors.device).manual_seed(0)
-    rays = camera_rays(cameras)
-    samples, truth, _ = pvd.ask(learner.teacher, rays, learner.plan, generator)
-    errors = losses(learner.student, learner.teacher, samples, truth, learner.plan, Levels(), generator)[1]
-    ours = pvd.read(learner.student, samples.points, rays, samples.ray_indices)
-    white = torch.ones(len(rays), 3, device=errors.device)
-    picture = pvd.composite(ours, samples, learner.teacher.step, white)
+    found, pictures = [], []
+    for errors, samples in _asked(learner, camera_rays(cameras), generator):
+        ours = pvd.read(learner.student, samples.points, samples.rays, samples.ray_indices)
+        white = torch.ones(len(samples.rays), 3, device=errors.device)
+        found.append(errors)
+        pictures.append(pvd.composite(ours, samples, learner.teacher.step, white))
+    errors, picture = torch.cat(found), torch.cat(pictures)
     picture[hardest(errors, share)] = picture.new_tensor([0.0, 0.45, 0.7])
     shape = (cameras.height, cameras.width)
     return errors.view(shape).cpu(), picture.view(*shape, 3).clamp(0, 1).cpu()

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nsw.cameras import Cameras, pixel_rays
+from nsw.cameras import Cameras, camera_rays, pixel_rays
 from nsw.methods import instant_ngp as ngp
 from nsw.methods import pvd
 from nsw.methods.instant_ngp_fit import Step
@@ -19,7 +19,7 @@ from nsw.methods.pvd import Learner, Samples
 from nsw.methods.pvd_students import mlp, network_optimizer, new_mlp, photographed
 from nsw.methods.pvd_teacher import Plan, Teacher, is_on, teach
 from nsw.metrics import clock
-from nsw.renderers.volume import march_cells
+from nsw.renderers.volume import march_cells, parts_of
 from nsw.scenes.scene import Scene
 
 Make = Callable[[Teacher, Plan, torch.Generator], Learner]
@@ -161,26 +161,31 @@ def right_half_is_empty(field: nn.Module, n: int = 24) -> bool:
 
 
 @torch.no_grad()
-def with_floor(field: nn.Module, teacher: Teacher, cameras: Cameras, floor: float, everywhere: bool) -> Float[Tensor, "H W 3"]:
+def with_floor(
+    field: nn.Module, teacher: Teacher, cameras: Cameras, floor: float, everywhere: bool, largest: int = 200
+) -> Float[Tensor, "H W 3"]:
     """Return a picture of a field whose density is nowhere thinner than a floor: what clipping does without shared cells.
 
     Args:
         floor: logarithm of a sample's optical depth.
         everywhere: whether the floor fills the whole box, or the shared cells only.
+        largest: width of the picture at most; fog is as well seen in a small one, and no sample of it can be skipped.
     """
-    height, width, device = cameras.height, cameras.width, teacher.aabb.device
-    rows, columns = torch.meshgrid(torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij")
-    rays = pixel_rays(cameras, torch.zeros_like(rows.reshape(-1)), rows.reshape(-1), columns.reshape(-1))
-    cells = teacher.cells
+    width, device, cells = min(cameras.width, largest), teacher.aabb.device, teacher.cells
+    cameras = cameras[:1].resized(width, round(cameras.height * width / cameras.width))
+    rays, pictures = camera_rays(cameras), []
     if everywhere:
         cells = type(cells)(teacher.aabb.reshape(6).tolist(), cells.binaries.shape[-1]).to(device)
         cells.binaries = torch.ones_like(teacher.cells.binaries)
-    ray_indices, t, points = march_cells(teacher, rays, cells, teacher.step, teacher.near)
-    reading = pvd.read(field, points, rays, ray_indices)
-    thin = torch.where(is_on(teacher.cells, points), reading.log_density, -torch.inf)
-    foggy = reading._replace(log_density=thin.clamp_min(floor - math.log(teacher.step)))
-    white = torch.ones(len(rays), 3, device=device)
-    return pvd.composite(foggy, Samples(rays, ray_indices, t, points), teacher.step, white).view(height, width, 3).cpu()
+    for part in parts_of(teacher, rays, cells, teacher.step, teacher.near):
+        some = rays[part]
+        ray_indices, t, points = march_cells(teacher, some, cells, teacher.step, teacher.near)
+        reading = pvd.read(field, points, some, ray_indices)
+        thin = torch.where(is_on(teacher.cells, points), reading.log_density, -torch.inf)
+        foggy = reading._replace(log_density=thin.clamp_min(floor - math.log(teacher.step)))
+        white = torch.ones(len(some), 3, device=device)
+        pictures.append(pvd.composite(foggy, Samples(some, ray_indices, t, points), teacher.step, white))
+    return torch.cat(pictures).view(cameras.height, cameras.width, 3).cpu()
 
 
 def racer(learner: Learner) -> Step:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nsw.cameras import Rays, camera_rays
+from nsw.cameras import Rays
 from nsw.errors import InputError
 from nsw.kernels.packed_rays import packed_weights
 from nsw.losses import loss_l1, loss_mse
@@ -20,6 +20,7 @@ from nsw.methods import gaussian_splatting as gs
 from nsw.methods import pvd
 from nsw.methods.pvd_teacher import Plan, Teacher, pictures_of
 from nsw.models.gaussians import Gaussians
+from nsw.renderers.parts import all_rays
 from nsw.renderers.volume import march_cells
 
 
@@ -68,10 +69,10 @@ class SeenRays:
 def picture_rays(teacher: Teacher) -> SeenRays:
     """Return every ray of the pictures of splats."""
     pictures, device = teacher.pictures, teacher.aabb.device
-    rays = camera_rays(pictures.cameras)
-    distance = pictures.depth.reshape(-1) / rays.z_per_t
+    rays = all_rays(pictures.cameras, device)
+    distance = pictures.depth.reshape(-1).to(device) / rays.z_per_t
     rgb, alpha = pictures.pixels("train", 0.0).reshape(-1, 3), pictures.alphas("train").reshape(-1)
-    return SeenRays(rays.to(device), rgb.to(device), alpha.to(device), distance.to(device))
+    return SeenRays(rays, rgb.to(device), alpha.to(device), distance)
 
 
 def picture_losses(

@@ -111,7 +111,7 @@ def learner(model: nn.Module, optimizer: MaskedAdam, teacher: Teacher, plan: Pla
     if plan.inherit and teacher.pictures is None:
         pvd.inherit(model, teacher, plan, generator)
     feature = pvd.comparable(model, teacher.model)
-    state = {"n_rays": max(plan.n_samples // 16, 64)}
+    state = {"n_rays": ngp.first_batch(max(plan.n_samples // 16, 64), teacher.aabb, teacher.step)}
     seen = None if teacher.pictures is None else picture_rays(teacher)
 
     def step(k: int) -> dict[str, Tensor]:
@@ -140,7 +140,7 @@ def photographed(
     decay: float = 0.6,
 ) -> Learner:
     """Return the training of a field on photographs, the way Instant-NGP does it: what a distilled student is compared with."""
-    state = {"n_rays": max(plan.n_samples // 32, 64), "step": 0}
+    state = {"n_rays": ngp.first_batch(max(plan.n_samples // 32, 64), model.aabb, model.sample_length), "step": 0}
 
     def step(k: int) -> dict[str, Tensor]:
         ngp.update_occupancy(model, state["step"], update_every, decay)

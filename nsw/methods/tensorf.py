@@ -11,13 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import max_pool3d
 
 from nsw.kernels.masked_adam import MaskedAdam
-from nsw.kernels.occupancy import ray_aabb_intersect
-from nsw.methods.instant_ngp import Pixels
+from nsw.methods.instant_ngp import Pixels, meets
 from nsw.models.dense_grid import lattice
 from nsw.models.vm_grid import VMGrid
 
@@ -205,7 +204,23 @@ def grid_name(model: VMGrid) -> str:
     return " x ".join(str(n) for n in model.shape)
 
 
-def in_box(pixels: Pixels, model: VMGrid) -> Pixels:
+@dataclass(frozen=True)
+class SomePixels:
+    """Some pixels of many: their numbers alone, because a copy of tens of millions of rays takes gigabytes."""
+
+    pixels: Pixels
+    index: Int[Tensor, "n"]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def draw(self, n_rays: int, generator: torch.Generator) -> Pixels:
+        """Return random ones of them, the same as a copy would give."""
+        drawn = torch.randint(len(self), (n_rays,), generator=generator, device=self.index.device)
+        return self.pixels.at(self.index[drawn].long())
+
+
+def in_box(pixels: Pixels, model: VMGrid, chunk: int = 1 << 22) -> SomePixels:
     """Return the pixels whose rays meet the present box: a shrunken one is missed by rays that the first one met."""
-    hits = ray_aabb_intersect(pixels.rays.origins, pixels.rays.directions, model.aabb.reshape(1, 6))[2][:, 0]
-    return pixels.at(hits)
+    hits = torch.cat([meets(pixels.rays[i : i + chunk], model.aabb) for i in range(0, len(pixels), chunk)])
+    return SomePixels(pixels, hits.nonzero()[:, 0].int())

@@ -31,7 +31,8 @@ def tensorf_steps(
     """
     compile_kernels(model, pixels, near)
     optimizer = tensorf.make_optimizer(model, plan.lr, plan.lr_network, plan.momentum)
-    state = {"before": 0.0, "pixels": pixels, "n_rays": max(plan.n_samples // 64, 64)}
+    n_rays = ngp.first_batch(max(plan.n_samples // 64, 64), model.aabb, model.sample_length)
+    state = {"before": 0.0, "pixels": pixels, "n_rays": n_rays}
 
     def step(progress: float) -> ngp.HashRender:
         if tensorf.maintain(model, optimizer, plan, state["before"], progress):

@@ -11,8 +11,9 @@ from torch import Tensor
 from nsw.cameras import Cameras, Rays
 from nsw.kernels.packed_rays import packed_weights
 from nsw.models.dense_grid import DenseGrid
+from nsw.renderers.parts import assemble
 from nsw.renderers.render import Render
-from nsw.renderers.volume import assemble, march_cells, sum_on_rays
+from nsw.renderers.volume import march_cells, sum_on_rays
 
 
 @dataclass(frozen=True)

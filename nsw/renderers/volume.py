@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,7 +21,10 @@ from nsw.errors import InputError
 from nsw.kernels.occupancy import OccGridEstimator, ray_aabb_intersect
 from nsw.kernels.packed import exclusive_sum
 from nsw.models.field import Field
+from nsw.renderers.parts import parts_of_counts
 from nsw.renderers.render import Render, backdrop
+
+MOST_SAMPLES = 1 << 21  # of a field at once where no gradient is asked: a network 256 wide makes 2 GB of them a layer
 
 
 @dataclass(frozen=True)
@@ -288,6 +290,21 @@ def march_cells(
 
 
 @torch.no_grad()
+def parts_of(
+    field: Field, rays: Rays, occupancy: torch.nn.Module, step: float, near: float = 0.0, most: int = MOST_SAMPLES
+) -> list[slice]:
+    """Return in which parts rays are marched, in their order, so that none has more than `most` samples, or is one ray.
+
+    A field that has learned where nothing is asks for few samples; one that has not fills its box with them.
+    """
+    first, last, _ = ray_bounds(field, rays, near)
+    if float((last - first).sum()) / step + len(rays) <= most:
+        return [slice(0, len(rays))]
+    counts = torch.bincount(march_cells(field, rays, occupancy, step, near)[0], minlength=len(rays))
+    return parts_of_counts(counts, most)
+
+
+@torch.no_grad()
 def hits_cells(
     field: Field, rays: Rays, occupancy: torch.nn.Module, step: float, near: float = 0.0, chunk: int = 1 << 16
 ) -> Bool[Tensor, "R"]:
@@ -315,20 +332,6 @@ def sum_on_rays(
     rgb = left[:, None] * background + left.new_zeros(len(left), rgbs.shape[1]).index_add(0, ray_indices, weights[:, None] * rgbs)
     distance = torch.zeros_like(left).index_add(0, ray_indices, weights.detach() * t) / (1 - left.detach()).clamp_min(1e-6)
     return rgb, distance
-
-
-@torch.no_grad()
-def assemble(render: Callable[[Rays], Any], cameras: Cameras, chunk: int) -> Render:
-    """Render whole pictures without gradients, so many rays at a time.
-
-    Args:
-        render: from rays to something with rgb [R, 3], left [R] (transmittance) and depth [R] (distance t).
-    """
-    rays = camera_rays(cameras)
-    parts = [render(rays[i : i + chunk]) for i in range(0, len(rays), chunk)]
-    shape = (len(cameras), cameras.height, cameras.width)
-    rgb, left, t = (torch.cat([getattr(part, name) for part in parts]) for name in ("rgb", "left", "depth"))
-    return Render(rgb.view(*shape, 3), 1.0 - left.view(shape), (t * rays.z_per_t).view(shape))
 
 
 def _render_packed(
@@ -385,8 +388,11 @@ def render_view(
     rgb = backdrop(background, rays.origins).expand(3).repeat(len(rays), 1)
     alpha, depth = torch.zeros_like(rays.z_per_t), torch.zeros_like(rays.z_per_t)
     hits = ray_bounds(field, rays, near, far)[2].nonzero()[:, 0]
+    where = [options.get(name) for name in ("occupancy", "step")]
     for some in hits.split(chunk):
-        out = render(field, rays[some], near=near, far=far, background=background, **options)
-        rgb[some], alpha[some], depth[some] = out.rgb, out.alpha, out.depth * rays.z_per_t[some]
+        for part in [slice(None)] if None in where else parts_of(field, rays[some], *where, near or 0.0):
+            few = some[part]
+            out = render(field, rays[few], near=near, far=far, background=background, **options)
+            rgb[few], alpha[few], depth[few] = out.rgb, out.alpha, out.depth * rays.z_per_t[few]
     shape = (len(cameras), cameras.height, cameras.width)
     return Render(rgb.view(*shape, 3), alpha.view(shape), depth.view(shape))

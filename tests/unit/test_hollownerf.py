@@ -202,6 +202,12 @@ def test_rows_that_no_cell_reads_change_no_picture():
     assert torch.equal(ngp.render(model, rays).rgb, before)
 
 
+def test_all_rows_are_read_where_all_cells_are_on():
+    model = _grid(n_max=16)
+    model.occupancy.binaries.fill_(True)
+    assert bool(packing.read_rows(model).all())
+
+
 def test_every_read_row_is_read():
     """The count is not generous either: a vertex counts only where a cell that is on reaches into its eight cells."""
     model = _grid(n_max=16)

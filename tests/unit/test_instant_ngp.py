@@ -5,17 +5,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from functools import partial
 
 import pytest
 import torch
 
-from nsw.cameras import Rays, orbit
+from nsw.cameras import Rays, camera_rays, orbit
 from nsw.errors import InputError
 from nsw.kernels.hash_encoding import hash_levels, hash_rows
 from nsw.methods import instant_ngp as ngp
 from nsw.methods import instant_ngp_fit as fitting
 from nsw.methods import instant_ngp_inspect as look
+from nsw.methods.instant_ngp_pull import pull_of
 from nsw.models.hash_grid import HashGrid, HashGridSettings
+from nsw.renderers import parts, volume
 from nsw.renderers.volume import render_rays
 
 SIZES = dict(n_levels=6, n_features=2, log2_entries=11, n_min=8, n_max=64, width=16, n_cells=24)
@@ -202,6 +205,73 @@ def test_vertices_that_share_a_row_do():
     levels = hash_levels(2, 4, 24, 6)
     together = look.sharing(levels, 1, levels.first_rows[1] + 5)
     assert len(together) > 100 and set(hash_rows(together, levels, 1).tolist()) == {levels.first_rows[1] + 5}
+
+
+@pytest.mark.parametrize(
+    ("level", "bits"), [(0, 6), (1, 6), (1, 3)], ids=["stored", "hashed", "fewer rows than vertices along an axis"]
+)
+def test_sharing_finds_what_a_walk_over_all_vertices_finds(level, bits):
+    levels = hash_levels(2, 2, 12, bits)
+    vertices = torch.cartesian_prod(*[torch.arange(levels.n_vertices[level])] * 3)
+    rows = hash_rows(vertices, levels, level)
+    for row in range(levels.first_rows[level], levels.first_rows[level + 1]):
+        assert torch.equal(look.sharing(levels, level, row), vertices[rows == row])
+
+
+def test_pulled_vertices_have_the_mass_that_all_vertices_would_get():
+    """One sum a vertex of the whole level, corner by corner, against the pulled vertices alone."""
+    levels, generator = hash_levels(2, 4, 24, 6), torch.Generator().manual_seed(0)
+    points, length = torch.rand(50, 3, generator=generator), torch.rand(50, generator=generator)
+    length[:9] = 0.0
+    n, position = levels.n_vertices[1], points * levels.scales[1] + 0.5
+    vertices, mass = torch.cartesian_prod(*[torch.arange(n)] * 3), torch.zeros(n**3)
+    for corner in torch.cartesian_prod(*[torch.arange(2)] * 3):
+        weight = torch.where(corner.bool(), position % 1, 1 - position % 1).prod(-1)
+        i, j, k = (position.long() + corner).unbind(-1)
+        mass.index_add_(0, (i * n + j) * n + k, weight * length)
+    pull = pull_of(levels, 1, points, length)
+    assert torch.equal(pull.vertices, vertices[mass > 0]) and torch.allclose(pull.mass, mass[mass > 0], rtol=1e-6)
+    assert torch.equal(pull.rows, hash_rows(pull.vertices, levels, 1))
+    totals = torch.zeros(levels.n_rows).index_add(0, hash_rows(vertices, levels, 1), mass)
+    count = torch.zeros(levels.n_rows).index_add(0, hash_rows(vertices, levels, 1), (mass > 0).float())
+    assert [pull.shared_row(r) for r in range(3)] == torch.where(count > 1, totals, 0.0).argsort(descending=True)[:3].tolist()
+
+
+def test_pictures_and_counts_do_not_depend_on_how_rays_are_parted(scene, trained, monkeypatch):
+    _, model = trained
+    views = scene.views("test")[:2]
+    n_rays = 2 * views.height * views.width
+    marched = ngp.render(model, camera_rays(views), scene.near).n_marched
+    assert look.samples_a_ray(model, views, scene.near) == marched / n_rays
+    assert look.samples_a_ray(model, views, scene.near, chunk=100) == marched / n_rays
+    whole = ngp.render_view(model, views, scene.near)
+    for most in (500, 1):
+        split = partial(volume.parts_of, most=most)
+        assert len(split(model, camera_rays(views), model.sampler(), model.sample_length, scene.near)) > 1
+        monkeypatch.setattr(ngp, "parts_of", split)
+        parted = ngp.render_view(model, views[:1] if most == 1 else views, scene.near, chunk=300 if most == 1 else 1 << 14)
+        for name in ("rgb", "alpha", "depth"):
+            torch.testing.assert_close(getattr(parted, name), getattr(whole, name)[: len(parted.rgb)], atol=1e-5, rtol=1e-5)
+
+
+def test_pixels_of_a_few_views_at_a_time_are_those_of_all(scene, trained, monkeypatch):
+    pixels, model = trained
+    rays = camera_rays(scene.views("train"))
+    hits = ngp.meets(rays, model.aabb)
+    assert torch.equal(pixels.rays.directions, rays.directions[hits]) and torch.equal(pixels.rays.origins, rays.origins[hits])
+    assert torch.equal(pixels.rgb, scene.pixels("train", 0.0).reshape(-1, 3)[hits])
+    few = partial(parts.rays_of_some, most=1)
+    truth = ngp.true_cells(scene, model.aabb, 12)
+    monkeypatch.setattr(ngp, "rays_of_some", few)
+    assert len(list(few(scene.views("train")))) == len(scene.frames("train")) and torch.equal(
+        ngp.true_cells(scene, model.aabb, 12), truth
+    )
+
+
+def test_the_first_batch_is_bounded():
+    box = torch.tensor([[0.0, 0, 0], [3, 4, 12]])  # its diagonal is 13 long
+    assert ngp.first_batch(128, box, 0.1) == 128
+    assert ngp.first_batch(1 << 20, box, 0.1, most=130 * 200) == 192 and ngp.first_batch(4096, box, 0.1, most=10) == 64
 
 
 def test_pull_is_the_gradient_of_the_table(scene, trained):

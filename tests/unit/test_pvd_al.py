@@ -131,6 +131,17 @@ def test_the_pool_fills_turns_over_and_holds_hard_rays(teacher):
     assert pool > 1.3 * fresh
 
 
+def test_errors_of_a_view_are_measured_a_few_rays_at_a_time(teacher, monkeypatch):
+    """Other parts draw other numbers, so errors are alike and not equal; the picture has all of its pixels."""
+    mine, view = learner(teacher, al.Levels()), orbit(1, 4.0, 10.0, width=16, height=16)
+    whole, _ = look.error_picture(mine, view)
+    monkeypatch.setattr(look, "parts_of", lambda *rays, near=0.0: [slice(0, 100), slice(100, None)])
+    errors, picture = look.error_picture(mine, view)
+    assert errors.shape == (16, 16) and picture.shape == (16, 16, 3)
+    torch.testing.assert_close(errors.mean(), whole.mean(), atol=0.0, rtol=0.2)
+    assert bool(((errors > 0.01) == (whole > 0.01)).float().mean() > 0.8)
+
+
 def test_errors_are_booked_on_their_own_pose(teacher, monkeypatch):
     mine = learner(teacher, al.Levels(pose=True, epoch=1000))
     monkeypatch.setattr(pvd, "random_rays", lambda teacher, n, generator: (_rays(teacher, n), torch.arange(n) % 20))

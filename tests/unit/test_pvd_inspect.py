@@ -75,6 +75,15 @@ def test_a_floor_is_fog_only_outside_of_the_shared_cells():
     assert float(clear[corner].min()) > 0.99 and float(fog[corner].max()) < 0.95
 
 
+def test_fog_does_not_depend_on_how_rays_are_parted(monkeypatch):
+    teacher = pvd.teach(ball(), None, PLAN, torch.Generator().manual_seed(0))
+    camera = orbit(1, 4.0, 0.0, width=9, height=9)
+    whole = look.with_floor(teacher.model, teacher, camera, -3.0, True)
+    assert look.with_floor(teacher.model, teacher, camera, -3.0, True, largest=6).shape == (6, 6, 3)
+    monkeypatch.setattr(look, "parts_of", partial(look.parts_of, most=300))
+    torch.testing.assert_close(look.with_floor(teacher.model, teacher, camera, -3.0, True), whole, atol=1e-5, rtol=1e-5)
+
+
 def test_contestants_are_the_same_network_and_can_race(scene, model):
     pixels = ngp.training_pixels(scene, model.aabb)
     found = look.contestants(model, scene, pixels, PLAN, 3, 0.01, **TRUNK)

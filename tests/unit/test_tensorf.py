@@ -9,6 +9,7 @@ import torch
 
 import nsw.scenes
 from nsw.cameras import camera_rays, orbit
+from nsw.kernels import masked_adam
 from nsw.methods import instant_ngp as ngp
 from nsw.methods import tensorf, tensorf_fit
 from nsw.methods import tensorf_inspect as look
@@ -121,12 +122,31 @@ def test_the_plans_momentum_holds_through_growth():
     assert float(moved) == pytest.approx((1 - 0.5) / (1 + 0.5), rel=1e-4)  # -m / (1 - 0.5^2), m = 0.5 (0.5 - 1)
 
 
+@pytest.mark.parametrize("skip_zero", [True, False])
+@pytest.mark.parametrize("shape", [(7, 5, 4, 3), ()], ids=["grid", "one number"])
+def test_the_optimiser_takes_a_large_grid_in_pieces(shape, skip_zero, monkeypatch):
+    generator, constants = torch.Generator().manual_seed(0), (0.1, 0.9, 0.99, 1.5, 1e-8, skip_zero)
+    whole = [torch.rand(shape, generator=generator, dtype=torch.float64) for _ in range(4)]
+    whole[1][whole[1] < 0.5] = 0.0
+    for rate in [None, torch.rand(7, 5, 4, 1, generator=generator)] if shape else [None]:
+        once, pieces = ([t.clone() for t in whole] for _ in range(2))
+        masked_adam.adam_update(*once, rate, *constants)
+        monkeypatch.setattr(masked_adam, "_PIECE", 130)
+        masked_adam.adam_update(*pieces, rate, *constants)
+        monkeypatch.undo()
+        assert all(torch.equal(a, b) for a, b in zip(once, pieces, strict=True)) and not torch.equal(once[0], whole[0])
+
+
 def test_a_shrunken_box_is_met_by_fewer_rays():
     rays = camera_rays(orbit(1, radius=4.0, width=16, height=16))
     pixels, model = ngp.Pixels(rays, torch.zeros(256, 3), torch.zeros(256)), _with_block()
     many = len(tensorf.in_box(pixels, model))
     tensorf.shrink(model, tensorf.make_optimizer(model), 1e-2)
-    assert 0 < len(tensorf.in_box(pixels, model)) < many
+    few = tensorf.in_box(pixels, model)
+    assert 0 < len(few) < many and torch.equal(few.index, tensorf.in_box(pixels, model, chunk=10).index)
+    copy, generators = pixels.at(ngp.meets(rays, model.aabb)), [torch.Generator().manual_seed(0) for _ in range(2)]
+    ours, theirs = (some.draw(9, generator) for some, generator in zip((few, copy), generators, strict=True))
+    assert torch.equal(ours.rays.directions, theirs.rays.directions)
 
 
 @pytest.mark.parametrize(
