@@ -219,5 +219,5 @@ class ActiveLearner:
         self.errors, self.counts = booked["errors"].to(device), booked["counts"].to(device)
         cameras = replace(self.teacher.cameras, cam_from_world=booked["poses"].to(device))
         self.teacher = replace(self.teacher, cameras=cameras)
-        self.generator.set_state(state["random"]["rays"])
-        self.poses.set_state(state["random"]["poses"])
+        self.generator.set_state(state["random"]["rays"].cpu())
+        self.poses.set_state(state["random"]["poses"].cpu())
