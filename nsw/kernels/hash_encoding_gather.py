@@ -19,19 +19,23 @@ CHUNK = 1 << 18  # points at once where no gradient is asked: 16 levels of 8 cor
 def corners_of_all_levels(
     points_unit: Float[Tensor, "N 3"], levels: HashLevels
 ) -> tuple[Int[Tensor, "N L 8"], Float[Tensor, "N L 8"]]:
-    """Return the table rows of the eight corners around each point at each level, and their trilinear weights."""
+    """Return the table rows of the eight corners around each point at each level, and their trilinear weights.
+
+    What one axis adds is worked out for its two vertices, not for eight corners: memory is what this takes time for.
+    """
     device, dtype = points_unit.device, points_unit.dtype
     scales = torch.tensor(levels.scales, device=device, dtype=dtype)
-    first, n = (torch.tensor(x, device=device)[:, None] for x in (levels.first_rows, levels.n_vertices))
-    hashed = torch.tensor(levels.hashed, device=device)[:, None]
+    first, n, hashed = (torch.tensor(x, device=device)[:, None] for x in (levels.first_rows, levels.n_vertices, levels.hashed))
     position = points_unit.clamp(0, 1)[:, None] * scales[:, None] + 0.5
     cell = position.floor()
-    upper = (position - cell)[:, :, None]
-    corner = torch.cartesian_prod(*[torch.arange(2, device=device)] * 3)
-    weights = torch.where(corner.bool(), upper, 1 - upper).prod(-1)
-    i, j, k = (cell.long()[:, :, None] + corner).unbind(-1)
-    mixed = ((i * PRIMES[0]) ^ (j * PRIMES[1]) ^ (k * PRIMES[2])) & (first.diff(dim=0) - 1)
-    return first[:-1] + torch.where(hashed, mixed, (i * n + j) * n + k), weights
+    upper = position - cell
+    x, y, z = torch.stack([1 - upper, upper], dim=-1).unbind(2)
+    i, j, k = (cell.long()[..., None] + torch.arange(2, device=device)).unbind(2)
+    along = lambda op, a, b, c: op(op(a[..., :, None, None], b[..., None, :, None]), c[..., None, None, :])  # noqa: E731
+    mixed = along(torch.bitwise_xor, i * PRIMES[0], j * PRIMES[1], k * PRIMES[2]) & (first.diff(dim=0) - 1)[..., None, None]
+    stored = along(torch.add, i * (n * n), j * n, k)
+    rows = first[:-1, :, None, None] + torch.where(hashed[..., None, None], mixed, stored)
+    return rows.flatten(2), along(torch.mul, x, y, z).flatten(2)
 
 
 class GatherEncoding(torch.autograd.Function):
