@@ -11,7 +11,7 @@ from torch import Tensor
 from nsw.cameras import Cameras, Rays, camera_rays
 from nsw.kernels.voxel_march import march_voxels
 from nsw.models.plenoxel_grid import PlenoxelGrid
-from nsw.renderers.render import Render
+from nsw.renderers.render import Render, backdrop
 from nsw.renderers.volume import ray_bounds
 
 SAMPLES_AT_ONCE = 1 << 22
@@ -83,7 +83,7 @@ def render_view(
         chunk: rays rendered together; by default what `rays_at_once` says.
     """
     rays, skip = camera_rays(cameras), model.empty_space()
-    rgb = torch.full_like(rays.origins, background)
+    rgb = backdrop(background, rays.origins).expand(3).repeat(len(rays), 1)
     left, depth = torch.ones_like(rays.z_per_t), torch.zeros_like(rays.z_per_t)
     hits = ray_bounds(model, rays, near)[2].nonzero()[:, 0]
     for some in hits.split(chunk or rays_at_once(model)):

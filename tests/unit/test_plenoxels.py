@@ -103,7 +103,9 @@ def test_whole_pictures_ask_only_rays_that_meet_the_box_and_any_number_at_once()
     assert torch.equal(picture.depth.view(-1), at_once.depth.detach() * rays.z_per_t)
     assert torch.equal(plenoxels.render_view(grid, cameras, chunk=50).rgb, picture.rgb)
     beside = orbit(1, radius=3.0, target=(9.0, 9.0, 9.0), width=8, height=8)
-    assert torch.equal(plenoxels.render_view(grid, beside, background=0.5).rgb, torch.full((1, 8, 8, 3), 0.5))
+    for background in (0.5, torch.tensor([0.1, 0.2, 0.3])):
+        shown = plenoxels.render_view(grid, beside, background=background).rgb
+        assert torch.equal(shown, torch.zeros(1, 8, 8, 3) + background)
 
 
 def test_where_autograd_adds_the_gradient_the_optimiser_finds_the_rows_itself():
