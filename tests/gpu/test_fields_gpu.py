@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from nsw.cameras import camera_rays, orbit
+from nsw.kernels.row_rmsprop import RowRMSProp
+from nsw.methods import plenoxels
 from nsw.models.dense_grid import DenseGrid, DenseGridSettings
 from nsw.models.hash_grid import HashGrid, HashGridSettings
 from nsw.models.mlp import NerfMLP, NerfSettings
@@ -39,3 +42,21 @@ def test_values_and_gradients_are_those_of_the_cpu(make):
     assert len(found[0]) == len(found[1]) > 2
     for cpu, cuda in zip(*found, strict=True):
         assert float((cpu - cuda).norm()) <= 2e-3 * float(cpu.norm())
+
+
+def test_a_step_of_plenoxels_moves_the_same_rows_on_both_devices():
+    """No kernel marks rows on a GPU: the optimiser has to find them in the gradient, or nothing ever learns."""
+    rays, moved = camera_rays(orbit(2, radius=3.0, width=12, height=12)), []
+    for device in ("cpu", "cuda"):
+        model = PlenoxelGrid(PlenoxelGridSettings(n_voxels=8**3, density_init=1.0)).to(device)
+        optimizer, before = RowRMSProp(model.values, 0.1, 0.1), model.values.detach().clone()
+        out = plenoxels.render(model, rays.to(device))
+        (out.rgb.square().mean() + plenoxels.loss_tv(model, torch.Generator(device).manual_seed(0), share=1.0)).backward()
+        optimizer.step(model.touched)
+        moved.append((model.values.detach() - before).cpu())
+        weight = plenoxels.visible_weight(model, rays.to(device)).cpu()
+        assert float(weight.max()) > 1e-3 and not bool(model.values.grad.any())
+    assert float(moved[0].abs().max()) > 0.05
+    assert float(((moved[0] != 0).any(1) == (moved[1] != 0).any(1)).float().mean()) > 0.98  # but for rays at a cell's wall
+    picture = plenoxels.render_view(model, orbit(1, radius=3.0, width=8, height=8).to("cuda"))
+    assert picture.rgb.shape == (1, 8, 8, 3) and picture.rgb.is_cuda
