@@ -39,7 +39,8 @@ class Plan:
         last_rate: factor to which both fall over the whole training; growing sets them back to their start.
         l1, l1_later: weight of the density factors' size before and after the first mask.
         tv_density, tv_colour: weights of the factors' roughness.
-        threshold: weight below which a sample is not asked for its colour.
+        threshold: weight below which a sample is left out, its gradient with it. It must lie below the weights of an untrained
+            field, or nothing is ever learned: 3e-5 with the paper's shift of -10 and 128^3 voxels.
         opaque: opacity of a sample from which on a cell counts as occupied.
         random_background: whether transparent pixels get another background every time.
     """
@@ -70,6 +71,7 @@ PAPER = Plan(
     mask_at=(2 / 30, 4 / 30),
     lr=0.02,
     lr_network=1e-3,
+    threshold=1e-6,  # the official 1e-4 leaves out colours alone
     opaque=1e-4,
     random_background=False,
 )

@@ -33,9 +33,9 @@ def curvature(points: Float[Tensor, "N 3"], k: int = 10) -> Float[Tensor, "N"]:
     $$\kappa = \varsigma_3 / (\varsigma_1 + \varsigma_2 + \varsigma_3)$$  (Ververas et al. 2024, section 3.1)
 
     with the singular values of the k nearest points around their mean, the point itself among them. They are the roots of the
-    eigenvalues of a 3x3 matrix, which come in one batch.
+    eigenvalues of a 3x3 matrix, which come in one batch: on the CPU, because cuSOLVER refuses batches of a hundred thousand.
     """
-    around = points.double()[nearest(points, points, k)[1]]
+    around = points.detach().cpu().double()[nearest(points, points, k)[1].cpu()]
     centred = around - around.mean(dim=1, keepdim=True)
     values = torch.linalg.eigvalsh(centred.mT @ centred).clamp_min(0)  # ascending
     values = torch.where(values > 1e-14 * values[:, 2:], values, 0.0).sqrt()  # beneath: rounding of a flat neighbourhood

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nsw.cameras import Cameras
     from nsw.renderers.render import Render
 
-__all__ = ["can_draw", "render_view"]
+__all__ = ["beside", "can_draw", "render_view"]
 
 
 def can_draw(model) -> bool:
@@ -16,6 +16,12 @@ def can_draw(model) -> bool:
     from nsw.models.gaussians import Gaussians
 
     return isinstance(model, Gaussians) or any(hasattr(model, name) for name in ("render_view", "query", "network"))
+
+
+def beside(model, seen: Any) -> Any:
+    """Return cameras or rays on the device of a model's parameters; as they are where it has none."""
+    parameter = next(iter(model.parameters()), None) if hasattr(model, "parameters") else None
+    return seen if parameter is None else seen.to(parameter.device)
 
 
 def render_view(model, cameras: Cameras, *, background=1.0, **options) -> Render:
@@ -31,8 +37,7 @@ def render_view(model, cameras: Cameras, *, background=1.0, **options) -> Render
         background: grey level or colour [3].
         options: passed on to `render_view` of `nsw.renderers.volume`, `whole_rays`, `splats` or `surfels`.
     """
-    parameter = next(iter(model.parameters()), None) if hasattr(model, "parameters") else None
-    cameras = cameras if parameter is None else cameras.to(parameter.device)
+    cameras = beside(model, cameras)
     if hasattr(model, "render_view"):
         return model.render_view(cameras, background=background, **options)
     own = _made_for(model)

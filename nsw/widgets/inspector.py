@@ -145,10 +145,11 @@ def _sampler(sample: Any, options: dict[str, Any]) -> Callable[[Rays], Any]:
         if options:
             raise InputError(f"ray_inspector(): {', '.join(options)} belongs to a field, but a function was given; set it inside.")
         return sample
+    from nsw.renderers import beside
     from nsw.renderers.volume import render_rays
 
     settings = {"n_samples": 96, **options}
-    return lambda rays: render_rays(sample, rays, **settings)
+    return lambda rays: render_rays(sample, beside(sample, rays), **settings)
 
 
 class _Glass:

@@ -46,7 +46,7 @@ FEW = {
     "21": dict(n_steps=200, baseline_steps=200, baseline_reset=0, refine_every=50, **FILM),
     "22": dict(n_steps=250, press=(0, 250), **FILM),
     "23": dict(n_steps=150, every=50, **FILM),
-    "24": dict(steps=(10, 10, 10, 60), every=20, **FILM),
+    "24": dict(steps=(10, 10, 10, 60), every=20, orbit_frames=8, look_every=20),
     "25": dict(n_steps=150, n_trials=2, **FILM),
     "26": dict(n_coarse=150, n_fine=100, grid=(2, 1), refine_every=50, orbit_frames=8),
     "27": dict(n_steps=200, refine_every=50, orbit_frames=8),

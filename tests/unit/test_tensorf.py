@@ -64,6 +64,16 @@ def test_the_mask_holds_the_block_and_its_neighbours_only():
     assert not bool(cells[:, :, 0].any()) and not bool(cells[7].any())
 
 
+@pytest.mark.parametrize(("threshold", "learns"), [(tensorf.PAPER.threshold, True), (1e-4, False)])
+def test_the_papers_start_is_so_empty_that_a_higher_threshold_leaves_out_every_sample(threshold, learns):
+    """What is left out has no gradient: the field would stay as it is, however long it trains."""
+    torch.manual_seed(0)
+    factors = VMSizes(2, 2)
+    model = VMGrid(VMGridSettings(n_voxels=128**3, factors=factors, n_features=3, mlp_width=8, shift=-10.0, step_ratio=0.5))
+    rays = camera_rays(orbit(1, 4.0, width=6, height=6))
+    assert bool(len(ngp.render(model, rays, threshold=threshold).t)) == learns
+
+
 def test_an_empty_field_lowers_the_bar_and_then_keeps_everything():
     model = _empty(shift=-5.0)
     thin = float(-torch.expm1(-model.density(torch.zeros(1, 3)).detach() * model.sample_length))
