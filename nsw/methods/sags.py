@@ -84,12 +84,17 @@ class Sags:
         seed: of which candidates are kept.
         largest: common limit of `limit_sizes`, times the median of the distances to the farthest neighbour at the start; 0
             limits nothing, as in the official code.
+        offset_rate: factor on the rate of displacements: short runs want more of it, in longer ones splats stray too far.
     """
 
     control = None  # of clones and splits: there are none
 
-    def __init__(self, gaussians: AnchoredSplats, n_steps: int, growth: Growth | None = None, seed: int = 0, largest: float = 0.0):
+    def __init__(
+        self, gaussians: AnchoredSplats, n_steps: int, growth: Growth | None = None, seed: int = 0, largest: float = 0.0,
+        offset_rate: float = 1.0,
+    ):  # fmt: skip
         self.gaussians, self.n_steps, self.growth, self.seed = gaussians, n_steps, growth, seed
+        self.factors = {"offset": offset_rate}
         self.largest = largest * float(gaussians.graph.reach.median())
         self.optimizers = self._optimizers()
         self.rows = new_rows(len(gaussians), gaussians.means.device)
@@ -108,7 +113,7 @@ class Sags:
             What changed, or None when it was not due.
         """
         for name, optimizer in self.optimizers.items():
-            optimizer.param_groups[0]["lr"] = rate_at(name, step, self.n_steps)
+            optimizer.param_groups[0]["lr"] = self.factors.get(name, 1.0) * rate_at(name, step, self.n_steps)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         if self.largest:

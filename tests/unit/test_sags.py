@@ -344,3 +344,16 @@ def test_a_large_splat_is_asked_for_though_its_anchor_stands_far_outside():
     assert outside.any() and model.visible(camera)[outside].all()
     model.scales.data[:, 3:] = -6.0
     assert not model.visible(camera)[outside].any()
+
+
+def test_displacements_alone_take_the_factor_on_their_rate():
+    rates = []
+    for factor in (1.0, 2.0):
+        training = sags.Sags(a_model(), 20, offset_rate=factor)
+        camera = orbit(1, 2.5, 10.0, fov_x_degrees=40, width=16, height=16)
+        render = sags.draw(training.gaussians, camera)
+        render.rgb.mean().backward()
+        training.step(0, render.extras["meta"])
+        rates.append({name: optimizer.param_groups[0]["lr"] for name, optimizer in training.optimizers.items()})
+    once, twice = rates
+    assert {name: twice[name] / once[name] for name in once} == {name: 2.0 if name == "offset" else 1.0 for name in once}
