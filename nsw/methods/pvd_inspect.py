@@ -46,7 +46,6 @@ def conversion(
         torch.manual_seed(seed)
         began = clock()
         learned = pvd.convert(model, make, scene, how, torch.Generator(device).manual_seed(seed))
-        _wait(device)
         seconds = clock() - began
     return Conversion(learned, score(learned), seconds)
 
@@ -236,8 +235,3 @@ def with_cameras(scene: Scene, cameras: Cameras, name: str, most: int = 60) -> S
     return replace(
         scene, cameras=Cameras(*both, seen.width, seen.height), splits={"train": frames[: len(seen)], name: frames[len(seen) :]}
     )
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -8,10 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nsw.cameras import Cameras, Rays, camera_rays
+from nsw.cameras import Cameras, Rays
 from nsw.kernels.voxel_march import march_voxels
 from nsw.models.plenoxel_grid import PlenoxelGrid
-from nsw.renderers.render import Render, backdrop
+from nsw.renderers import volume
+from nsw.renderers.render import Render
 from nsw.renderers.volume import ray_bounds
 
 SAMPLES_AT_ONCE = 1 << 22
@@ -30,6 +31,11 @@ class VoxelRender:
     rgb: Float[Tensor, "R 3"]
     left: Float[Tensor, "R"]
     depth: Float[Tensor, "R"]
+
+    @property
+    def alpha(self) -> Float[Tensor, "R"]:
+        """Opacity."""
+        return 1.0 - self.left
 
 
 def march_arguments(model: PlenoxelGrid, rays: Rays, near: float = 0.0, jitter: torch.Generator | None = None) -> dict:
@@ -82,12 +88,10 @@ def render_view(
     Args:
         chunk: rays rendered together; by default what `rays_at_once` says.
     """
-    rays, skip = camera_rays(cameras), model.empty_space()
-    rgb = backdrop(background, rays.origins).expand(3).repeat(len(rays), 1)
-    left, depth = torch.ones_like(rays.z_per_t), torch.zeros_like(rays.z_per_t)
-    hits = ray_bounds(model, rays, near)[2].nonzero()[:, 0]
-    for some in hits.split(chunk or rays_at_once(model)):
-        out = render(model, rays[some], near, background, stop=stop, skip=skip)
-        rgb[some], left[some], depth[some] = out.rgb, out.left, out.depth * rays.z_per_t[some]
-    shape = (len(cameras), cameras.height, cameras.width)
-    return Render(rgb.view(*shape, 3), 1.0 - left.view(shape), depth.view(shape))
+    skip = model.empty_space()
+
+    def march(field: PlenoxelGrid, rays: Rays, *, near: float, background: float, **_) -> VoxelRender:
+        return render(field, rays, near, background, stop=stop, skip=skip)
+
+    at_once = chunk or rays_at_once(model)
+    return volume.render_view(model, cameras, background=background, chunk=at_once, near=near, render=march)

@@ -55,11 +55,10 @@ def draw_timed(model: nn.Module, cameras: Cameras, background: float) -> tuple[T
     from nsw.renderers import render_view
 
     drawn, seconds = [], []
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     with torch.no_grad():
         for i in (0, *range(len(cameras))):
             began = time.perf_counter()
-            drawn.append(render_view(model, cameras[i].to(device), background=background).rgb.detach().cpu())
+            drawn.append(render_view(model, cameras[i], background=background).rgb.detach().cpu())
             seconds.append(time.perf_counter() - began)
     return torch.cat(drawn[1:]), statistics.median(seconds[1:])
 

@@ -186,19 +186,14 @@ class Run:
     @contextlib.contextmanager
     def timed(self, name: str) -> Iterator[Timer]:
         """Measure the seconds of a block, GPU work included; they go to the run's budget."""
-        timer = Timer(name)
-        self._synchronize()
-        began = time.perf_counter()
+        from nsw.metrics import clock
+
+        timer, began = Timer(name), clock()
         try:
             yield timer
         finally:
-            self._synchronize()
-            timer.seconds = time.perf_counter() - began
+            timer.seconds = clock() - began
             self.timings[name] = timer.seconds
-
-    def _synchronize(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
 
     def peak_memory_mb(self) -> float:
         """Return the most memory this process has held, in MB."""

@@ -67,8 +67,7 @@ def draw(kept: Kept, view: int, width: int, photograph: bool = False) -> np.ndar
     height = max(1, round(width * scene.cameras.height / scene.cameras.width))
     if photograph:
         return pictures.enlarged(pictures.to_array(scene.pixels([int(frame)], grey(scene.background))[0]), width, height)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    camera = scene.views([int(frame)]).resized(width, height).to(device)
+    camera = scene.views([int(frame)]).resized(width, height)
     with torch.no_grad():
         return pictures.to_array(render_view(model, camera, background=grey(scene.background)))
 

@@ -73,17 +73,16 @@ pathlib.Path({path!r}).write_text(json.dumps(dict(
     claims={{c.title: [c.ours, c.baseline] for c in run.claims}})))
 """
 TIMED = """
-import time as _time
+from nsw.metrics import clock as _clock
 run_rates, _steps = {}, run.steps
 def _timed(n, name="train", **options):
-    began, seen = _time.perf_counter(), 0
+    began, seen = _clock(), 0
     for step in _steps(n, name=name, **options):
         if seen == min(10, n // 2):
-            began = _time.perf_counter()
+            began = _clock()
         seen += 1
         yield step
-    run._synchronize()
-    run_rates[name] = (seen - min(10, n // 2)) / max(_time.perf_counter() - began, 1e-9)
+    run_rates[name] = (seen - min(10, n // 2)) / max(_clock() - began, 1e-9)
 run.steps = _timed
 """
 
