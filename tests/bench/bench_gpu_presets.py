@@ -3,9 +3,11 @@
 The sizes are those of the preset (pictures, splats, voxels, networks, rays); the numbers of steps are cut to `FEW`, so that all
 notebooks together take minutes and not days. Claims are shown and not judged: nothing is learned in so few steps. Bundled
 scenes are enlarged to the size that a preset asks for, where no larger rendering is here, so that memory and time are those of
-large pictures. A step's time and the preset's own number of steps give the hours that its loops would take.
+large pictures. A cell that fails does not end a notebook: the cells behind it run too, as far as they can, and each failure is
+listed. A step's time and the preset's own number of steps give the hours that its visible loops would take. No notebook may hold
+more of the card than its share, so that one's hunger is not another's failure.
 
-`python -m tests.bench gpu_presets [--only 05 20] [--jobs 6] [--limit 300]`
+`python -m tests.bench gpu_presets [--only 05 20] [--jobs 4] [--limit 300] [--each 150]`
 """
 
 from __future__ import annotations
@@ -55,6 +57,9 @@ FEW = {
 ORDER = "21 26 24 22 27 28 23 05 06 07 10 11 02 04 01 09 08 03 20 25 00"  # the longest do not come last
 
 BEFORE = """
+import torch
+if {share} < 1 and torch.cuda.is_available():
+    torch.cuda.set_per_process_memory_fraction({share})
 import nsw, nsw.export, nsw.scenes
 from nsw.scenes.frames import with_digest as _with_digest
 _load = nsw.scenes.load
@@ -82,7 +87,7 @@ def _timed(n, name="train", **options):
             began = _clock()
         seen += 1
         yield step
-    run_rates[name] = (seen - min(10, n // 2)) / max(_clock() - began, 1e-9)
+    run_rates[name] = n, (seen - min(10, n // 2)) / max(_clock() - began, 1e-9)
 run.steps = _timed
 """
 
@@ -93,7 +98,7 @@ def settings_table(tree: ast.Module) -> list[ast.keyword]:
     return next(call.keywords for call in calls if ast.unparse(call.func) == "run.settings")
 
 
-def shortened(path: Path, few: dict, out: Path, film: bool) -> tuple[nbformat.NotebookNode, dict]:
+def shortened(path: Path, few: dict, out: Path, film: bool, share: float) -> tuple[nbformat.NotebookNode, dict]:
     """Return the notebook at its gpu preset with the given settings, and what the preset had in their place."""
     notebook, own = nbformat.read(path, 4), {}
     cells = []
@@ -102,6 +107,7 @@ def shortened(path: Path, few: dict, out: Path, film: bool) -> tuple[nbformat.No
             if "parameters" in cell.metadata.get("tags", []):
                 cell.source = cell.source.replace('preset: str = "laptop"', 'preset: str = "gpu"')
             cell.source = cell.source.replace("run.claims.check()", "")
+            cell.metadata.tags = [*cell.metadata.get("tags", []), "raises-exception"]  # and the next cell runs all the same
         cells.append(cell)
         if cell.cell_type == "code" and "run = nsw.start(" in cell.source:
             head, tree = cell, ast.parse(cell.source)
@@ -113,7 +119,7 @@ def shortened(path: Path, few: dict, out: Path, film: bool) -> tuple[nbformat.No
             head.source = "\n".join([ast.unparse(start), TIMED, *(ast.unparse(line) for line in rest)])
     if set(own) != set(few):
         raise SystemExit(f"{path.name}: no setting named {', '.join(set(few) - set(own))}; mend FEW.")
-    first = nbformat.v4.new_code_cell(BEFORE + ("" if film else WITHOUT_FFMPEG))
+    first = nbformat.v4.new_code_cell(BEFORE.format(share=share) + ("" if film else WITHOUT_FFMPEG))
     last = nbformat.v4.new_code_cell(AFTER.format(path=str(out)))
     notebook.cells = [first, *cells, last]
     return notebook, own
@@ -128,60 +134,100 @@ def ffmpeg_is_here() -> bool:
         return False
 
 
-def run_one(path: Path, folder: Path, deadline: float, film: bool) -> dict:
-    """Execute one notebook; return how it went, what it measured and, where it failed, the end of the traceback."""
+def seconds_of(cell: nbformat.NotebookNode) -> float:
+    """Return how long a cell ran; 0 if it never ended."""
+    when = cell.metadata.get("execution", {})
+    ends = (when.get(key) for key in ("iopub.status.busy", "iopub.status.idle"))
+    began, ended = (None if text is None else datetime.datetime.fromisoformat(text.replace("Z", "+00:00")) for text in ends)
+    return (ended - began).total_seconds() if began and ended else 0.0
+
+
+def failures(cells: list[nbformat.NotebookNode]) -> list[dict]:
+    """Return what each cell that failed raised: its number among the code cells, one line, the end of its traceback."""
+    found = []
+    for number, cell in enumerate(cells, 1):
+        for output in cell.get("outputs", []):
+            if output.output_type == "error":
+                line = f"{output.ename}: {' '.join(output.evalue.split())}"[:300]
+                found.append(dict(cell=number, line=line, trace="\n".join(output.traceback[-6:])[-3000:]))
+    return found
+
+
+def run_one(path: Path, folder: Path, limits: tuple[float, float], film: bool, share: float) -> dict:
+    """Execute one notebook; return how it went, what it measured, its longest cells and what failed."""
     number, out = path.stem[:2], folder / f"{path.stem}.json"
-    left = deadline - time.monotonic()
+    deadline, each = limits
+    left = min(each, deadline - time.monotonic())
     if left < 20:
-        return dict(name=path.stem, status="not reached", reason="", seconds=0.0)
-    notebook, own = shortened(path, FEW[number], out, film)
+        return dict(name=path.stem, status="not reached", reason="", seconds=0.0, failed=[], slow=[])
+    notebook, own = shortened(path, FEW[number], out, film, share)
     environment = {"NSW_RUNS": str(folder / "runs")}
     outcome = Execution(notebook, path.parent, environment, left).run()
     nbformat.write(notebook, folder / path.name)
     found = json.loads(out.read_text()) if out.is_file() else {}
-    errors = [o for c in notebook.cells if c.cell_type == "code" for o in c.get("outputs", []) if o.output_type == "error"]
-    trace = "\n".join(errors[0].traceback[-6:])[-3000:] if errors else ""
-    print(f"{path.stem}: {outcome.status} {outcome.seconds:.0f} s {outcome.reason}", flush=True)
-    (folder / f"{path.stem}.txt").write_text(trace)
-    went = dict(status=outcome.status, reason=outcome.reason, seconds=outcome.seconds, trace=trace)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"][1:-1]
+    failed = failures(cells)
+    slow = sorted(((seconds_of(cell), i) for i, cell in enumerate(cells, 1)), reverse=True)[:5]
+    print(f"{path.stem}: {outcome.status} {outcome.seconds:.0f} s {outcome.reason}; {found.get('gpu_mb', 0):.0f} MB", flush=True)
+    print("   slow:", ", ".join(f"cell {i} {t:.0f} s" for t, i in slow), flush=True)
+    for one in failed:
+        print(f"   cell {one['cell']}: {one['line']}", flush=True)
+    (folder / f"{path.stem}.txt").write_text("\n\n".join(f"cell {one['cell']}\n{one['trace']}" for one in failed))
+    went = dict(status=outcome.status, reason=outcome.reason, seconds=outcome.seconds, failed=failed, slow=slow)
     return dict(name=path.stem, few=FEW[number], own=own, **went, **found)
 
 
-def page(rows: list[dict], jobs: int) -> str:
+def hours(row: dict) -> float:
+    """Return how long the loops that `run.steps` counted would take with the preset's own numbers of steps."""
+    total = 0.0
+    for n, rate in row.get("rates", {}).values():
+        owns = [row["own"][key] for key, value in row["few"].items() if value == n and "image" not in key]
+        total += int(owns[0]) / rate / 3600 if owns and owns[0].isdigit() else 0.0
+    return total
+
+
+def page(rows: list[dict], jobs: int, share: float) -> str:
     """Return the measurements as Markdown."""
     card = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     lines = [f"# The gpu presets with few steps, {datetime.date.today().isoformat()}", ""]
-    lines += [f"{card}, {os.cpu_count()} CPU cores; torch {torch.__version__}; {jobs} notebooks at a time on one card.", ""]
-    lines += ["| notebook | ran through | seconds | GPU memory, MB | steps a second, first loops | here | in the preset |"]
-    lines += ["|---|---|---|---|---|---|---|"]
+    lines += [f"{card}, {os.cpu_count()} CPU cores; torch {torch.__version__}; {jobs} notebooks at a time on one card,"]
+    lines += [f"each with at most {share:.2f} of its memory.", ""]
+    heads = "notebook, went, seconds, GPU memory in MB, steps a second of the first loops, here, in the preset, hours of its loops"
+    lines += [f"| {heads.replace(', ', ' | ')} |", "|---|---|---|---|---|---|---|---|"]
     for row in sorted(rows, key=lambda row: row["name"]):
-        rates = ", ".join(f"{name} {rate:.3g}" for name, rate in list(row.get("rates", {}).items())[:3])
+        rates = ", ".join(f"{name} {rate:.3g}" for name, (_, rate) in list(row.get("rates", {}).items())[:3])
         few = {k: v for k, v in row.get("few", {}).items() if "steps" in k or k in ("n_coarse", "n_fine", "image_size")}
         own = {k: row["own"][k] for k in few}
         here, there = (", ".join(f"{k} {v}" for k, v in x.items()) for x in (few, own))
-        went = "yes" if row["status"] == "ok" else f"{row['status']}: {row['reason'][:160]}"
-        lines.append(f"| {row['name']} | {went} | {row['seconds']:.0f} | {row.get('gpu_mb', 0):.0f} | {rates} | {here} | {there} |")
+        ended = "failed" if row["failed"] else "through"
+        went = ended if row["status"] == "ok" else f"{row['status']}: {row['reason'][:160]}"
+        went += "".join(f"; cell {one['cell']} {one['line'][:120]}" for one in row["failed"][:3])
+        figures = f"{row['seconds']:.0f} | {row.get('gpu_mb', 0):.0f} | {rates} | {here} | {there} | {hours(row):.2f}"
+        lines.append(f"| {row['name']} | {went} | {figures} |")
     return "\n".join(lines) + "\n"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="*", default=ORDER.split(), help="numbers of notebooks")
-    parser.add_argument("--jobs", type=int, default=6)
+    parser.add_argument("--jobs", type=int, default=4)
     parser.add_argument("--limit", type=float, default=3600.0, help="seconds for all")
+    parser.add_argument("--each", type=float, default=600.0, help="seconds for one notebook")
+    parser.add_argument("--share", type=float, default=0.0, help="of the card's memory that a notebook may take; 0: one of JOBS")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         print("Skipped: torch finds no CUDA GPU here.")
         return 0
-    film, deadline = ffmpeg_is_here(), time.monotonic() + arguments.limit
+    film, limits = ffmpeg_is_here(), (time.monotonic() + arguments.limit, arguments.each)
+    share = arguments.share or 0.96 / arguments.jobs
     folder = arguments.out / "gpu-presets"
     folder.mkdir(parents=True, exist_ok=True)
     paths = {path.stem[:2]: path for path in all_notebooks()}
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        rows = list(pool.map(lambda n: run_one(paths[n], folder, deadline, film), arguments.only))
+        rows = list(pool.map(lambda n: run_one(paths[n], folder, limits, film, share), arguments.only))
     (folder / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
-    text = page(rows, arguments.jobs)
+    text = page(rows, arguments.jobs, share)
     print(text)
     (arguments.out / f"gpu-presets-{datetime.date.today().isoformat()}.md").write_text(text, encoding="utf-8")
     return 0
