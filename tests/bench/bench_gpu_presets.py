@@ -7,7 +7,10 @@ large pictures. A cell that fails does not end a notebook: the cells behind it r
 listed. A step's time and the preset's own number of steps give the hours that its visible loops would take. No notebook may hold
 more of the card than its share, so that one's hunger is not another's failure.
 
-`python -m tests.bench gpu_presets [--only 05 20] [--jobs 4] [--limit 300] [--each 150]`
+`--whole` runs notebooks as they stand, with all steps, the pictures that are here, and their claims judged; `--image` draws and
+trains on smaller pictures, where only the way through the cells is asked for.
+
+`python -m tests.bench gpu_presets [--only 05 20] [--whole 00 28] [--image 160] [--jobs 4] [--limit 300] [--each 150]`
 """
 
 from __future__ import annotations
@@ -43,7 +46,7 @@ FEW = {
     "08": dict(steps=100, quick_steps=30, host_steps=30),
     "09": dict(steps=80, quick_steps=20, teacher_steps=80),
     "10": dict(image_size=400, teacher_steps=600, steps=30, matrix_steps=20, ablation_steps=20, seconds=3, test_views=1),
-    "11": dict(image_size=400, teacher_steps=600, steps=24, poses=32, epoch=12, seeds=2, test_views=1),
+    "11": dict(image_size=400, teacher_steps=600, steps=48, poses=12, epoch=12, seeds=2, test_views=1),
     "20": dict(n_steps=500, start=100, every=50, **FILM),
     "21": dict(n_steps=200, baseline_steps=200, baseline_reset=0, refine_every=50, **FILM),
     "22": dict(n_steps=250, press=(0, 250), **FILM),
@@ -56,10 +59,11 @@ FEW = {
 }  # in place of a preset's own entry
 ORDER = "21 26 24 22 27 28 23 05 06 07 10 11 02 04 01 09 08 03 20 25 00"  # the longest do not come last
 
-BEFORE = """
+SHARE = """
 import torch
-if {share} < 1 and torch.cuda.is_available():
-    torch.cuda.set_per_process_memory_fraction({share})
+torch.cuda.set_per_process_memory_fraction({share})
+"""
+ENLARGED = """
 import nsw, nsw.export, nsw.scenes
 from nsw.scenes.frames import with_digest as _with_digest
 _load = nsw.scenes.load
@@ -69,6 +73,7 @@ def _enlarged(name, size=None):
 nsw.scenes.load = _enlarged
 """
 WITHOUT_FFMPEG = """
+import nsw.export
 nsw.export.save_mp4 = lambda frames, *args, **options: [frame for frame in frames] and None
 """
 AFTER = """
@@ -98,28 +103,30 @@ def settings_table(tree: ast.Module) -> list[ast.keyword]:
     return next(call.keywords for call in calls if ast.unparse(call.func) == "run.settings")
 
 
-def shortened(path: Path, few: dict, out: Path, film: bool, share: float) -> tuple[nbformat.NotebookNode, dict]:
-    """Return the notebook at its gpu preset with the given settings, and what the preset had in their place."""
+def shortened(path: Path, few: dict | None, out: Path, film: bool, share: float) -> tuple[nbformat.NotebookNode, dict]:
+    """Return the notebook at its gpu preset with the given settings, and what the preset had in their place; None keeps all."""
     notebook, own = nbformat.read(path, 4), {}
     cells = []
     for cell in notebook.cells:
         if cell.cell_type == "code":
             if "parameters" in cell.metadata.get("tags", []):
                 cell.source = cell.source.replace('preset: str = "laptop"', 'preset: str = "gpu"')
-            cell.source = cell.source.replace("run.claims.check()", "")
+            if few is not None:
+                cell.source = cell.source.replace("run.claims.check()", "")
             cell.metadata.tags = [*cell.metadata.get("tags", []), "raises-exception"]  # and the next cell runs all the same
         cells.append(cell)
         if cell.cell_type == "code" and "run = nsw.start(" in cell.source:
             head, tree = cell, ast.parse(cell.source)
             for row in settings_table(tree):
-                if row.arg in few:
+                if row.arg in (few or {}):
                     own[row.arg] = ast.unparse(row.value.elts[2])
                     row.value.elts[2] = ast.parse(repr(few[row.arg])).body[0].value
             start, *rest = tree.body
             head.source = "\n".join([ast.unparse(start), TIMED, *(ast.unparse(line) for line in rest)])
-    if set(own) != set(few):
+    if set(own) != set(few or {}):
         raise SystemExit(f"{path.name}: no setting named {', '.join(set(few) - set(own))}; mend FEW.")
-    first = nbformat.v4.new_code_cell(BEFORE.format(share=share) + ("" if film else WITHOUT_FFMPEG))
+    prepare = [SHARE.format(share=share), "" if few is None else ENLARGED, "" if film else WITHOUT_FFMPEG]
+    first = nbformat.v4.new_code_cell("".join(prepare))
     last = nbformat.v4.new_code_cell(AFTER.format(path=str(out)))
     notebook.cells = [first, *cells, last]
     return notebook, own
@@ -153,14 +160,14 @@ def failures(cells: list[nbformat.NotebookNode]) -> list[dict]:
     return found
 
 
-def run_one(path: Path, folder: Path, limits: tuple[float, float], film: bool, share: float) -> dict:
+def run_one(path: Path, few: dict | None, folder: Path, limits: tuple[float, float], film: bool, share: float) -> dict:
     """Execute one notebook; return how it went, what it measured, its longest cells and what failed."""
-    number, out = path.stem[:2], folder / f"{path.stem}.json"
+    out = folder / f"{path.stem}.json"
     deadline, each = limits
     left = min(each, deadline - time.monotonic())
     if left < 20:
         return dict(name=path.stem, status="not reached", reason="", seconds=0.0, failed=[], slow=[])
-    notebook, own = shortened(path, FEW[number], out, film, share)
+    notebook, own = shortened(path, few, out, film, share)
     environment = {"NSW_RUNS": str(folder / "runs")}
     outcome = Execution(notebook, path.parent, environment, left).run()
     nbformat.write(notebook, folder / path.name)
@@ -174,7 +181,7 @@ def run_one(path: Path, folder: Path, limits: tuple[float, float], film: bool, s
         print(f"   cell {one['cell']}: {one['line']}", flush=True)
     (folder / f"{path.stem}.txt").write_text("\n\n".join(f"cell {one['cell']}\n{one['trace']}" for one in failed))
     went = dict(status=outcome.status, reason=outcome.reason, seconds=outcome.seconds, failed=failed, slow=slow)
-    return dict(name=path.stem, few=FEW[number], own=own, **went, **found)
+    return dict(name=path.stem, few=few or {}, whole=few is None, own=own, **went, **found)
 
 
 def hours(row: dict) -> float:
@@ -198,6 +205,7 @@ def page(rows: list[dict], jobs: int, share: float) -> str:
         rates = ", ".join(f"{name} {rate:.3g}" for name, (_, rate) in list(row.get("rates", {}).items())[:3])
         few = {k: v for k, v in row.get("few", {}).items() if "steps" in k or k in ("n_coarse", "n_fine", "image_size")}
         own = {k: row["own"][k] for k in few}
+        row["name"] += ", whole" if row.get("whole") else ""
         here, there = (", ".join(f"{k} {v}" for k, v in x.items()) for x in (few, own))
         ended = "failed" if row["failed"] else "through"
         went = ended if row["status"] == "ok" else f"{row['status']}: {row['reason'][:160]}"
@@ -210,6 +218,8 @@ def page(rows: list[dict], jobs: int, share: float) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="*", default=ORDER.split(), help="numbers of notebooks")
+    parser.add_argument("--whole", nargs="*", default=[], help="numbers of notebooks to run as they stand, before the others")
+    parser.add_argument("--image", type=int, default=0, help="size of all pictures; 0: that of FEW or the preset")
     parser.add_argument("--jobs", type=int, default=4)
     parser.add_argument("--limit", type=float, default=3600.0, help="seconds for all")
     parser.add_argument("--each", type=float, default=600.0, help="seconds for one notebook")
@@ -224,8 +234,10 @@ def main() -> int:
     folder = arguments.out / "gpu-presets"
     folder.mkdir(parents=True, exist_ok=True)
     paths = {path.stem[:2]: path for path in all_notebooks()}
+    smaller = {"image_size": arguments.image} if arguments.image else {}
+    work = [(paths[n], None) for n in arguments.whole] + [(paths[n], FEW[n] | smaller) for n in arguments.only]
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        rows = list(pool.map(lambda n: run_one(paths[n], folder, limits, film, share), arguments.only))
+        rows = list(pool.map(lambda one: run_one(*one, folder, limits, film, share), work))
     (folder / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
     text = page(rows, arguments.jobs, share)
     print(text)
