@@ -114,7 +114,8 @@ class _Progress(event.Listener):
             name = f"{dispatcher.py_func.__module__.rpartition('.')[2]}.{dispatcher.py_func.__name__}"
             self._show(f"nsw: compiling {name}, {once}: kernel {self.count}, {self.seconds:.0f} s so far ...")
         elif self.count == 1:
-            print(f"nsw: compiling kernels, {once}, a second or two for each operation ...", file=sys.stderr, flush=True)
+            stream = sys.stdout if "ipykernel" in sys.modules else sys.stderr  # a notebook shows stderr in red, as if it had failed
+            print(f"nsw: compiling kernels, {once}, a second or two for each operation ...", file=stream, flush=True)
 
     def on_end(self, event) -> None:
         self.inside.discard(event.data["dispatcher"])
