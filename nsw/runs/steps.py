@@ -106,8 +106,8 @@ def _draw(run: Run, picture: Callable[[], Any]) -> Any:
 def _check(n: Any, name: Any, save: Mapping[str, Any] | None) -> None:
     if isinstance(n, bool) or not isinstance(n, int) or n < 0:
         raise InputError(f"run.steps was given n = {n!r}: expected a whole number of steps, 0 or more.")
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name):
-        raise InputError(f'The loop name "{name}" cannot name a file: use letters, digits, "-" and "_".')
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9_., -]{0,62}[A-Za-z0-9_-])?", name):
+        raise InputError(f'The loop name "{name}" cannot name a file: use letters, digits, spaces, "," "-" and "_".')
     for key, thing in (save or {}).items():
         if not (hasattr(thing, "state_dict") and hasattr(thing, "load_state_dict")):
             raise InputError(f'save["{key}"] is a {type(thing).__name__}: expected an object with state_dict and load_state_dict.')

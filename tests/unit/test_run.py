@@ -268,12 +268,19 @@ def test_start_in_a_place_that_cannot_be_written(tmp_path):
         ({"n": 2.5}, "whole number of steps"),
         ({"n": True}, "whole number of steps"),
         ({"n": 2, "name": "../up"}, "cannot name a file"),
+        ({"n": 2, "name": "ends in a dot."}, "cannot name a file"),
         ({"n": 2, "save": {"model": 3}}, "state_dict"),
     ],
 )
 def test_steps_says_what_is_wrong(tmp_path, arguments, says):
     with pytest.raises(InputError, match=says):
         list(start(tmp_path).steps(**arguments))
+
+
+def test_a_loop_may_be_named_in_words(tmp_path):
+    run, model = start(tmp_path), torch.nn.Linear(2, 1)
+    assert list(run.steps(2, name="motion, no growth", save={"model": model})) == [0, 1]
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["motion, no growth.safetensors"]
 
 
 def test_settings_choose_a_column(tmp_path, capsys):
