@@ -69,7 +69,7 @@ class RayNetwork(nn.Module):
         for layer in self.layers:
             nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)
-        nn.init.xavier_uniform_(self.head.weight, gain=0.5)
+        nn.init.xavier_uniform_(self.head.weight, gain=0.1)  # answers that start large end in the flat of the sigmoid and stay
         nn.init.zeros_(self.head.bias)
 
     def encode(
@@ -166,6 +166,7 @@ class LightField(nn.Module):
         super().__init__()
         self.settings = settings
         self.network = RayNetwork(settings, 3)
+        nn.init.constant_(self.network.head.bias, 2.0)  # a start nearly as white as the background, which NeRDF is told
 
     @property
     def aabb(self) -> Float[Tensor, "2 3"]:
