@@ -181,7 +181,8 @@ def run_one(path: Path, few: dict | None, folder: Path, limits: tuple[float, flo
         print(f"   cell {one['cell']}: {one['line']}", flush=True)
     (folder / f"{path.stem}.txt").write_text("\n\n".join(f"cell {one['cell']}\n{one['trace']}" for one in failed))
     went = dict(status=outcome.status, reason=outcome.reason, seconds=outcome.seconds, failed=failed, slow=slow)
-    return dict(name=path.stem, few=few or {}, whole=few is None, own=own, **went, **found)
+    name = path.stem + (", whole" if few is None else "")
+    return dict(name=name, few=few or {}, own=own, **went, **found)
 
 
 def hours(row: dict) -> float:
@@ -205,7 +206,6 @@ def page(rows: list[dict], jobs: int, share: float) -> str:
         rates = ", ".join(f"{name} {rate:.3g}" for name, (_, rate) in list(row.get("rates", {}).items())[:3])
         few = {k: v for k, v in row.get("few", {}).items() if "steps" in k or k in ("n_coarse", "n_fine", "image_size")}
         own = {k: row["own"][k] for k in few}
-        row["name"] += ", whole" if row.get("whole") else ""
         here, there = (", ".join(f"{k} {v}" for k, v in x.items()) for x in (few, own))
         ended = "failed" if row["failed"] else "through"
         went = ended if row["status"] == "ok" else f"{row['status']}: {row['reason'][:160]}"

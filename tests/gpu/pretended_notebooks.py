@@ -14,6 +14,7 @@ import nbformat
 
 from nsw.runs.kernel import Execution
 from nsw.runs.notebooks import all_notebooks
+from tests.bench.bench_gpu_presets import settings_table
 
 ROOT = Path(__file__).parents[2]
 FEW = {
@@ -139,8 +140,7 @@ def shortened(path: Path, preset: str) -> nbformat.NotebookNode:
         cell.source = cell.source.replace("run.claims.check()", "")
         if "run.settings(" in cell.source:
             tree = ast.parse(cell.source)
-            calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "run.settings"]
-            for row in (row for call in calls for row in call.keywords if isinstance(row.value, ast.Tuple)):
+            for row in (row for row in settings_table(tree) if isinstance(row.value, ast.Tuple)):
                 own = few.get(row.arg)
                 row.value.elts[column] = row.value.elts[0] if own is None else ast.parse(repr(own)).body[0].value
             cell.source = ast.unparse(tree)
