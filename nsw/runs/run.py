@@ -57,6 +57,7 @@ class Run:
         self.trained = TrainedSeconds()
         self.checkpoint_seconds = CHECKPOINT_SECONDS
         self._loop, self._step, self._depth = "", 0, 0
+        self._own_scene = False
         self._began = time.monotonic()
 
     def __repr__(self) -> str:
@@ -84,11 +85,17 @@ class Run:
         return chosen
 
     def use_scene(self, scene: Any) -> Any:
-        """Note the scene's name, size and digest in the provenance, print what its reader decided, and return the scene."""
+        """Note the scene's name, size and digest in the provenance, print what its reader decided, and return the scene.
+
+        Thresholds were set on the bundled scenes: after a scene of the user's own, claims are shown and none is asserted.
+        """
         height, width = scene.images.shape[1:3]
         about = {"digest": scene.digest, "frames": len(scene), "size": [width, height], "source": str(scene.source or "")}
         if scene.notes and scene.name not in self.provenance["scenes"]:
             print(*scene.notes, sep="\n")
+        if scene.is_own and not self._own_scene:
+            self._own_scene = True
+            print("A scene of your own: the claims below are measured on it and shown, none is asserted.")
         self.provenance["scenes"][scene.name] = about
         self._write_about()
         return scene
@@ -213,6 +220,8 @@ class Run:
         """
         from nsw.runs import measured
 
+        if self._own_scene:
+            values["presets"] = ()
         row = make_claim(title, preset=self.preset, recorded=measured.spread(self.slug, self.preset, title), **values)
         self.claims.add(row)
         self._write_claims()

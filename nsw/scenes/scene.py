@@ -84,6 +84,22 @@ class Scene:
         origins = self.cameras[self.splits["train"]].origins
         return float(1.1 * (origins - origins.mean(0)).norm(dim=-1).max())
 
+    @property
+    def is_own(self) -> bool:
+        """Whether it was read from a user's folder, and not from one that `nsw.scenes.make` wrote."""
+        return self.source is not None and not (self.source / "manifest.json").is_file()
+
+    def knows(self, *truths: str) -> bool:
+        """Return whether the scene has the named maps of the truth; if not, print that what asks for them is left out.
+
+        Args:
+            truths: of "depth", "normals", "albedo", "ids".
+        """
+        missing = [name for name in truths if getattr(self, name) is None]
+        if missing:
+            print(f"{self.name} comes without true {' and '.join(missing)}: what is measured against them is left out.")
+        return not missing
+
     def frames(self, which: str | Sequence[int] | Int[Tensor, "n"]) -> Int[Tensor, "n"]:
         """Return frame indices for the name of a split, or the given indices as a tensor."""
         if not isinstance(which, str):

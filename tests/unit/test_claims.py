@@ -7,11 +7,14 @@ import sys
 import types
 
 import pytest
+import torch
 
 import nsw
 from nsw import InputError, metrics
+from nsw.cameras import orbit
 from nsw.runs import measured
 from nsw.runs.claims import ClaimError, make_claim
+from nsw.scenes import Scene
 
 
 @pytest.fixture
@@ -39,6 +42,19 @@ def run(tmp_path, monkeypatch):
 def test_verdicts(values, gain, verdict):
     row = make_claim("x", preset="laptop", **values)
     assert row.gain == pytest.approx(gain) and row.verdict == verdict
+
+
+def test_on_a_scene_of_ones_own_claims_are_shown_and_not_asserted(run, capsys, tmp_path):
+    values = dict(ours=28.0, baseline=25.0, at_least=9)
+    assert run.claim("before", **values).verdict == "not reproduced"
+    frames, box = {"train": torch.tensor([0]), "test": torch.tensor([1])}, torch.tensor([[-1.0] * 3, [1.0] * 3])
+    pictures, source = torch.zeros(2, 6, 8, 3, dtype=torch.uint8), tmp_path / "mine"
+    own = Scene("mine", pictures, orbit(2, width=8, height=6), frames, box, 2.0, 6.0, source=source)
+    run.use_scene(own)
+    assert "none is asserted" in capsys.readouterr().out
+    row = run.claim("before", **values)
+    assert row.verdict == "not asserted" and row.asked == "at least 9 dB better" and row.gain == 3.0
+    run.claims.check()
 
 
 @pytest.mark.parametrize("ours", [float("nan"), float("inf"), [30.0, float("nan")]])

@@ -29,6 +29,16 @@ def test_frames_by_split_name_index_and_extra_split():
         made.frames("dev")
 
 
+def test_a_scene_says_which_truth_it_lacks(capsys, tmp_path):
+    made = scene(depth=torch.ones(4, 6, 8))
+    assert made.knows("depth") and not capsys.readouterr().out
+    assert not made.knows("depth", "normals", "ids")
+    assert "made comes without true normals and ids" in capsys.readouterr().out
+    assert not made.is_own and scene(source=tmp_path).is_own
+    (tmp_path / "manifest.json").write_text("{}")
+    assert not scene(source=tmp_path).is_own
+
+
 def test_pixels_are_composited_over_the_background():
     made = scene()
     rgb, alpha = made.images[2:, ..., :3].float() / 255, made.images[2:, ..., 3:].float() / 255
