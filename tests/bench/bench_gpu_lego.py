@@ -52,8 +52,8 @@ def settings(number: str) -> SimpleNamespace:
     """Return the gpu column of a notebook's table of settings."""
     for cell in nbformat.read(find_notebook(number), 4).cells:
         if cell.cell_type == "code" and "run.settings(" in cell.source:
-            rows = {row.arg: ast.unparse(row.value.elts[2]) for row in settings_table(ast.parse(cell.source))}
-            return SimpleNamespace(**{name: eval(text, {"tensorf": tensorf}) for name, text in rows.items()})
+            rows = {row.arg: ast.unparse(row.value) for row in settings_table(ast.parse(cell.source))}
+            return SimpleNamespace(**{name: eval(text, {"tensorf": tensorf})[2] for name, text in rows.items()})
     raise SystemExit(f"Notebook {number} has no table of settings.")
 
 
