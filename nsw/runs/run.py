@@ -57,7 +57,7 @@ class Run:
         self.trained = TrainedSeconds()
         self.checkpoint_seconds = CHECKPOINT_SECONDS
         self._loop, self._step, self._depth = "", 0, 0
-        self._own_scene = False
+        self._another_scene = False
         self._began = time.monotonic()
 
     def __repr__(self) -> str:
@@ -84,18 +84,21 @@ class Run:
         _display(chosen)
         return chosen
 
-    def use_scene(self, scene: Any) -> Any:
+    def use_scene(self, scene: Any, claims_on: str = "") -> Any:
         """Note the scene's name, size and digest in the provenance, print what its reader decided, and return the scene.
 
-        Thresholds were set on the bundled scenes: after a scene of the user's own, claims are shown and none is asserted.
+        Args:
+            claims_on: the bundled scene on which the claims' thresholds were set, "" for any. After another one, and after a
+                scene of the user's own, claims are shown and none is asserted.
         """
         height, width = scene.images.shape[1:3]
         about = {"digest": scene.digest, "frames": len(scene), "size": [width, height], "source": str(scene.source or "")}
         if scene.notes and scene.name not in self.provenance["scenes"]:
             print(*scene.notes, sep="\n")
-        if scene.is_own and not self._own_scene:
-            self._own_scene = True
-            print("A scene of your own: the claims below are measured on it and shown, none is asserted.")
+        if (scene.is_own or claims_on not in ("", scene.name)) and not self._another_scene:
+            self._another_scene = True
+            which = "A scene of your own" if scene.is_own else f"Another scene than {claims_on}"
+            print(f"{which}: the claims below are measured on it and shown, none is asserted.")
         self.provenance["scenes"][scene.name] = about
         self._write_about()
         return scene
@@ -220,9 +223,10 @@ class Run:
         """
         from nsw.runs import measured
 
-        if self._own_scene:
-            values["presets"] = ()
-        row = make_claim(title, preset=self.preset, recorded=measured.spread(self.slug, self.preset, title), **values)
+        recorded = measured.spread(self.slug, self.preset, title)
+        if self._another_scene:
+            values["presets"], recorded = (), None  # what was recorded was measured elsewhere
+        row = make_claim(title, preset=self.preset, recorded=recorded, **values)
         self.claims.add(row)
         self._write_claims()
         return row

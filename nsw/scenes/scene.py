@@ -97,7 +97,7 @@ class Scene:
         """
         missing = [name for name in truths if getattr(self, name) is None]
         if missing:
-            print(f"{self.name} comes without true {' and '.join(missing)}: what is measured against them is left out.")
+            print(f"{self.name} comes without true {' and '.join(missing)}: what is measured against that truth is left out.")
         return not missing
 
     def frames(self, which: str | Sequence[int] | Int[Tensor, "n"]) -> Int[Tensor, "n"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import types
@@ -44,17 +45,40 @@ def test_verdicts(values, gain, verdict):
     assert row.gain == pytest.approx(gain) and row.verdict == verdict
 
 
+def own_scene(folder):
+    frames, box = {"train": torch.tensor([0]), "test": torch.tensor([1])}, torch.tensor([[-1.0] * 3, [1.0] * 3])
+    pictures = torch.zeros(2, 6, 8, 3, dtype=torch.uint8)
+    return Scene("mine", pictures, orbit(2, width=8, height=6), frames, box, 2.0, 6.0, source=folder / "mine")
+
+
 def test_on_a_scene_of_ones_own_claims_are_shown_and_not_asserted(run, capsys, tmp_path):
     values = dict(ours=28.0, baseline=25.0, at_least=9)
     assert run.claim("before", **values).verdict == "not reproduced"
-    frames, box = {"train": torch.tensor([0]), "test": torch.tensor([1])}, torch.tensor([[-1.0] * 3, [1.0] * 3])
-    pictures, source = torch.zeros(2, 6, 8, 3, dtype=torch.uint8), tmp_path / "mine"
-    own = Scene("mine", pictures, orbit(2, width=8, height=6), frames, box, 2.0, 6.0, source=source)
-    run.use_scene(own)
+    run.use_scene(own_scene(tmp_path))
     assert "none is asserted" in capsys.readouterr().out
     row = run.claim("before", **values)
     assert row.verdict == "not asserted" and row.asked == "at least 9 dB better" and row.gain == 3.0
     run.claims.check()
+
+
+def test_what_was_recorded_on_a_bundled_scene_is_not_shown_beside_ones_own(run, monkeypatch, tmp_path):
+    monkeypatch.setattr(measured, "spread", lambda *_: {"n": 3, "mean": 3.0, "min": 2.0, "max": 4.0})
+    values = dict(ours=28.0, baseline=25.0, at_least=1.0)
+    assert run.claim("before", **values).recorded["n"] == 3
+    run.use_scene(own_scene(tmp_path))
+    assert run.claim("before", **values).recorded is None
+
+
+def test_claims_are_asserted_on_the_scene_their_thresholds_were_set_on(run, capsys, tmp_path):
+    values = dict(ours=28.0, baseline=25.0, at_least=1.0)
+    (tmp_path / "manifest.json").write_text("{}")
+    tea = dataclasses.replace(own_scene(tmp_path), name="tea", source=tmp_path)
+    for claims_on in ("", "tea"):
+        run.use_scene(tea, claims_on)
+        assert run.claim("before", **values).verdict == "holds" and not capsys.readouterr().out
+    run.use_scene(tea, claims_on="toybox")
+    assert "Another scene than toybox" in capsys.readouterr().out
+    assert run.claim("before", **values).verdict == "not asserted"
 
 
 @pytest.mark.parametrize("ours", [float("nan"), float("inf"), [30.0, float("nan")]])
