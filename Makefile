@@ -49,9 +49,9 @@ $(READY_DEV): $(READY)
 demo: $(READY)
 	$(BIN)/nsw run 03_gaussian_splatting 02_dvgo --preset laptop
 
-# in a container one often is root, whom Jupyter wants to be asked for
+# in a container one often is root, whom Jupyter wants to be asked for; the settings keep its question about news off the page
 lab: $(READY)
-	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/00_start.ipynb
+	JUPYTER_CONFIG_PATH="$(CURDIR)/notebooks/.jupyter" $(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/00_start.ipynb
 
 browser: $(READY_DEV)
 	$(BIN)/python tests/browser/install.py
