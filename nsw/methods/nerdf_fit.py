@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -61,15 +61,47 @@ def teacher_of(
     return teacher
 
 
-def frames_around(
-    scene: Scene, splits: Sequence[str], azimuth_degrees: float, elevation_degrees: float, within_degrees: float
-) -> Int[Tensor, "n"]:
-    """Return the frames whose cameras stand within an angle of a direction, seen from the middle of the scene's box."""
-    frames = torch.cat([scene.frames(split) for split in splits])
+def cone(
+    scene: Scene, azimuth_degrees: float, elevation_degrees: float, within_degrees: float, held_degrees: float
+) -> tuple[Int[Tensor, "n"], Int[Tensor, "m"], Int[Tensor, "1"]]:
+    """Return frames of cameras that look from one side, for a method that knows no other: to train, held out, and far aside.
+
+    Those to train look along within `within_degrees` of one direction, those held out (of "test" and "val") within
+    `held_degrees`; the last is the test frame that looks most differently. Where fewer than 8 cameras to train or 2 held out look
+    from the direction asked for, the axis of a held-out camera takes its place: of the first that has as many, or the most.
+
+    Args:
+        azimuth_degrees, elevation_degrees: of the direction, from what is looked at to the camera.
+    """
     azimuth, elevation = math.radians(azimuth_degrees), math.radians(elevation_degrees)
-    towards = [math.cos(elevation) * math.cos(azimuth), math.cos(elevation) * math.sin(azimuth), math.sin(elevation)]
-    directions = torch.nn.functional.normalize(scene.cameras[frames].origins - scene.aabb.mean(0), dim=-1)
-    return frames[directions @ directions.new_tensor(towards) >= math.cos(math.radians(within_degrees))]
+    asked = [math.cos(elevation) * math.cos(azimuth), math.cos(elevation) * math.sin(azimuth), math.sin(elevation)]
+    back = -scene.cameras.world_from_cam[:, :3, 2]
+    train, test = scene.frames("train"), scene.frames("test")
+    held = torch.cat([test, scene.splits.get("val", test[:0])])
+
+    def around(axis: Tensor) -> tuple[Tensor, Tensor]:
+        pairs = (train, within_degrees), (held, held_degrees)
+        return tuple(frames[back[frames] @ axis >= math.cos(math.radians(degrees))] for frames, degrees in pairs)
+
+    def enough(axis: Tensor) -> tuple[int, int]:
+        to_train, others = around(axis)
+        return min(len(others), 2), min(len(to_train), 8)
+
+    axis = max([back.new_tensor(asked), *back[held]], key=enough)
+    return *around(axis), test[(back[test] @ axis).argmin()][None]
+
+
+@torch.no_grad()
+def reference_depth(scene: Scene, frames: Int[Tensor, "n"], teacher: HashGrid) -> tuple[str, Float[Tensor, "n H W"]]:
+    """Return what errors of depth are measured against, its name and its maps on the CPU, 0 where nothing was hit.
+
+    That is "true depth" where the scene has it. Elsewhere it is what the "teacher" sees, and a sentence says so.
+    """
+    if scene.depth is not None:
+        return "true depth", scene.depth[frames]
+    print(f"{scene.name} comes without true depth: errors of depth are measured against what the teacher sees.")
+    shot = ngp.render_view(teacher, scene.views(frames).to(teacher.aabb.device), scene.near)
+    return "teacher", torch.where(shot.alpha > 0.5, shot.depth, 0.0).cpu()
 
 
 def loss_free(out: RayRender, lesson: nerdf.Lesson, background: float | Tensor, weight: float = 0.0) -> Float[Tensor, ""]:
@@ -122,7 +154,7 @@ def distil(
 
 
 def depth_error(depth: Float[Tensor, "n H W"], truth: Float[Tensor, "n H W"]) -> float:
-    """Return the mean error of depth in world units where the scene's true depth is known."""
+    """Return the mean error of depth in world units where the true depth is known, not 0."""
     known = truth > 0
     return float((depth.cpu() - truth)[known].abs().mean())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from jaxtyping import Float
@@ -17,7 +17,6 @@ from nsw.models.ray_distribution import RayDistribution
 from nsw.renderers import whole_rays
 from nsw.renderers.volume import RayRender, ray_bounds, render_at
 from nsw.renderers.whole_rays import SeriesRender
-from nsw.scenes.scene import Scene
 
 
 def with_terms(student: RayDistribution, n: int) -> RayDistribution:
@@ -198,13 +197,23 @@ def questions_a_pixel(student: RayDistribution, cameras: Cameras, near: float) -
     return sum(rows) / (len(cameras) * cameras.width * cameras.height)
 
 
-def seen_points(scene: Scene, frame: int, about: int = 8192) -> Float[Tensor, "P 3"]:
-    """Return the surface points that the pixels of a frame see, from the scene's true depth.
+def seen_points(camera: Cameras, depth: Float[Tensor, "H W"], about: int = 8192) -> Float[Tensor, "P 3"]:
+    """Return the surface points that the pixels of a camera see, where their depth is known, not 0.
 
     Args:
         about: with twice as many pixels or more, only every k-th point, so that there are about so many.
     """
-    depth, rays = scene.depth[frame].reshape(-1), camera_rays(scene.views([frame]))
+    rays = camera_rays(camera)
+    depth = depth.to(rays.origins.device).reshape(-1)
     known = (depth > 0).nonzero()[:, 0]
     known = known[:: max(1, len(known) // about)]
     return rays[known].at_depth(depth[known])
+
+
+def shaded(depths: Mapping[str, Float[Tensor, "H W"]]) -> dict[str, Float[Tensor, "H W"]]:
+    """Return maps of depth as grey, from 0, the nearest of the first map, to 0.85, its farthest; 1 where the depth is not known."""
+    first = next(iter(depths.values()))
+    seen = first[first > 0] if bool((first > 0).any()) else first.new_ones(1)
+    low, high = seen.min(), seen.max()
+    scaled = {name: (0.85 * (depth - low) / (high - low).clamp_min(1e-6)).clamp(0, 0.85) for name, depth in depths.items()}
+    return {name: torch.where(depths[name] > 0, grey, 1.0) for name, grey in scaled.items()}

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from nsw import metrics
@@ -51,13 +51,32 @@ def trained(learner: ActiveLearner) -> ActiveLearner:
     return learner
 
 
-def scores(found: Float[Tensor, "n H W 3"], truth: Float[Tensor, "n H W 3"], mask: Bool[Tensor, "n H W"]) -> dict[str, float]:
-    """Return PSNR in dB: the mean over views, of the tenth of all pixels that are worst, and inside of a mask."""
+def detail(
+    scene: Scene, frames: Int[Tensor, "n"], instance: str = "chequered block", share: float = 0.1
+) -> tuple[str, Bool[Tensor, "n H W"]]:
+    """Return where there is much to learn in these frames, and its name.
+
+    That is the "small object" where the scene's ids have the named instance; elsewhere the "strongest edges", the share of all
+    pixels where the photographs' grey has the largest gradient.
+    """
+    if scene.ids is not None and instance in scene.id_names:
+        return "small object", scene.ids[frames] == scene.id_names.index(instance)
+    along_rows, along_columns = torch.gradient(scene.pixels(frames).mean(-1), dim=(1, 2))
+    steepness = along_rows.square() + along_columns.square()
+    edges = torch.zeros(steepness.numel(), dtype=torch.bool)
+    edges[hardest(steepness.flatten(), share)] = True
+    return "strongest edges", edges.view_as(steepness)
+
+
+def scores(
+    found: Float[Tensor, "n H W 3"], truth: Float[Tensor, "n H W 3"], masks: Mapping[str, Bool[Tensor, "n H W"]]
+) -> dict[str, float]:
+    """Return PSNR in dB: the mean over views, of the tenth of all pixels that are worst, and inside of each mask, by its name."""
     squared = (found.clamp(0, 1) - truth).double().square().mean(-1).flatten()
     worst = squared[hardest(squared, 0.1)].mean()
-    inside = squared[mask.flatten()].mean()
     as_db = lambda mse: float(-10 * torch.log10(mse.clamp_min(1e-10)))  # noqa: E731
-    return {"mean": metrics.psnr(found, truth), "worst pixels": as_db(worst), "small object": as_db(inside)}
+    inside = {name: as_db(squared[mask.flatten()].mean()) for name, mask in masks.items()}
+    return {"mean": metrics.psnr(found, truth), "worst pixels": as_db(worst), **inside}
 
 
 @torch.no_grad()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+import nsw
 from nsw.cameras import Cameras, Rays, camera_rays, check, intrinsics, look_at, orbit
 from nsw.methods import instant_ngp as ngp
 from nsw.methods import nerdf
@@ -19,6 +21,7 @@ from nsw.models.field import FieldOutput
 from nsw.models.ray_basis import cosine_basis, fourier_basis, gaussian_basis
 from nsw.models.ray_distribution import CosineDistribution, LightField, RayDistribution, RaySettings
 from nsw.renderers import render_view, volume, whole_rays
+from nsw.scenes import bundled
 
 SMALL = dict(depth=3, width=16, skip=2, n_points=4, levels=3, degree=1, n_terms=6, n_samples=12)
 
@@ -235,10 +238,10 @@ def test_the_released_constraint_acts_on_another_function():
 
 
 def _taught(scene, teacher, n_steps, **students):
-    frames = fitting.frames_around(scene, ["train"], -10.0, 35.0, 35.0)
+    frames, held, _ = fitting.cone(scene, -10.0, 35.0, 35.0, 30.0)
     poses = lambda n, generator: nerdf.blended_cameras(scene.views(frames), n, generator)  # noqa: E731
     fitting.distil(students, teacher, poses, fitting.Course(n_steps, 256, 16, 4e-3), seeded(), scene.near)
-    return scene.views(fitting.frames_around(scene, ["test"], -10.0, 35.0, 30.0))
+    return scene.views(held)
 
 
 def test_students_learn_from_the_teacher_alone(scene, teacher):
@@ -305,8 +308,53 @@ def test_swaying_cameras_stay_inside_the_box_of_the_given_ones():
 
 def test_seen_points_are_where_the_depth_map_is_all_of_them_or_every_kth(scene):
     frame = int(scene.frames("test")[0])
-    whole, some = look.seen_points(scene, frame), look.seen_points(scene, frame, about=20)
-    assert len(whole) == int((scene.depth[frame] > 0).sum()) and 20 <= len(some) < 40
+    camera, depth = scene.views([frame]), scene.depth[frame]
+    whole, some = look.seen_points(camera, depth), look.seen_points(camera, depth, about=20)
+    assert len(whole) == int((depth > 0).sum()) and 20 <= len(some) < 40
     assert torch.equal(some, whole[:: len(whole) // 20])
-    rays, depth = camera_rays(scene.views([frame])), scene.depth[frame].reshape(-1)
-    torch.testing.assert_close(whole, rays.at_depth(depth)[depth > 0])
+    rays = camera_rays(camera)
+    torch.testing.assert_close(whole, rays.at_depth(depth.reshape(-1))[depth.reshape(-1) > 0])
+
+
+def test_depth_is_drawn_from_nearest_to_farthest_and_white_where_unknown():
+    first, other = torch.tensor([[0.0, 2.0, 4.0]]), torch.tensor([[1.0, 9.0, 0.0]])
+    grey = look.shaded({"first": first, "other": other})
+    assert torch.equal(grey["first"], torch.tensor([[1.0, 0.0, 0.85]]))
+    assert torch.equal(grey["other"], torch.tensor([[0.0, 0.85, 1.0]]))
+    assert torch.equal(look.shaded({"nothing": torch.zeros(1, 2)})["nothing"], torch.ones(1, 2))
+
+
+# ---- any scene --------------------------------------------------------------------------------------------------------------
+
+
+def _angles(scene, frames, axis) -> torch.Tensor:
+    return torch.rad2deg(torch.acos((-scene.cameras[frames].world_from_cam[:, :3, 2] @ axis).clamp(-1, 1)))
+
+
+def test_a_cone_of_the_toys_looks_from_the_direction_that_was_asked_for(scene):
+    some, held, far = fitting.cone(scene, -10.0, 35.0, 35.0, 27.0)
+    azimuth, elevation = math.radians(-10.0), math.radians(35.0)
+    axis = torch.tensor([math.cos(elevation) * math.cos(azimuth), math.cos(elevation) * math.sin(azimuth), math.sin(elevation)])
+    assert set(some.tolist()) == {i for i in scene.frames("train").tolist() if _angles(scene, [i], axis) <= 35}
+    assert len(held) == 6 and float(_angles(scene, held, axis).max()) <= 27 and float(_angles(scene, far, axis)) > 90
+
+
+@pytest.mark.parametrize("name", ["tea", "room", "town", "shelf"])
+def test_other_scenes_have_a_cone_of_their_own(name):
+    if not (bundled.data_dir() / name).is_dir():
+        pytest.skip(f"the bundled scene {name} is not in {bundled.data_dir()}")
+    other = nsw.scenes.load(name, size=16)
+    some, held, far = fitting.cone(other, -10.0, 35.0, 35.0, 27.0)
+    assert len(some) >= 3 and len(held) >= 1 and len(far) == 1
+    assert not set(some.tolist()) & set(held.tolist())
+
+
+def test_where_no_depth_is_known_the_teacher_s_takes_its_place(scene, teacher, capsys):
+    frames = scene.frames("test")[:2]
+    name, depth = fitting.reference_depth(scene, frames, teacher)
+    assert name == "true depth" and torch.equal(depth, scene.depth[frames]) and not capsys.readouterr().out
+    name, seen = fitting.reference_depth(replace(scene, depth=None), frames, teacher)
+    assert name == "teacher" and "without true depth" in capsys.readouterr().out
+    assert seen.shape == depth.shape and 0 < int((seen > 0).sum()) < seen.numel()
+    both = (seen > 0) & (depth > 0)
+    assert float((seen - depth)[both].abs().median()) < 0.2

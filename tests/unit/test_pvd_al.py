@@ -228,6 +228,18 @@ def test_scores_of_what_is_hardest():
     found[0, 0] = 0.1
     mask = torch.zeros(1, 10, 10, dtype=torch.bool)
     mask[0, :, 0] = True
-    scores = look.scores(found, truth, mask)
+    scores = look.scores(found, truth, {"small object": mask})
     assert scores["worst pixels"] == pytest.approx(20.0, abs=0.01) and scores["mean"] == pytest.approx(30.0, abs=0.01)
     assert scores["small object"] == pytest.approx(30.0, abs=0.01)
+
+
+def test_detail_is_the_chequered_block_or_else_the_strongest_edges(scene):
+    frames = scene.frames("test")[:2]
+    name, mask = look.detail(scene, frames)
+    assert name == "small object" and torch.equal(mask, scene.ids[frames] == scene.id_names.index("chequered block"))
+    name, edges = look.detail(replace(scene, ids=None), frames)
+    assert name == "strongest edges" and edges.shape == mask.shape and int(edges.sum()) == round(0.1 * edges.numel())
+    photographs = torch.full((1, 10, 10, 4), 255, dtype=torch.uint8)
+    photographs[:, :, 5:, :3] = 0  # one step, which its two columns share
+    _, edges = look.detail(replace(scene, images=photographs, ids=None), [0], share=0.2)
+    assert torch.equal(edges[0], torch.arange(10).expand(10, 10).clamp(4, 5) == torch.arange(10))
