@@ -68,7 +68,8 @@ def cone(
 
     Those to train look along within `within_degrees` of one direction, those held out (of "test" and "val") within
     `held_degrees`; the last is the test frame that looks most differently. Where fewer than 8 cameras to train or 2 held out look
-    from the direction asked for, the axis of a held-out camera takes its place: of the first that has as many, or the most.
+    from the direction asked for, the axis of a held-out camera takes its place: of the first that has as many, or the most. The
+    three nearest cameras are trained with in any case.
 
     Args:
         azimuth_degrees, elevation_degrees: of the direction, from what is looked at to the camera.
@@ -80,8 +81,10 @@ def cone(
     held = torch.cat([test, scene.splits.get("val", test[:0])])
 
     def around(axis: Tensor) -> tuple[Tensor, Tensor]:
-        pairs = (train, within_degrees), (held, held_degrees)
-        return tuple(frames[back[frames] @ axis >= math.cos(math.radians(degrees))] for frames, degrees in pairs)
+        to_train, others = back[train] @ axis, back[held] @ axis
+        third = to_train.topk(min(3, len(train))).values[-1]
+        inside, at_least = (math.cos(math.radians(degrees)) for degrees in (within_degrees, held_degrees))
+        return train[to_train >= third.clamp(max=inside)], held[others >= at_least]
 
     def enough(axis: Tensor) -> tuple[int, int]:
         to_train, others = around(axis)

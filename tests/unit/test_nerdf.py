@@ -349,6 +349,14 @@ def test_other_scenes_have_a_cone_of_their_own(name):
     assert not set(some.tolist()) & set(held.tolist())
 
 
+def test_a_cone_of_few_photographs_has_the_three_nearest_to_train_and_one_held_out(scene):
+    splits = {"train": torch.tensor([0, 15, 30, 45, 50]), "test": scene.frames("test")[:1]}
+    some, held, far = fitting.cone(replace(scene, splits=splits), -10.0, 35.0, 1.0, 1.0)
+    assert held.tolist() == far.tolist() == splits["test"].tolist()
+    angles = _angles(scene, splits["train"], -scene.cameras[held].world_from_cam[0, :3, 2])
+    assert set(some.tolist()) == set(splits["train"][angles.argsort()[:3]].tolist())
+
+
 def test_where_no_depth_is_known_the_teacher_s_takes_its_place(scene, teacher, capsys):
     frames = scene.frames("test")[:2]
     name, depth = fitting.reference_depth(scene, frames, teacher)
