@@ -25,8 +25,8 @@ def new_model(scene: Scene, steps_across: int = 128, **sizes: float) -> HollowGr
 
 def fit(
     model: HollowGrid, pixels: ngp.Pixels, plan: Plan, pruning: hollow.Pruning, generator: torch.Generator, near: float
-) -> None:
-    """Train a hollow grid for all steps of the plan, as `nsw.methods.instant_ngp_fit.fit` trains a hash grid."""
+) -> HollowGrid:
+    """Train a hollow grid for all steps of the plan, as `instant_ngp_fit.fit` trains a hash grid, and return it."""
     optimizer = hollow.make_optimizer(model, plan.lr, plan.lr_network, pruning.lr, plan.eps)
     progress = 0.0
     term = lambda rgb, truth, _: hollow.constraint(model, pruning, progress)  # noqa: E731
@@ -38,6 +38,7 @@ def fit(
             if not plan.skip:  # an occupancy grid that is asked for skips by itself
                 hollow.skip_empty(model, pruning, k, progress)
             step(progress)
+    return model
 
 
 def retrained(
@@ -54,5 +55,4 @@ def retrained(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = new_model(scene, steps_across, **sizes).to(device)
-        fit(model, pixels, plan, pruning, torch.Generator(device).manual_seed(seed), scene.near)
-    return model
+        return fit(model, pixels, plan, pruning, torch.Generator(device).manual_seed(seed), scene.near)

@@ -83,16 +83,13 @@ def histogram(saliency: Tensor, n_bins: int = 10) -> dict[str, float]:
 
 
 def collisions(
-    fields: dict[str, HashGrid], pixels: ngp.Pixels, near: float, level: int, surface: Bool[Tensor, "n n n"]
+    fields: dict[str, HashGrid], pixels: ngp.Pixels, near: float, level: int, surface: Bool[Tensor, "n n n"] | None
 ) -> list[dict[str, object]]:
-    """Return a row for each field: who pulls at the entries of one level, and how much of it comes from surfaces."""
+    """Return a row for each field: who pulls at the entries of one level, and how much of it comes from surfaces if known."""
     rows = []
     for name, field in fields.items():
         pull = look.pull_on(field, pixels, level, near)
-        gradient, vertices = look.surface_share(field, pull, surface)
-        about = {"field": name, "vertices pulled": int((pull.mass > 0).sum()), "in collision": f"{pull.colliding:.0%}"}
-        shares = {"gradient of the strongest": f"{pull.strongest:.0%}", "gradient at surfaces": f"{gradient:.0%}"}
-        rows.append(about | shares | {"vertices at surfaces": f"{vertices:.0%}"})
+        rows.append({"field": name, "vertices pulled": int((pull.mass > 0).sum())} | look.pull_columns(field, pull, surface))
     return rows
 
 

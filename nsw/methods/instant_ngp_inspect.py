@@ -100,20 +100,28 @@ def microscope(model: HashGrid, pixels: ngp.Pixels, level: int, near: float, ran
     return figure([grey, entry], title=title, height=460)
 
 
-def table_of_levels(model: HashGrid, pixels: ngp.Pixels, near: float, surface: Bool[Tensor, "n n n"]) -> list[dict[str, object]]:
+def pull_columns(model: HashGrid, pull: Pull, surface: Bool[Tensor, "n n n"] | None) -> dict[str, str]:
+    """Return a table's columns on a pull: collisions, the strongest vertex's share, the surface's share where it is known."""
+    row = {"in collision": f"{pull.colliding:.0%}", "gradient of the strongest": f"{pull.strongest:.0%}"}
+    if surface is None:
+        return row
+    gradient, vertices = surface_share(model, pull, surface)
+    return row | {"gradient at surfaces": f"{gradient:.0%}", "vertices at surfaces": f"{vertices:.0%}"}
+
+
+def table_of_levels(
+    model: HashGrid, pixels: ngp.Pixels, near: float, surface: Bool[Tensor, "n n n"] | None
+) -> list[dict[str, object]]:
     """Return one row a level: vertices, entries, measured collisions, the strongest vertex's share, the surface's share.
 
     Args:
-        surface: cells that truly hold a surface, from `true_cells`.
+        surface: cells that truly hold a surface, from `true_cells`; None where that is not known.
     """
     rows = []
     for level, n in enumerate(model.levels.n_vertices):
         n_rows = model.levels.first_rows[level + 1] - model.levels.first_rows[level]
         pull = pull_on(model, pixels, level, near)
-        gradient, vertices = surface_share(model, pull, surface)
-        about = {"level": level, "vertices": n**3, "entries": n_rows, "in collision": f"{pull.colliding:.0%}"}
-        shares = {"gradient of the strongest": f"{pull.strongest:.0%}", "gradient at surfaces": f"{gradient:.0%}"}
-        rows.append(about | shares | {"vertices at surfaces": f"{vertices:.0%}"})
+        rows.append({"level": level, "vertices": n**3, "entries": n_rows} | pull_columns(model, pull, surface))
     return rows
 
 

@@ -10,9 +10,9 @@ from nsw.scenes.scene import Scene
 
 
 def fewer_views(scene: Scene, n: int) -> Scene:
-    """Return the scene with `n` of its training views, spread evenly over their order."""
+    """Return the scene with `n` of its training views, spread evenly over their order; all of them where there are fewer."""
     train = scene.frames("train")
-    kept = train[torch.linspace(0, len(train) - 1, n).round().long()]
+    kept = train[torch.linspace(0, len(train) - 1, min(n, len(train))).round().long()]
     return replace(scene, splits={**scene.splits, "train": kept})
 
 

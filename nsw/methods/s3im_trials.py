@@ -82,15 +82,19 @@ def squared(rgb: torch.Tensor, truth: torch.Tensor, generator: torch.Generator) 
 def differences(scores: Mapping[str, Mapping[str, metrics.ViewScores]]) -> list[dict[str, str]]:
     """Return a row for each condition: the first term's scores, and what each other term changes of them.
 
+    PSNR, SSIM and, where the scene's depth is known, the depth error.
+
     Args:
         scores: condition -> term -> scores.
     """
     rows = []
     for condition, by_term in scores.items():
         (name, base), *rest = by_term.items()
-        row = {"": condition, name: f"{base.psnr:.2f} dB, {base.ssim:.3f}, {base.depth_error:.2f}"}
-        for term, new in rest:
-            change = new.psnr - base.psnr, new.ssim - base.ssim, new.depth_error - base.depth_error
-            row[term] = "{:+.2f} dB, {:+.3f}, {:+.2f}".format(*change)
+        row = {"": condition, name: f"{base.psnr:.2f} dB, {base.ssim:.3f}"}
+        row |= {term: f"{new.psnr - base.psnr:+.2f} dB, {new.ssim - base.ssim:+.3f}" for term, new in rest}
+        if base.depth_error is not None:
+            row[name] += f", {base.depth_error:.2f}"
+            for term, new in rest:
+                row[term] += f", {new.depth_error - base.depth_error:+.2f}"
         rows.append(row)
     return rows

@@ -275,6 +275,8 @@ def test_pull_counts_what_reaches_the_table(trained, scene):
     assert float(pull.mass.sum()) < 1e-9
     rows = look.collisions({"hollow": model}, pixels, scene.near, 3, truth)
     assert rows[0]["vertices pulled"] > 10 and rows[0]["in collision"].endswith("%")
+    (unknown,) = look.collisions({"hollow": model}, pixels, scene.near, 3, None)
+    assert set(rows[0]) - set(unknown) == {"gradient at surfaces", "vertices at surfaces"}
 
 
 def test_rows_of_the_table_of_ablations(trained):

@@ -304,6 +304,9 @@ def test_the_microscope_is_a_chart_with_shares_that_add_up(scene, trained):
     surface = ngp.true_cells(scene, model.aabb, 24)
     table = look.table_of_levels(model, pixels, scene.near, surface)
     assert len(table) == 6 and table[0]["in collision"] == "0%"
+    less = look.table_of_levels(model, pixels, scene.near, None)
+    assert [row | more for row, more in zip(table, less, strict=True)] == table
+    assert set(table[0]) - set(less[0]) == {"gradient at surfaces", "vertices at surfaces"}
 
 
 def test_cells_seen_from_two_sides():

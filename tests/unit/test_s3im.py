@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 
 import pytest
@@ -203,6 +204,7 @@ def test_hard_training_sets_leave_the_test_views_alone():
     assert torch.equal(peppered.images[~hit], scene.images[~hit])
     few = s3im_regimes.fewer_views(scene, 4)
     assert few.frames("train").tolist() == [0, 6, 13, 19] and torch.equal(few.frames("test"), test)
+    assert s3im_regimes.fewer_views(scene, 50).frames("train").tolist() == scene.frames("train").tolist()
     assert torch.equal(s3im_regimes.noisy_views(scene, seed=1).images, s3im_regimes.noisy_views(scene, seed=1).images)
 
 
@@ -295,3 +297,6 @@ def test_differences_are_from_the_first_term():
     scores = [metrics.ViewScores(20.0 + k, 0.5 + k / 10, 1.0 - k / 4, (), "") for k in range(2)]
     (row,) = trials.differences({"clean": {"MSE": scores[0], "S3IM": scores[1]}})
     assert row == {"": "clean", "MSE": "20.00 dB, 0.500, 1.00", "S3IM": "+1.00 dB, +0.100, -0.25"}
+    blind = [dataclasses.replace(score, depth_error=None) for score in scores]
+    (row,) = trials.differences({"clean": {"MSE": blind[0], "S3IM": blind[1]}})
+    assert row == {"": "clean", "MSE": "20.00 dB, 0.500", "S3IM": "+1.00 dB, +0.100"}
