@@ -25,6 +25,7 @@ from nsw.errors import InputError
 
 PROTOCOL = "nsw-view"
 PROTOCOL_VERSION = 1
+_left_out = [0.0]  # seconds of this process that `clock` does not count
 
 
 def describe(scene=None, split: str = "test") -> str:
@@ -194,12 +195,25 @@ def seconds_in_turns(acts: Mapping[str, Callable[[], object]], rounds: int = 20)
 def clock() -> float:
     """Return seconds for differences, once a GPU that is in use has done what it was asked: it works on while Python goes on.
 
+    What `leave_out` was told of is not among them: a loop's live pictures, checkpoints and pauses, and the compiler of kernels.
+    So a training that is watched, or the first one on a machine, is no longer than another, and equal seconds are equal.
+
     >>> clock() <= clock()
     True
     """
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
-    return time.perf_counter()
+    return ticks()
+
+
+def ticks() -> float:
+    """Return `clock` without waiting for a GPU."""
+    return time.perf_counter() - _left_out[0]
+
+
+def leave_out(seconds: float) -> None:
+    """Take seconds that have passed, as `ticks` counts them, from every later reading of `clock`."""
+    _left_out[0] += seconds
 
 
 def _batched(predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,6 @@ import hashlib
 import os
 import sys
 import threading
-import time
 import warnings
 from pathlib import Path
 
@@ -23,6 +22,7 @@ import numba
 from numba.core import event
 from numba.extending import register_jitable
 
+from nsw import metrics
 from nsw.kernels import simd
 
 # Without "nnan" and "ninf": the kernels test for broken numbers, and the compiler must not assume those tests away.
@@ -106,7 +106,7 @@ class _Progress(event.Listener):
         self.inside.add(dispatcher)
         if len(self.inside) > 1:
             return
-        self.count, self.began, self.collected = self.count + 1, time.perf_counter(), gc.isenabled()
+        self.count, self.began, self.collected = self.count + 1, metrics.ticks(), gc.isenabled()
         gc.disable()
         self.level, numba.config.OPT = numba.config.OPT, type(numba.config.OPT)(1)
         once = "once on this machine" if kernel_cache_folder() else "in every process, for want of a cache folder"
@@ -120,7 +120,9 @@ class _Progress(event.Listener):
     def on_end(self, event) -> None:
         self.inside.discard(event.data["dispatcher"])
         if not self.inside and self.began:
-            self.seconds += time.perf_counter() - self.began
+            spent = metrics.ticks() - self.began
+            metrics.leave_out(spent)
+            self.seconds += spent
             self.began, numba.config.OPT = 0.0, self.level
             if self.collected:
                 gc.enable()

@@ -6,7 +6,6 @@ loss, the harmonics switched on band by band; density control has its own file, 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -18,6 +17,7 @@ from nsw.cameras import Cameras
 from nsw.losses import loss_l1, loss_photometric
 from nsw.methods.budgets import shortness
 from nsw.methods.density_control import DensityControl, Refined, accumulate, new_rows, refine, reset_opacity
+from nsw.metrics import ticks
 from nsw.models.gaussians import Gaussians
 from nsw.renderers.splats import render_view
 from nsw.scenes.scene import Points, Scene
@@ -170,7 +170,7 @@ class Training:
         self.control = control
         self.optimizers = make_optimizers(gaussians)
         self.rows = new_rows(len(gaussians), gaussians.means.device)
-        self.seconds = 0.0  # wall clock between steps; the first one, which may compile kernels, is not counted
+        self.seconds = 0.0  # of the clock between steps; the first one is not counted
         self._ended: tuple[int, float] | None = None
 
     def step(self, step: int, meta: dict) -> Refined | None:
@@ -183,7 +183,7 @@ class Training:
         Returns:
             What density control did, or None when it was not due.
         """
-        now = time.perf_counter()
+        now = ticks()
         if self._ended is not None and self._ended[0] == step - 1:
             self.seconds += now - self._ended[1]
         self._ended = (step, now)

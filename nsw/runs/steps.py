@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from nsw import metrics
 from nsw.errors import InputError
 from nsw.runs.checkpoints import (
     checkpoint_path,
@@ -124,6 +125,7 @@ def steps(
 ) -> Iterator[int]:
     """Yield the step numbers that are left; see `Run.steps`."""
     _check(n, name, save)
+    aside = metrics.ticks()
     done, earlier = (0, 0.0) if save is None else _restore(run, n, name, save)
     seconds = earlier
     run.trained.note(name, save or {}, seconds)
@@ -146,6 +148,7 @@ def steps(
         stack.callback(lambda: run.trained.note(name, save or {}, seconds))
         for step in range(done, n):
             run._enter(name, step)
+            metrics.leave_out(metrics.ticks() - aside)
             yield step
             done = step + 1
             eta.step()
@@ -153,12 +156,15 @@ def steps(
             stopped = interrupts.seen or report.stopped
             last = stopped or done == n
             image = None
-            if picture is not None and _picture_due(done, every, last, shown):
+            drawing = picture is not None and _picture_due(done, every, last, shown)
+            saving = save is not None and (last or time.monotonic() - saved >= _interval(run, cost))
+            aside = metrics.clock() if drawing or saving or report.paused else metrics.ticks()  # a GPU's step ends before it
+            if drawing:
                 began = time.monotonic()
                 image = _draw(run, picture)
                 shown = time.monotonic() + 4 * (time.monotonic() - began)  # at most a fifth of the time goes into pictures
             report.update(done, run.latest(), image)
-            if save is not None and (last or time.monotonic() - saved >= _interval(run, cost)):
+            if saving:
                 began = time.monotonic()
                 _save(run, n, name, save, done, seconds)
                 saved = time.monotonic()
@@ -166,6 +172,8 @@ def steps(
             while report.paused and not (report.stopped or interrupts.seen):
                 time.sleep(0.05)
             eta.skip()
+            if last:
+                metrics.leave_out(metrics.ticks() - aside)
             if stopped and done < n:
                 break
             stopped = False

@@ -6,9 +6,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
+from nsw import metrics
 from nsw.kernels import compiling
 
 CODE = """
@@ -71,6 +73,25 @@ def test_a_helper_may_be_called_from_python():
     from nsw.kernels.splat_lists import record_size
 
     assert [record_size(n) for n in (3, 6, 7)] == [16, 16, 32]
+
+
+def test_no_clock_counts_the_compiler(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(metrics.time, "perf_counter", lambda: now[0])
+    began, progress = metrics.clock(), compiling._Progress()
+    events = [Mock(data={"dispatcher": Mock()}) for _ in range(2)]
+    for one in events:
+        one.data["dispatcher"].py_func.__module__ = "nsw.kernels.elsewhere"
+        one.data["dispatcher"].py_func.__name__ = "double"
+    now[0] += 1
+    progress.on_start(events[0])
+    now[0] += 4
+    progress.on_start(events[1])  # a helper inside the kernel
+    now[0] += 4
+    progress.on_end(events[1])
+    progress.on_end(events[0])
+    now[0] += 2
+    assert metrics.clock() - began == pytest.approx(3.0) and progress.seconds == pytest.approx(8.0)
 
 
 @pytest.mark.parametrize("collects", [True, False])

@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 import nsw
-from nsw import InputError
-from nsw.runs.progress import Bar, Eta
+from nsw import InputError, metrics
+from nsw.runs import steps as steps_of
+from nsw.runs.progress import Bar, Eta, reporter
 from nsw.runs.steps import Stopped
 
 TRAIN = """
@@ -333,6 +334,20 @@ def test_timed_measures_the_block(tmp_path):
         sum(range(10000))
     assert 0 < timer.seconds < 60 and run.timings == {"baseline": timer.seconds}
     assert 20 < run.peak_memory_mb() < 100_000
+
+
+def test_clocks_count_steps_and_not_pictures_checkpoints_or_what_comes_before(tmp_path, monkeypatch):
+    now, counter = [100.0], torch.nn.Linear(1, 1)
+    monkeypatch.setattr(metrics.time, "perf_counter", lambda: now[0])
+    save, write = steps_of.save_checkpoint, lambda seconds: now.__setitem__(0, now[0] + seconds)
+    monkeypatch.setattr(steps_of, "save_checkpoint", lambda *given: (write(7.0), save(*given)))
+    monkeypatch.setattr(steps_of, "reporter", lambda *given: (write(11.0), reporter(*given))[1])
+    run = start(tmp_path)
+    with run.timed("loop") as timer:
+        for _ in run.steps(3, save={"model": counter}, picture=lambda: (write(5.0), torch.zeros(2, 2, 3))[1]):
+            write(1.0)
+        write(0.5)
+    assert timer.seconds == pytest.approx(3.5) and now[0] == pytest.approx(100 + 11 + 3 + 5 + 7 + 0.5)
 
 
 @pytest.mark.parametrize(("values", "written"), [({}, "2/4, 3 s, 3 s left"), ({"loss": 0.5}, "2/4, loss 0.5  3 s, 3 s left")])
