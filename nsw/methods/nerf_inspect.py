@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from nsw.cameras import Rays, pixel_rays
+from nsw.cameras import Cameras, Rays, camera_rays, pixel_rays
 from nsw.errors import InputError
 from nsw.methods.nerf import loss_terms
 from nsw.models.field import Field
+from nsw.renderers.render import Render
 from nsw.renderers.volume import RayRender, render_rays
 from nsw.scenes.scene import Points, Scene
 
@@ -49,6 +50,54 @@ def density_points(field: Field, threshold: float, cells: int = 64) -> Points:
     dense = centres[torch.cat([field.density(some) for some in centres.split(65536)]) > threshold]
     down = dense.new_tensor([0.0, 0.0, -1.0]).expand_as(dense)
     return Points(dense, field.query(dense, down).rgb)
+
+
+def as_seen(scene: Scene, render: Callable[[Cameras], Render], split: str = "test", most: int = 8) -> Scene:
+    """Return a scene that has surfaces: itself where it knows the true ones, else with those that a model sees, and say so.
+
+    A pixel shows a surface where it is at least half as opaque as the most opaque one of its picture. The surface lies at the
+    model's depth and faces the camera, and each picture is one instance.
+
+    Args:
+        render: from n cameras to their pictures.
+        most: pictures of the split that are looked at, evenly spread over it.
+    """
+    if scene.depth is not None and scene.normals is not None and scene.ids is not None:
+        return scene
+    print(f"{scene.name} comes without true surfaces: those that the model sees stand in for them.")
+    frames = scene.frames(split)
+    views = torch.linspace(0, len(frames) - 1, min(most, len(frames))).round().long()
+    frames = frames[views]
+    with torch.no_grad():
+        shot = render(scene.views(frames)).to("cpu")
+    solid = (shot.alpha > 0) & (shot.alpha >= shot.alpha.amax(dim=(1, 2), keepdim=True) / 2)
+    size = scene.images.shape[:3]
+    depth, normals, ids = torch.zeros(size), torch.zeros(*size, 3), torch.full(size, -1)
+    depth[frames] = shot.depth * solid
+    normals[frames] = -camera_rays(scene.views(frames)).directions.view(*solid.shape, 3) * solid[..., None]
+    ids[frames] = torch.where(solid, torch.arange(len(frames))[:, None, None], -1)
+    return replace(scene, depth=depth, normals=normals, ids=ids, id_names=tuple(f"{split} view {i}" for i in views.tolist()))
+
+
+def shown_parts(scene: Scene, wanted: Sequence[str], split: str = "test") -> tuple[str, ...]:
+    """Return the wanted instances where the scene has them all, else as many of those that fill most pixels of the split.
+
+    Args:
+        scene: with ids.
+    """
+    if set(wanted) <= set(scene.id_names):
+        return tuple(wanted)
+    ids = scene.ids[scene.frames(split)].long()
+    counts = torch.bincount(ids[ids >= 0], minlength=len(scene.id_names))
+    return tuple(scene.id_names[i] for i in counts.argsort(descending=True, stable=True)[: len(wanted)].tolist() if counts[i] > 0)
+
+
+def where_shown(scene: Scene, instance: str, split: str = "test") -> Bool[Tensor, "n H W"]:
+    """Return the pixels of a split that show an instance; all of them where the scene has none of that name."""
+    frames = scene.frames(split)
+    if scene.ids is None or instance not in scene.id_names:
+        return torch.ones(len(frames), *scene.images.shape[1:3], dtype=torch.bool)
+    return scene.ids[frames] == list(scene.id_names).index(instance)
 
 
 def surface_point(scene: Scene, instance: str, split: str = "test") -> tuple[Float[Tensor, "3"], Float[Tensor, "3"]]:

@@ -14,12 +14,12 @@ _MARK = {"holds": ("\u2713", "#00734d"), "not reproduced": ("\u2717", "#b00020")
 
 
 def table(rows: Sequence[Mapping[str, Any]], caption: str = "", heads: Mapping[str, str] | None = None) -> None:
-    """Show rows of named values as a table; the first row names the columns.
+    """Show rows of named values as a table; the first row names the columns, and one that is empty in all rows is left out.
 
     Args:
         heads: what to write above columns whose names are those of variables.
     """
-    columns = list(rows[0]) if rows else []
+    columns = [column for column in (rows[0] if rows else ()) if any(_text(row.get(column, "")) for row in rows)]
     cells = [[_text(row.get(column, "")) for column in columns] for row in rows]
     columns = [(heads or {}).get(column, column) for column in columns]
     emit(

@@ -27,17 +27,21 @@ from nsw.methods.nerf import (
     useful_pixels,
 )
 from nsw.methods.nerf_inspect import (
+    as_seen,
     density_points,
     diagnose,
     direction_sphere,
     gradient_share,
+    shown_parts,
     surface_point,
+    where_shown,
 )
 from nsw.metrics import psnr
 from nsw.models.encodings import encoded_size, frequency_encoding
 from nsw.models.field import FieldOutput
 from nsw.models.mlp import CoarseFine, CoarseFineSettings, NerfMLP, NerfSettings
 from nsw.renderers import render_view
+from nsw.renderers.render import Render
 from nsw.renderers.volume import RayRender, ray_bounds, render_rays
 from nsw.scenes.scene import Scene
 
@@ -264,6 +268,27 @@ def test_a_surface_point_is_lifted_from_the_view_that_shows_most_of_it():
     for instance in ("a", "nothing"):
         with pytest.raises(InputError, match="take"):
             surface_point(scene, instance)
+
+
+def test_a_scene_without_truth_shows_what_a_model_sees():
+    cameras, size = orbit(5, radius=3.0, width=9, height=7), (5, 7, 9)
+    splits = {"train": torch.tensor([0]), "test": torch.tensor([1, 2, 3, 4])}
+    bare = Scene("own", torch.zeros(*size, 3, dtype=torch.uint8), cameras, splits, torch.tensor([[-1.0] * 3, [1.0] * 3]), 1.0, 5.0)
+
+    def render(views):
+        alpha, depth = torch.zeros(len(views), 7, 9), torch.full((len(views), 7, 9), 2.5)
+        alpha[:, 2:5, 3:6], alpha[:, 0, 0], alpha[1, 3] = 0.9, 0.3, 0.9
+        return Render(torch.zeros(len(views), 7, 9, 3), alpha, depth)
+
+    seen = as_seen(bare, render, most=3)
+    assert seen.id_names == ("test view 0", "test view 2", "test view 3") and as_seen(seen, render) is seen
+    assert not seen.depth[[0, 2]].any() and set(seen.depth.unique().tolist()) == {0.0, 2.5} and not seen.depth[1, 0, 0]
+    assert shown_parts(seen, ("pot", "cup")) == ("test view 2", "test view 0") and shown_parts(seen, seen.id_names) == seen.id_names
+    point, normal = surface_point(seen, "test view 3")
+    pixel, z = project(cameras[4], point[None])
+    assert torch.allclose(pixel[0, 0], torch.tensor([4.5, 3.5]), atol=1e-4) and abs(z.item() - 2.5) < 1e-5
+    assert torch.allclose(point + 2.5 * normal, cameras.origins[4], atol=1e-5)
+    assert int(where_shown(seen, "test view 2").sum()) == 15 and where_shown(bare, "pot").all()
 
 
 def test_the_gradient_share_tells_a_dead_network_from_one_that_learns():

@@ -321,6 +321,11 @@ def test_tables_have_words_for_columns_and_a_dash_for_no_number(shown):
     assert "<th" in shown[-1]["text/html"] and ">discs</th>" in shown[-1]["text/html"] and "nan" not in shown[-1]["text/html"]
 
 
+def test_a_column_without_a_word_is_left_out_of_a_table(shown):
+    widgets.table([{"model": "a", "floaters": "", "depth error": None}, {"model": "b", "floaters": "", "depth error": 0.25}])
+    assert re.match(r"model\s+depth error\na\s*\nb\s+0.25$", said(shown))
+
+
 def test_budget_reads_the_record(shown, monkeypatch):
     record = {"nerf": {"smoke": {"seconds": 31.2, "peak_mb": 612, "hardware": "2 cores", "date": "2026-01-02", "seeds": {}}}}
     monkeypatch.setattr("nsw.runs.measured.load", lambda path=None: record)
