@@ -12,8 +12,9 @@ distances, the mean of both directions (Chamfer distance), and the angle between
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -214,6 +215,16 @@ def ticks() -> float:
 def leave_out(seconds: float) -> None:
     """Take seconds that have passed, as `ticks` counts them, from every later reading of `clock`."""
     _left_out[0] += seconds
+
+
+@contextlib.contextmanager
+def left_out(wait: bool = False) -> Iterator[None]:
+    """Leave out what happens inside; `wait` first lets a GPU finish what was asked of it before."""
+    began = clock() if wait else ticks()
+    try:
+        yield
+    finally:
+        leave_out(ticks() - began)
 
 
 def _batched(predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

@@ -113,7 +113,7 @@ def surface_point(scene: Scene, instance: str, split: str = "test") -> tuple[Flo
         known = ", ".join(scene.id_names) or "none"
         raise InputError(f'Scene {scene.name} knows no surface of "{instance}": it has instances {known}; take one of them.')
     frames = scene.frames(split)
-    shown = scene.ids[frames] == list(scene.id_names).index(instance)
+    shown = where_shown(scene, instance, split)
     best = int(shown.sum(dim=(1, 2)).argmax())
     places = shown[best].nonzero()
     if not len(places):

@@ -114,6 +114,33 @@ def _check(n: Any, name: Any, save: Mapping[str, Any] | None) -> None:
             raise InputError(f'save["{key}"] is a {type(thing).__name__}: expected an object with state_dict and load_state_dict.')
 
 
+class _Between:
+    """What a loop does between two steps: a live picture, the bar, a checkpoint, a pause. No clock counts it."""
+
+    def __init__(self, run: Run, n: int, name: str, save: Mapping[str, Any] | None, picture: Callable | None, every: int | None):
+        self.run, self.n, self.name, self.save, self.picture, self.every = run, n, name, save, picture, every
+        self.saved = self.shown = time.monotonic()
+        self.cost = 0.0
+
+    def __call__(self, report: Any, interrupts: _Interrupts, done: int, last: bool, seconds: float) -> None:
+        drawing = self.picture is not None and _picture_due(done, self.every, last, self.shown)
+        saving = self.save is not None and (last or time.monotonic() - self.saved >= _interval(self.run, self.cost))
+        with metrics.left_out(wait=drawing or saving or report.paused):
+            image = None
+            if drawing:
+                began = time.monotonic()
+                image = _draw(self.run, self.picture)
+                self.shown = time.monotonic() + 4 * (time.monotonic() - began)  # at most a fifth of the time goes into pictures
+            report.update(done, self.run.latest(), image)
+            if saving:
+                began = time.monotonic()
+                _save(self.run, self.n, self.name, self.save, done, seconds)
+                self.saved = time.monotonic()
+                self.cost = self.saved - began
+            while report.paused and not (report.stopped or interrupts.seen):
+                time.sleep(0.05)
+
+
 def steps(
     run: Run,
     n: int,
@@ -125,22 +152,21 @@ def steps(
 ) -> Iterator[int]:
     """Yield the step numbers that are left; see `Run.steps`."""
     _check(n, name, save)
-    aside = metrics.ticks()
-    done, earlier = (0, 0.0) if save is None else _restore(run, n, name, save)
-    seconds = earlier
-    run.trained.note(name, save or {}, seconds)
-    if n and done >= n:
-        print(f"{name}: all {n} steps were done earlier; their result is restored.")
-        return
-    if done:
-        print(f"{name}: continues at step {done} of {n}.")
-    eta = Eta(n, done)
-    report = reporter(run, eta, name)
-    if in_notebook():
-        answer_at_once(*(getattr(report, button) for button in ("pause_button", "stop_button") if hasattr(report, button)))
-    saved, cost = time.monotonic(), 0.0
-    shown = time.monotonic()
-    stopped = False
+    with metrics.left_out():
+        done, earlier = (0, 0.0) if save is None else _restore(run, n, name, save)
+        seconds = earlier
+        run.trained.note(name, save or {}, seconds)
+        if n and done >= n:
+            print(f"{name}: all {n} steps were done earlier; their result is restored.")
+            return
+        if done:
+            print(f"{name}: continues at step {done} of {n}.")
+        eta = Eta(n, done)
+        report = reporter(run, eta, name)
+        if in_notebook():
+            buttons = (getattr(report, button) for button in ("pause_button", "stop_button") if hasattr(report, button))
+            answer_at_once(*buttons)
+    between, stopped = _Between(run, n, name, save, picture, every), False
     with contextlib.ExitStack() as stack:
         interrupts = stack.enter_context(_Interrupts())
         stack.enter_context(run._inside())
@@ -148,32 +174,13 @@ def steps(
         stack.callback(lambda: run.trained.note(name, save or {}, seconds))
         for step in range(done, n):
             run._enter(name, step)
-            metrics.leave_out(metrics.ticks() - aside)
             yield step
             done = step + 1
             eta.step()
             seconds = earlier + eta.working
             stopped = interrupts.seen or report.stopped
-            last = stopped or done == n
-            image = None
-            drawing = picture is not None and _picture_due(done, every, last, shown)
-            saving = save is not None and (last or time.monotonic() - saved >= _interval(run, cost))
-            aside = metrics.clock() if drawing or saving or report.paused else metrics.ticks()  # a GPU's step ends before it
-            if drawing:
-                began = time.monotonic()
-                image = _draw(run, picture)
-                shown = time.monotonic() + 4 * (time.monotonic() - began)  # at most a fifth of the time goes into pictures
-            report.update(done, run.latest(), image)
-            if saving:
-                began = time.monotonic()
-                _save(run, n, name, save, done, seconds)
-                saved = time.monotonic()
-                cost = saved - began
-            while report.paused and not (report.stopped or interrupts.seen):
-                time.sleep(0.05)
+            between(report, interrupts, done, stopped or done == n, seconds)
             eta.skip()
-            if last:
-                metrics.leave_out(metrics.ticks() - aside)
             if stopped and done < n:
                 break
             stopped = False

@@ -42,6 +42,7 @@ from nsw.models.factors import VMSizes
 from nsw.models.gaussians import Gaussians
 from nsw.renderers import splats
 from nsw.runs.notebooks import find_notebook
+from nsw.scenes import Scene
 
 GPU = torch.device("cuda")
 grown: dict[str, int] = {}  # splats that density control made
@@ -55,6 +56,17 @@ def settings(number: str) -> SimpleNamespace:
             rows = {row.arg: ast.unparse(row.value) for row in settings_table(ast.parse(cell.source))}
             return SimpleNamespace(**{name: eval(text, {"tensorf": tensorf})[2] for name, text in rows.items()})
     raise SystemExit(f"Notebook {number} has no table of settings.")
+
+
+def lego_on_a_gpu() -> Scene | None:
+    """Return the scene, or say why nothing can be measured here."""
+    if not torch.cuda.is_available():
+        print("Skipped: torch finds no CUDA GPU here.")
+        return None
+    if not LEGO.is_dir():
+        print(f"Skipped: {LEGO} is not there; set NSW_LEGO to a folder with NeRF-Synthetic lego.")
+        return None
+    return nsw.scenes.load(LEGO)
 
 
 def fresh() -> torch.Generator:
@@ -175,16 +187,11 @@ def main() -> int:
     parser.add_argument("--steps", type=int, help="of splats, in place of the preset's")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
-    if not torch.cuda.is_available():
-        print("Skipped: torch finds no CUDA GPU here.")
-        return 0
-    if not LEGO.is_dir():
-        print(f"Skipped: {LEGO} is not there; set NSW_LEGO to a folder with NeRF-Synthetic lego.")
+    if (scene := lego_on_a_gpu()) is None:
         return 0
     if arguments.steps:
         few["steps"] = arguments.steps
     arguments.out.mkdir(parents=True, exist_ok=True)
-    scene = nsw.scenes.load(LEGO)
     today, card = datetime.date.today().isoformat(), torch.cuda.get_device_name()
     lines = [f"# Lego on a GPU, {today}", "", f"{card}, {os.cpu_count()} CPU cores; torch {torch.__version__}. One seed."]
     lines += [f"{metrics.describe(scene)}. Training alone is counted, scores and pictures are not.", ""]

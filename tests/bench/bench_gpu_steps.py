@@ -16,13 +16,11 @@ import sys
 import traceback
 from pathlib import Path
 
-import nsw.scenes  # before torch: it says how torch's threads wait
+import bench_gpu_lego as lego  # before torch: it says how torch's threads wait
 
 # isort: split
-import bench_gpu_lego as lego
 import torch
 from bench_gpu_lego import GPU, by_clock, fresh, settings
-from bench_lego import LEGO
 from torch.profiler import ProfilerActivity, profile
 
 from nsw import metrics
@@ -152,13 +150,8 @@ def main() -> int:
     parser.add_argument("--detail", action="store_true", help="print the profiler's tables")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
-    if not torch.cuda.is_available():
-        print("Skipped: torch finds no CUDA GPU here.")
+    if (scene := lego.lego_on_a_gpu()) is None:
         return 0
-    if not LEGO.is_dir():
-        print(f"Skipped: {LEGO} is not there; set NSW_LEGO to a folder with NeRF-Synthetic lego.")
-        return 0
-    scene = nsw.scenes.load(LEGO)
     today = datetime.date.today().isoformat()
     lines = [f"# A training step on a GPU, {today}", ""]
     lines += [f"{torch.cuda.get_device_name()}, {os.cpu_count()} CPU cores; torch {torch.__version__}; lego at 200 pixels.", ""]
