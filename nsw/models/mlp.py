@@ -11,6 +11,7 @@ from torch.nn.functional import relu, softplus
 
 from nsw.models.encodings import encoded_size, frequency_encoding
 from nsw.models.field import FieldOutput
+from nsw.models.wide_linear import WideLinear
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,10 @@ class NerfMLP(nn.Module):
         self.register_buffer("aabb", torch.tensor(s.box, dtype=torch.float32).reshape(2, 3), persistent=False)
         n_position, n_direction = encoded_size(3, s.levels_position), encoded_size(3, s.levels_direction)
         inputs = [n_position] + [s.width + (n_position if i == s.skip else 0) for i in range(1, s.depth)]
-        self.trunk = nn.ModuleList(nn.Linear(n, s.width) for n in inputs)
+        self.trunk = nn.ModuleList(WideLinear(n, s.width) for n in inputs)
         self.density_head = nn.Linear(s.width, 1)
-        self.bottleneck = nn.Linear(s.width, s.width)
-        self.branch = nn.Linear(s.width + (n_direction if s.use_directions else 0), s.width // 2)
+        self.bottleneck = WideLinear(s.width, s.width)
+        self.branch = WideLinear(s.width + (n_direction if s.use_directions else 0), s.width // 2)
         self.colour_head = nn.Linear(s.width // 2, 3)
         for layer in self.modules():
             if isinstance(layer, nn.Linear):  # Glorot, as the original; torch's own start leaves the empty solution later

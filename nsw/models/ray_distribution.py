@@ -14,6 +14,7 @@ from nsw.cameras import Rays
 from nsw.kernels.harmonics import sh_basis
 from nsw.models.encodings import encoded_size, frequency_encoding
 from nsw.models.ray_basis import cosine_basis, fourier_basis
+from nsw.models.wide_linear import WideLinear
 
 SHARPNESS = 3.0  # of the softplus: nearer to ReLU it passes as little gradient as that where density is zero
 
@@ -62,7 +63,7 @@ class RayNetwork(nn.Module):
         n_in = s.n_points * encoded_size(3, s.levels) + encoded_size(3, s.levels) + (s.degree + 1) ** 2
         joined = [i == 0 or (s.skip > 0 and i % s.skip == 0) for i in range(s.depth)]
         self.layers = nn.ModuleList(
-            nn.Linear((n_in if new else 0) + (s.width if i else 0), s.width) for i, new in enumerate(joined)
+            WideLinear((n_in if new else 0) + (s.width if i else 0), s.width) for i, new in enumerate(joined)
         )
         self.joined = joined
         self.head = nn.Linear(s.width, n_out)

@@ -12,6 +12,7 @@ from torch.nn.functional import relu
 from nsw.kernels.occupancy import OccGridEstimator
 from nsw.models.encodings import encoded_size, frequency_encoding
 from nsw.models.hash_grid import SH_DEGREE, HashGrid, tiny_network
+from nsw.models.wide_linear import WideLinear
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class TrunkMLP(nn.Module):
         n_position = encoded_size(3, s.levels)
         outputs = [s.width] * (s.depth - 1) + [s.n_head]
         inputs = [n_position] + [s.width + (n_position if i == s.skip else 0) for i in range(1, s.depth)]
-        self.trunk = nn.ModuleList(nn.Linear(a, b) for a, b in zip(inputs, outputs, strict=True))
+        self.trunk = nn.ModuleList(WideLinear(a, b) for a, b in zip(inputs, outputs, strict=True))
         for layer in self.trunk:
             nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)

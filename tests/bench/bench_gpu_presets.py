@@ -7,10 +7,11 @@ large pictures. A cell that fails does not end a notebook: the cells behind it r
 listed. A step's time and the preset's own number of steps give the hours that its visible loops would take. No notebook may hold
 more of the card than its share, so that one's hunger is not another's failure.
 
-`--whole` runs notebooks as they stand, with all steps, the pictures that are here, and their claims judged; `--image` draws and
-trains on smaller pictures, where only the way through the cells is asked for.
+`--whole` runs notebooks as they stand, with all steps, the pictures that are here, and their claims; `--scene` gives them a folder
+of photographs, on which they show their claims and assert none. `--image` draws and trains on smaller pictures, where only the way
+through the cells is asked for.
 
-`python -m tests.bench gpu_presets [--only 05 20] [--whole 00 28] [--image 160] [--jobs 4] [--limit 300] [--each 150]`
+`python -m tests.bench gpu_presets [--only 05 20] [--whole 00 28] [--scene FOLDER] [--image 160] [--jobs 4] [--limit 300] [--each 150]`
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import ast
 import datetime
 import json
 import os
+import re
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -80,7 +82,7 @@ AFTER = """
 import json, pathlib, torch
 pathlib.Path({path!r}).write_text(json.dumps(dict(
     gpu_mb=torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else 0.0, rates=run_rates,
-    claims={{c.title: [c.ours, c.baseline] for c in run.claims}})))
+    claims=[dict(c.as_dict(), asked=c.asked) for c in run.claims])))
 """
 TIMED = """
 from nsw.metrics import clock as _clock
@@ -103,14 +105,20 @@ def settings_table(tree: ast.Module) -> list[ast.keyword]:
     return next(call.keywords for call in calls if ast.unparse(call.func) == "run.settings")
 
 
-def shortened(path: Path, few: dict | None, out: Path, film: bool, share: float) -> tuple[nbformat.NotebookNode, dict]:
-    """Return the notebook at its gpu preset with the given settings, and what the preset had in their place; None keeps all."""
+def shortened(path: Path, few: dict | None, out: Path, film: bool, share: float, scene: str) -> tuple[nbformat.NotebookNode, dict]:
+    """Return the notebook at its gpu preset with the given settings, and what the preset had in their place; None keeps all.
+
+    Args:
+        scene: the folder that stands in place of the notebook's scene; "" keeps it.
+    """
     notebook, own = nbformat.read(path, 4), {}
     cells = []
     for cell in notebook.cells:
         if cell.cell_type == "code":
             if "parameters" in cell.metadata.get("tags", []):
                 cell.source = cell.source.replace('preset: str = "laptop"', 'preset: str = "gpu"')
+                if scene:
+                    cell.source = re.sub(r'scene_name: str = "\w+"', f"scene_name: str = {scene!r}", cell.source)
             if few is not None:
                 cell.source = cell.source.replace("run.claims.check()", "")
             cell.metadata.tags = [*cell.metadata.get("tags", []), "raises-exception"]  # and the next cell runs all the same
@@ -160,14 +168,14 @@ def failures(cells: list[nbformat.NotebookNode]) -> list[dict]:
     return found
 
 
-def run_one(path: Path, few: dict | None, folder: Path, limits: tuple[float, float], film: bool, share: float) -> dict:
+def run_one(path: Path, few: dict | None, folder: Path, limits: tuple[float, float], *how) -> dict:
     """Execute one notebook; return how it went, what it measured, its longest cells and what failed."""
     out = folder / f"{path.stem}.json"
     deadline, each = limits
     left = min(each, deadline - time.monotonic())
     if left < 20:
         return dict(name=path.stem, status="not reached", reason="", seconds=0.0, failed=[], slow=[])
-    notebook, own = shortened(path, few, out, film, share)
+    notebook, own = shortened(path, few, out, *how)
     environment = {"NSW_RUNS": str(folder / "runs")}
     outcome = Execution(notebook, path.parent, environment, left).run()
     nbformat.write(notebook, folder / path.name)
@@ -212,6 +220,11 @@ def page(rows: list[dict], jobs: int, share: float) -> str:
         went += "".join(f"; cell {one['cell']} {one['line'][:120]}" for one in row["failed"][:3])
         figures = f"{row['seconds']:.0f} | {row.get('gpu_mb', 0):.0f} | {rates} | {here} | {there} | {hours(row):.2f}"
         lines.append(f"| {row['name']} | {went} | {figures} |")
+    lines += ["", "| notebook | claim | ours | baseline | gain | asked for |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        for claim in row.get("claims", []) if not row.get("few") else []:  # few steps learn nothing that could be judged
+            values = " | ".join("" if claim[name] is None else f"{claim[name]:.4g}" for name in ("ours", "baseline", "gain"))
+            lines.append(f"| {row['name'][:2]} | {claim['title']} | {values} | {claim['asked']}: {claim['verdict']} |")
     return "\n".join(lines) + "\n"
 
 
@@ -219,6 +232,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="*", default=ORDER.split(), help="numbers of notebooks")
     parser.add_argument("--whole", nargs="*", default=[], help="numbers of notebooks to run as they stand, before the others")
+    parser.add_argument("--scene", default="", help="a folder of photographs in place of each notebook's scene")
     parser.add_argument("--image", type=int, default=0, help="size of all pictures; 0: that of FEW or the preset")
     parser.add_argument("--jobs", type=int, default=4)
     parser.add_argument("--limit", type=float, default=3600.0, help="seconds for all")
@@ -237,7 +251,7 @@ def main() -> int:
     smaller = {"image_size": arguments.image} if arguments.image else {}
     work = [(paths[n], None) for n in arguments.whole] + [(paths[n], FEW[n] | smaller) for n in arguments.only]
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        rows = list(pool.map(lambda one: run_one(*one, folder, limits, film, share), work))
+        rows = list(pool.map(lambda one: run_one(*one, folder, limits, film, share, arguments.scene), work))
     (folder / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
     text = page(rows, arguments.jobs, share)
     print(text)

@@ -12,6 +12,7 @@ from nsw.models.dense_grid import DenseGrid, DenseGridSettings
 from nsw.models.hash_grid import HashGrid, HashGridSettings
 from nsw.models.mlp import NerfMLP, NerfSettings
 from nsw.models.plenoxel_grid import PlenoxelGrid, PlenoxelGridSettings
+from nsw.models.wide_linear import WideLinear
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here: fields cannot be asked on one")
 
@@ -60,3 +61,18 @@ def test_a_step_of_plenoxels_moves_the_same_rows_on_both_devices():
     assert float(((moved[0] != 0).any(1) == (moved[1] != 0).any(1)).float().mean()) > 0.98  # but for rays at a cell's wall
     picture = plenoxels.render_view(model, orbit(1, radius=3.0, width=8, height=8).to("cuda"))
     assert picture.rgb.shape == (1, 8, 8, 3) and picture.rgb.is_cuda
+
+
+def test_a_wide_layer_is_right_to_tf32_and_leaves_the_process_as_it_was():
+    torch.manual_seed(0)
+    layer, x, asked = WideLinear(96, 80), torch.randn(7, 50, 96), torch.randn(7, 50, 80)
+    found = []
+    for dtype, device in ((torch.float64, "cpu"), (torch.float32, "cuda")):
+        layer.to(device, dtype).zero_grad()
+        rows = x.detach().to(device, dtype).requires_grad_()
+        out = layer(rows)
+        (out * asked.to(out)).sum().backward()
+        found.append([g.detach().cpu().double() for g in (out, rows.grad, layer.weight.grad, layer.bias.grad)])
+    assert torch.get_float32_matmul_precision() == "highest"
+    for truth, tf32 in zip(*found, strict=True):
+        assert float((truth - tf32).norm()) <= 1e-3 * float(truth.norm())
