@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from nsw.errors import InputError
+from nsw.kernels import triton_launch
 from nsw.kernels.compiling import helper, kernel
 from nsw.kernels.entry_vectors import entry_add, entry_dot, entry_load, entry_store, entry_zero
 from nsw.kernels.saturation import STEEPEST, settled3
@@ -119,15 +120,15 @@ def hash_encode(
     """Return each point's features at all levels, trilinearly interpolated; differentiable once in table and points.
 
     float32 on the CPU runs in fused kernels: a level's gradient is added up by one thread, point by point, so it does not
-    depend on the number of threads. On a GPU, where no gradient of the points is asked, `hash_encoding_gather` reads all
-    levels at once. Everything else runs `hash_encode_reference`.
+    depend on the number of threads. float32 on a GPU runs `hash_encoding_triton`, where Triton runs; atomics add its table's
+    gradient up, in no fixed order. Everything else runs `hash_encode_reference`.
 
     Args:
         table: entries of all levels, `levels.n_rows` of them.
         points_unit: positions in the unit cube; outside of it the border's value is returned.
         levels: from `hash_levels`.
         gradient_into: add the table's gradient to this tensor and hand none to autograd; pass `table.grad` when an
-            optimiser empties it in place.
+            optimiser empties it in place. The reference leaves it to autograd.
         known: the result, where an earlier call without gradients has worked it out: only the gradients are then new.
 
     >>> levels = hash_levels(2, 4, 8, 10)
@@ -138,10 +139,10 @@ def hash_encode(
         raise InputError(f"The table has {table.shape[0]} rows, its levels need {levels.n_rows}: build both from one setting.")
     if gradient_into is not None and not gradient_into.is_contiguous():
         raise InputError("gradient_into has to be contiguous: the kernel adds to its memory as it lies.")
-    if table.is_cuda and not points_unit.requires_grad:
-        from nsw.kernels.hash_encoding_gather import GatherEncoding
+    if triton_launch.serves(table, points_unit):
+        from nsw.kernels.hash_encoding_triton import TritonEncoding
 
-        return GatherEncoding.apply(table, points_unit, levels, gradient_into, known)
+        return TritonEncoding.apply(table, points_unit, levels, gradient_into, known)
     if any(t.device.type != "cpu" or t.dtype != torch.float32 for t in (table, points_unit)):
         return hash_encode_reference(table, points_unit, levels)
     return _HashEncoding.apply(table, points_unit, levels, gradient_into, known)

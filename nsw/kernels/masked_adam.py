@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nsw.kernels import triton_launch
 from nsw.kernels.compiling import kernel
 from nsw.kernels.saturation import LARGEST_STEP, cut
 from nsw.kernels.simd_rows import take
@@ -77,26 +78,33 @@ def adam_update(
     eps: float,
     skip_zero: bool,
 ) -> None:
-    """Take one step in place and empty the gradient; one sweep over memory on the CPU, torch calls elsewhere.
+    """Take one step in place and empty the gradient.
+
+    Contiguous float32 takes one sweep over memory, on the CPU and on a GPU where Triton runs; everything else takes torch calls.
 
     Args:
         rate: scales lr for each element.
         lr: learning rate, divided by 1 - beta1^k already.
         correction: 1 / (1 - beta2^k).
     """
-    flat = (values, grad, exp_avg, exp_avg_sq)
-    if all(t.device.type == "cpu" and t.dtype == torch.float32 and t.is_contiguous() for t in flat):
+    flat, constants = (values, grad, exp_avg, exp_avg_sq), (lr, beta1, beta2, correction, eps)
+    contiguous = all(t.is_contiguous() for t in flat)
+    if contiguous and triton_launch.serves(*flat):
+        from nsw.kernels.adam_triton import step
+
+        return step(*flat, rate, *constants, skip_zero)
+    if contiguous and all(t.device.type == "cpu" and t.dtype == torch.float32 for t in flat):
         arrays = [t.detach().view(-1).numpy() for t in flat]
         rates = np.ones(1, np.float32) if rate is None else rate.expand_as(values).contiguous().view(-1).numpy()
-        constants = [np.float32(x) for x in (lr, beta1, beta2, correction, eps)]
-        run_shared(_sweep, n_threads() if values.numel() > 4 * _BLOCK else 1, *arrays, rates, *constants, skip_zero)
+        numbers = [np.float32(x) for x in constants]
+        run_shared(_sweep, n_threads() if values.numel() > 4 * _BLOCK else 1, *arrays, rates, *numbers, skip_zero)
         return
     flat = [torch.atleast_1d(t) for t in flat]
     n_rows = max(_PIECE // max(flat[0][:1].numel(), 1), 1)
     parts = [t.split(n_rows) for t in flat]
     rates = [None] * len(parts[0]) if rate is None else rate.split(n_rows)
     for *some, factor in zip(*parts, rates, strict=True):
-        _update(*some, factor, lr, beta1, beta2, correction, eps, skip_zero)
+        _update(*some, factor, *constants, skip_zero)
 
 
 def _update(values, grad, exp_avg, exp_avg_sq, rate, lr, beta1, beta2, correction, eps, skip_zero) -> None:

@@ -7,9 +7,7 @@ import pytest
 import torch
 
 from nsw.errors import InputError
-from nsw.kernels import hash_encoding_gather
 from nsw.kernels.hash_encoding import PRIMES, hash_encode, hash_encode_reference, hash_levels, hash_rows
-from nsw.kernels.hash_encoding_gather import GatherEncoding
 
 SHAPES = [(1, 4, 4, 8, 2), (4, 4, 32, 9, 2), (6, 8, 96, 12, 2), (5, 16, 200, 10, 4), (3, 3, 50, 6, 3), (2, 2, 2, 14, 4)]
 
@@ -41,27 +39,6 @@ def test_values_and_gradients_match_float64(shape, n):
             # a point within rounding of a cell border may take the neighbouring cell's slope: compare the others
             error = (fused.double() - reference).abs() / scale
             assert float((error > 1e-4).double().mean()) < 2e-3
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("n", [0, 1, 700])
-def test_one_gather_for_all_levels_equals_the_reference(shape, n, monkeypatch):
-    monkeypatch.setattr(hash_encoding_gather, "CHUNK", 256)
-    *sizes, n_features = shape
-    levels, generator = hash_levels(*sizes), torch.Generator().manual_seed(n)
-    table = torch.randn(levels.n_rows, n_features, dtype=torch.float64, generator=generator, requires_grad=True)
-    points = _points(n, 0.1).double()
-    upstream = torch.randn(n, len(levels) * n_features, dtype=torch.float64, generator=generator)
-    expected, found = hash_encode_reference(table, points, levels), GatherEncoding.apply(table, points, levels, None, None)
-    torch.testing.assert_close(found, expected)
-    (grad,) = torch.autograd.grad(expected, table, upstream)
-    torch.testing.assert_close(torch.autograd.grad(found, table, upstream)[0], grad)
-    into = torch.ones_like(grad)
-    again = GatherEncoding.apply(table, points, levels, into, found.detach())
-    torch.testing.assert_close(again, expected)
-    again.backward(upstream)
-    assert table.grad is None
-    torch.testing.assert_close(into, grad + 1)
 
 
 def test_gradcheck_of_the_reference():

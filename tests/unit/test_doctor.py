@@ -82,7 +82,8 @@ import importlib, pkgutil
 import nsw.kernels
 from nsw.runs import warming
 assert [kind for kind, seconds in warming.warm() if seconds > 0] == list(warming.KINDS)
-modules = [importlib.import_module(f"nsw.kernels.{found.name}") for found in pkgutil.iter_modules(nsw.kernels.__path__)]
+names = [found.name for found in pkgutil.iter_modules(nsw.kernels.__path__) if not found.name.endswith("_triton")]
+modules = [importlib.import_module(f"nsw.kernels.{name}") for name in names]
 kernels = {value for module in modules for value in vars(module).values() if getattr(value, "targetoptions", {}).get("nogil")}
 print("FOUND", len(kernels) > 50, sorted(f"{k.__module__}.{k.__name__}" for k in kernels if not k.signatures))
 """
