@@ -51,7 +51,7 @@ def test_broken_and_distant_points_stay_inside_the_table():
     upstream = torch.ones(3, 8)
     found = _of(table.cuda(), points.cuda(), levels, upstream.cuda())
     for ours, cpu in zip(found, _of(table, points, levels, upstream), strict=True):
-        torch.testing.assert_close(ours.cpu(), cpu, **NEAR)
+        assert float((ours.cpu() - cpu).norm()) <= 1e-5 * float(cpu.norm())  # slopes are as steep as a level has cells
 
 
 def test_a_given_buffer_and_known_values_are_used():
