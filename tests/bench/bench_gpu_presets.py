@@ -11,7 +11,7 @@ more of the card than its share, so that one's hunger is not another's failure.
 of photographs, on which they show their claims and assert none. `--image` draws and trains on smaller pictures, where only the way
 through the cells is asked for.
 
-`python -m tests.bench gpu_presets [--only 05 20] [--whole 00 28] [--scene FOLDER] [--image 160] [--jobs 4] [--limit 300] [--each 150]`
+`python -m tests.bench gpu_presets [--only 05 20] [--whole 00 28] [--scene FOLDER] [--image 160] [--jobs 4] [--limit 300]`
 """
 
 from __future__ import annotations

@@ -95,7 +95,8 @@ def test_presets_are_shortened_by_settings_that_the_notebooks_have(monkeypatch, 
     paths = presets.all_notebooks()
     assert sorted(presets.FEW) == [path.stem[:2] for path in paths] == sorted(presets.ORDER.split())
     for path in paths:
-        notebook, own = presets.shortened(path, presets.FEW[path.stem[:2]], tmp_path / "out.json", film=False, share=0.5, scene="there")
+        how = dict(film=False, share=0.5, scene="there")
+        notebook, own = presets.shortened(path, presets.FEW[path.stem[:2]], tmp_path / "out.json", **how)
         code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
         assert own and any('preset: str = "gpu"' in source for source in code) and not any("claims.check()" in s for s in code)
         assert not any("scene_name: str" in source and "'there'" not in source for source in code)
