@@ -93,6 +93,7 @@ class Rays:
         return self.origins.shape[0]
 
     def __getitem__(self, index) -> Rays:
+        index = row_numbers(index)
         return Rays(rows_at(self.origins, index), rows_at(self.directions, index), rows_at(self.z_per_t, index))
 
     def to(self, device: torch.device | str) -> Rays:
@@ -101,6 +102,16 @@ class Rays:
     def at_depth(self, z: Float[Tensor, "R"]) -> Float[Tensor, "R 3"]:
         """Return the points in the world at camera depth z along each ray: what a depth map shows."""
         return self.origins + self.directions * (z / self.z_per_t)[:, None]
+
+
+def row_numbers(index):
+    """Return a mask as the numbers of the rows it chooses, looked for once for all tensors that it is to index.
+
+    >>> row_numbers(torch.tensor([False, True])).tolist(), row_numbers(slice(2))
+    ([1], slice(None, 2, None))
+    """
+    mask = isinstance(index, Tensor) and index.dtype == torch.bool and index.dim() == 1
+    return index.nonzero()[:, 0] if mask else index
 
 
 def rows_at(values: Float[Tensor, "R *k"], index) -> Float[Tensor, "M *k"]:

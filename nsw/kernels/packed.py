@@ -36,8 +36,17 @@ def pack_info(ray_indices: Int[Tensor, "M"], n_rays: int | None = None) -> Int[T
         chunks = index_chunks(ray_indices, n_rays)
         if chunks is not None:
             return chunks.packed_info.to(ray_indices.dtype)
-    counts = torch.bincount(ray_indices, minlength=n_rays).to(ray_indices.dtype)
+    counts = counts_of(ray_indices, n_rays)
     return torch.stack([counts.cumsum(0) - counts, counts], dim=-1)
+
+
+def counts_of(ray_indices: Int[Tensor, "M"], n_rays: int) -> Int[Tensor, "n_rays"]:
+    """Return how many samples each ray has; `torch.bincount` would halt a GPU to look for the largest index.
+
+    >>> counts_of(torch.tensor([0, 0, 2]), 3).tolist()
+    [2, 0, 1]
+    """
+    return ray_indices.new_zeros(n_rays).index_add_(0, ray_indices, torch.ones_like(ray_indices))
 
 
 def inclusive_sum(inputs: Float[Tensor, "*shape"], packed_info: Int[Tensor, "n_rays 2"] | None = None) -> Float[Tensor, "*shape"]:

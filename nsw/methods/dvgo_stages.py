@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nsw.cameras import Rays, camera_rays, rows_at
+from nsw.cameras import Rays, camera_rays, row_numbers, rows_at
 from nsw.losses import ExtraLoss, loss_entropy, loss_mse
 from nsw.methods import dvgo
 from nsw.methods.instant_ngp import meets, next_batch
@@ -77,7 +77,8 @@ class RayBank:
 
     def only(self, chosen: Tensor) -> RayBank:
         """Return the rays at a mask or an index."""
-        return RayBank(self.rays[chosen], self.colours[chosen])
+        chosen = row_numbers(chosen)
+        return RayBank(self.rays[chosen], rows_at(self.colours, chosen))
 
 
 def ray_bank(

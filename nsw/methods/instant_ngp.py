@@ -68,7 +68,7 @@ def render(
         jitter: moves each ray's samples by a random part of a step; without it they are the same every time.
     """
     step = model.sample_length
-    ray_indices, t, points = march_cells(model, rays, model.sampler(), step, near, jitter)
+    ray_indices, t, points = march_cells(model, rays, model.occupancy, step, near, jitter)
     n_marched, known = len(t), None
     if threshold > 0:
         with torch.no_grad():
@@ -87,10 +87,10 @@ def render_view(model: HashGrid, cameras: Cameras, near: float = 0.0, background
     """Render whole pictures without gradients."""
 
     def of_rays(rays: Rays) -> RayColours:
-        parts = [render(model, rays[part], near, background) for part in parts_of(model, rays, cells, step, near)]
+        parts = parts_of(model, rays, model.occupancy, model.sample_length, near)
+        parts = [render(model, rays[part], near, background) for part in parts]
         return RayColours(*(torch.cat([getattr(part, name) for part in parts]) for name in RayColours._fields))
 
-    cells, step = model.sampler(), model.sample_length
     return assemble(of_rays, cameras, chunk)
 
 

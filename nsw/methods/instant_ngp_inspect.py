@@ -156,7 +156,7 @@ def without_skipping(model: HashGrid) -> HashGrid:
 def samples_a_ray(model: HashGrid, cameras: Cameras, near: float, skip: bool = True, chunk: int = 1 << 14) -> float:
     """Return the mean number of samples whose density a ray of these pictures asks for, with or without skipping."""
     field = model if skip else without_skipping(model)
-    cells, step, n_samples = field.sampler(), field.sample_length, 0
+    cells, step, n_samples = field.occupancy, field.sample_length, 0
     for rays in rays_of_some(cameras, chunk):
         n_samples += sum(len(march_cells(field, rays[i : i + chunk], cells, step, near)[1]) for i in range(0, len(rays), chunk))
     return n_samples / (len(cameras) * cameras.height * cameras.width)

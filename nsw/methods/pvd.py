@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nsw.cameras import Rays, pixel_rays
+from nsw.kernels.packed import counts_of
 from nsw.kernels.packed_rays import packed_weights
 from nsw.methods.pvd_teacher import PAPER, Plan, Teacher, teach
 from nsw.models.dense_grid import DenseGrid
@@ -150,7 +151,7 @@ def ask(teacher: Teacher, rays: Rays, plan: Plan, generator: torch.Generator) ->
     n_rays = len(rays)
     ray_indices, t, points = march_cells(teacher, rays, teacher.cells, teacher.step, teacher.near, generator)
     n_marched, known = len(t), first_block(teacher.model, points)
-    marched = torch.bincount(ray_indices, minlength=n_rays)
+    marched = counts_of(ray_indices, n_rays)
     if plan.threshold > 0 and n_marched:
         edges = (t - teacher.step / 2, t + teacher.step / 2)
         backend = packed_backend(t.device)

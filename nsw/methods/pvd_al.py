@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from nsw.cameras import Cameras, Rays
 from nsw.kernels.masked_adam import MaskedAdam
+from nsw.kernels.packed import counts_of
 from nsw.kernels.packed_rays import packed_weights
 from nsw.methods import instant_ngp as ngp
 from nsw.methods import pvd
@@ -78,7 +79,7 @@ def important(
     """
     by_weight = weights.argsort(descending=True, stable=True)
     order = by_weight[ray_indices[by_weight].argsort(stable=True)]  # ray after ray, the heaviest sample first
-    count = torch.bincount(ray_indices, minlength=len(marched))
+    count = counts_of(ray_indices, len(marched))
     rank = torch.empty_like(ray_indices)
     rank[order] = torch.arange(len(order), device=order.device) - (count.cumsum(0) - count)[ray_indices[order]]
     solid = weights.new_zeros(len(marched)).index_add(0, ray_indices, weights) >= opacity
@@ -137,7 +138,7 @@ def losses(
         omega = student_s | teacher_s
     clipped = [pvd.clip_through(r.log_density + math.log(teacher.step), *plan.clip) for r in (ours, truth)]
     terms = {"picture": pvd.loss_rms(*pictures)}
-    if bool(omega.any()):
+    if len(index) and (omega.is_cuda or bool(omega.any())):  # of none both are constant; a GPU is not waited for to know
         terms["density"] = plan.density * pvd.loss_rms(*(s * omega for s in clipped))
         terms["colour"] = plan.colour * pvd.loss_rms(*(r.rgb * omega[:, None] for r in (ours, truth)))
     return terms, (pictures[0] - pictures[1]).detach().abs().sum(-1), omega

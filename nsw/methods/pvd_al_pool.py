@@ -20,10 +20,14 @@ class RayPool:
     def __init__(self, capacity: int, device: torch.device):
         self.rays = torch.zeros(capacity, 7, device=device)
         self.born = torch.full((capacity,), -1, device=device)
+        self._filled: Tensor | None = None
 
     @property
     def full(self) -> bool:
-        return bool((self.born >= 0).all())
+        """Whether every slot holds a ray: once it is so it stays so, and a GPU is not asked again."""
+        if self._filled is not self.born and bool((self.born >= 0).all()):
+            self._filled = self.born
+        return self._filled is self.born
 
     def draw(self, n: int, generator: torch.Generator) -> tuple[Int[Tensor, "n"], Rays]:
         """Return n different slots, and their rays."""

@@ -154,7 +154,7 @@ def right_half_is_empty(field: nn.Module, n: int = 24) -> bool:
     """
     low, high = field.aabb
     points = low + (torch.cartesian_prod(*(torch.arange(n, device=low.device),) * 3) + 0.5) / n * (high - low)
-    density = torch.where(is_on(field.sampler(), points), field.density(points), 0.0).view(n, n, n)
+    density = torch.where(is_on(field.occupancy, points), field.density(points), 0.0).view(n, n, n)
     left, right = density[: n // 2 - 1].mean(), density[n // 2 + 1 :].mean()
     return bool(left > 0) and float(right) < 0.02 * float(left)
 

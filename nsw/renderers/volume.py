@@ -19,7 +19,8 @@ import nsw.kernels.volume as cpu_kernels
 from nsw.cameras import Cameras, Rays, camera_rays
 from nsw.errors import InputError
 from nsw.kernels.occupancy import OccGridEstimator, ray_aabb_intersect
-from nsw.kernels.packed import exclusive_sum
+from nsw.kernels.packed import counts_of, exclusive_sum
+from nsw.kernels.packed_rays import samples_in_cells
 from nsw.models.field import Field
 from nsw.renderers.parts import parts_of_counts
 from nsw.renderers.render import Render, backdrop
@@ -111,7 +112,8 @@ def ray_bounds(
         first = first if near is None else torch.maximum(first, near * ones)
         last = last if far is None else torch.minimum(last, far * ones)
     hit = last > first
-    return torch.where(hit, first, 0.0), torch.where(hit, last, 0.0), hit
+    miss = ~hit  # filled, as `where` would fetch its zero from the host's memory
+    return first.masked_fill(miss, 0.0), last.masked_fill(miss, 0.0), hit
 
 
 def stratified(
@@ -283,9 +285,7 @@ def march_cells(
     first, last, _ = ray_bounds(field, rays, near)
     if jitter is not None:  # here and not by `stratified`, whose random numbers come from torch's global generator
         first = first + torch.rand(first.shape, generator=jitter, device=first.device, dtype=first.dtype) * step
-    march = dict(t_min=first, t_max=last, render_step_size=step, early_stop_eps=0.0)
-    ray_indices, t_starts, t_ends = occupancy.sampling(rays.origins, rays.directions, **march)
-    t = (t_starts + t_ends) / 2
+    ray_indices, t = samples_in_cells(occupancy, rays.origins, rays.directions, first, last, step)
     return ray_indices, t, rays.origins.index_select(0, ray_indices) + t[:, None] * rays.directions.index_select(0, ray_indices)
 
 
@@ -300,8 +300,7 @@ def parts_of(
     first, last, _ = ray_bounds(field, rays, near)
     if float((last - first).sum()) / step + len(rays) <= most:
         return [slice(0, len(rays))]
-    counts = torch.bincount(march_cells(field, rays, occupancy, step, near)[0], minlength=len(rays))
-    return parts_of_counts(counts, most)
+    return parts_of_counts(counts_of(march_cells(field, rays, occupancy, step, near)[0], len(rays)), most)
 
 
 @torch.no_grad()
