@@ -17,6 +17,7 @@ from nsw.methods import nerf, plenoxels
 from nsw.methods.dvgo_stages import RayBank, ray_bank
 from nsw.metrics import clock
 from nsw.models.dense_grid import grid_shape
+from nsw.models.field import host_box
 from nsw.models.mlp import CoarseFine, CoarseFineSettings
 from nsw.models.plenoxel_grid import PlenoxelGrid, PlenoxelGridSettings
 from nsw.renderers.volume import render_rays
@@ -88,7 +89,7 @@ def set_rates(optimizer: RowRMSProp, progress: float, recipe: Recipe) -> None:
 
 def level_of(model: PlenoxelGrid, recipe: Recipe) -> int:
     """Return which of the recipe's sizes a grid has."""
-    return [grid_shape(model.aabb, n**3) for n in recipe.sizes].index(model.shape)
+    return [grid_shape(host_box(model), n**3) for n in recipe.sizes].index(model.shape)
 
 
 def voters(rays: Rays, about: int) -> Rays:

@@ -19,7 +19,7 @@ from torch.nn.functional import interpolate, linear, softplus
 from nsw.errors import InputError
 from nsw.kernels.grid_lookup import grid_lookup
 from nsw.models.encodings import encoded_size, frequency_encoding
-from nsw.models.field import FieldOutput
+from nsw.models.field import FieldOutput, host_box
 from nsw.models.sh import sh_basis
 
 Lookup = Callable[[Tensor], Tensor]
@@ -145,7 +145,7 @@ class DenseGrid(nn.Module):
 
     def sigma(self, points_world: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
         """Return density in 1 / full-size voxel, without asking the mask."""
-        return self.activation(lambda grid: self.interpolate(grid, points_world), self.raw_density, self.shift)[:, 0]
+        return self.activation(lambda grid: self.interpolate(grid, points_world), self.raw_density, self.shift).squeeze(1)
 
     def colour(
         self, points_world: Float[Tensor, "N 3"], directions: Float[Tensor, "R 3"], ray_indices: Int[Tensor, "N"] | None = None
@@ -187,8 +187,9 @@ class DenseGrid(nn.Module):
     @property
     def sample_length(self) -> float:
         """Half a voxel of the present grid in world units: the step that sampling takes."""
-        cells = self.aabb.new_tensor(self.shape).sub(1).clamp_min(1)
-        return HALF_VOXEL * float(((self.aabb[1] - self.aabb[0]) / cells).amin())
+        box = host_box(self)
+        cells = box.new_tensor(self.shape).sub(1).clamp_min(1)
+        return HALF_VOXEL * float(((box[1] - box[0]) / cells).amin())
 
     @property
     def render_defaults(self) -> dict:
@@ -204,7 +205,7 @@ class DenseGrid(nn.Module):
             from nerfacc import OccGridEstimator
         else:
             from nsw.kernels.occupancy import OccGridEstimator
-        estimator = OccGridEstimator(self.aabb.reshape(6).tolist(), list(self.occupied.shape)).to(self.aabb.device)
+        estimator = OccGridEstimator(host_box(self).reshape(6).tolist(), 1).to(self.aabb.device)  # at full size it lists all cells
         estimator.binaries = self.occupied[None].clone()
         estimator.occs = self.occupied.reshape(-1).float()
         object.__setattr__(self, "_estimator", (key, estimator))  # not a submodule: it is derived from `occupied`
@@ -229,7 +230,7 @@ class DenseGrid(nn.Module):
             n_voxels: of the box; use factors of 8 to halve the voxels' edges.
             shift_change: added to the shift. DVGO takes -1, which removes haze and a little of everything else.
         """
-        shape = grid_shape(self.aabb, n_voxels)
+        shape = grid_shape(host_box(self), n_voxels)
         for name in ("raw_density", "features"):
             old = getattr(self, name).detach().permute(3, 0, 1, 2)[None]
             new = interpolate(old, size=shape, mode="trilinear", align_corners=True)
@@ -264,7 +265,7 @@ def grid_shape(aabb: Float[Tensor, "2 3"], n_voxels: int) -> tuple[int, int, int
     """
     extent = (aabb[1] - aabb[0]).double()
     edge = (extent.prod() / n_voxels) ** (1 / 3)
-    return tuple(max(2, round(float(n))) for n in extent / edge)
+    return tuple(max(2, round(n)) for n in (extent / edge).tolist())
 
 
 def lattice(aabb: Float[Tensor, "2 3"], shape: tuple[int, ...], centres: bool = False) -> Float[Tensor, "X Y Z 3"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class FieldOutput(NamedTuple):
@@ -25,6 +25,21 @@ class FieldOutput(NamedTuple):
     def log_density(self) -> Float[Tensor, "N"]:
         """Natural logarithm of the density; that of 1e-12 where there is less."""
         return self.density.clamp_min(1e-12).log()
+
+
+def host_box(model: nn.Module) -> Float[Tensor, "2 3"]:
+    """Return a model's `aabb` in the host's memory; from a GPU it is fetched once, and again when somebody has changed it.
+
+    A step asks several times for lengths that follow from the box, and each answer from a GPU waits until that has done all else.
+    """
+    box = model.aabb.detach()
+    if not box.is_cuda:
+        return box
+    known = vars(model).get("_host_box")
+    if known is None or known[0] is not model.aabb or known[1] != model.aabb._version:
+        known = (model.aabb, model.aabb._version, box.cpu())
+        object.__setattr__(model, "_host_box", known)  # no buffer: it follows from one
+    return known[2]
 
 
 class Field(Protocol):

@@ -13,7 +13,7 @@ from nsw.errors import InputError
 from nsw.kernels.hash_encoding import hash_encode, hash_levels
 from nsw.kernels.occupancy import OccGridEstimator
 from nsw.kernels.packed_rays import sampler_for
-from nsw.models.field import FieldOutput
+from nsw.models.field import FieldOutput, host_box
 from nsw.models.sh import sh_basis
 from nsw.models.truncated_exp import truncated_exp
 
@@ -86,8 +86,8 @@ class HashGrid(nn.Module):
         self, points_world: Float[Tensor, "N 3"], known: Float[Tensor, "N LF"] | None = None
     ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N G"]]:
         r"""Return density in 1 / world unit and what the colour network needs to know: $\sigma = e^{h_0 - b}$."""
-        hidden = self.density_net(self.encode(points_world, known))
-        return self._activated(hidden[:, 0], points_world), hidden[:, 1:]
+        raw, geometry = self.density_net(self.encode(points_world, known)).split([1, self.settings.n_geometry], dim=1)
+        return self._activated(raw.squeeze(1), points_world), geometry
 
     def density(self, points_world: Float[Tensor, "N 3"], known: Float[Tensor, "N LF"] | None = None) -> Float[Tensor, "N"]:
         """Return density in 1 / world unit."""
@@ -126,7 +126,8 @@ class HashGrid(nn.Module):
     @property
     def sample_length(self) -> float:
         """Length of a sample in world units."""
-        return self.settings.step or float((self.aabb[1] - self.aabb[0]).norm()) / 1024
+        low, high = host_box(self)
+        return self.settings.step or float((high - low).norm()) / 1024
 
     @property
     def render_defaults(self) -> dict:

@@ -97,8 +97,8 @@ class HollowGrid(HashGrid):
     ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N G"]]:
         r"""Return density in 1 / world unit, $g(v)\,e^{h_0(v) - b}$ with $v = p f$, and what the colour network needs to know."""
         p, f = self.saliency(points_world), self.encode(points_world, known)
-        hidden = self.density_net(p[:, None] * f)
-        return self._activated(hidden[:, 0], points_world) * self.gate(p, f), hidden[:, 1:]
+        raw, geometry = self.density_net(p[:, None] * f).split([1, self.settings.n_geometry], dim=1)
+        return self._activated(raw.squeeze(1), points_world) * self.gate(p, f), geometry
 
     def density(self, points_world: Float[Tensor, "N 3"], known: Float[Tensor, "N LF"] | None = None) -> Float[Tensor, "N"]:
         """Return density in 1 / world unit."""

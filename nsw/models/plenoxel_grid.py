@@ -18,7 +18,7 @@ from nsw.kernels.harmonics import sh_basis
 from nsw.kernels.voxel_march import RowGradient, empty_cells
 from nsw.kernels.voxel_march_reference import corners, n_channels, shade, sparse_lookup
 from nsw.models.dense_grid import HALF_VOXEL, grid_shape, lattice
-from nsw.models.field import FieldOutput
+from nsw.models.field import FieldOutput, host_box
 
 
 @dataclass(frozen=True)
@@ -89,13 +89,15 @@ class PlenoxelGrid(nn.Module):
     @property
     def unit(self) -> float:
         """The world length in which density counts: half the box's longest edge."""
-        return 0.5 * float((self.aabb[1] - self.aabb[0]).amax())
+        low, high = host_box(self)
+        return 0.5 * float((high - low).amax())
 
     @property
     def voxel(self) -> float:
         """The edge of a voxel in world units, the shortest of the three axes'."""
-        cells = self.aabb.new_tensor(self.shape) - 1
-        return float(((self.aabb[1] - self.aabb[0]) / cells).amin())
+        box = host_box(self)
+        cells = box.new_tensor(self.shape) - 1
+        return float(((box[1] - box[0]) / cells).amin())
 
     @property
     def sample_length(self) -> float:
@@ -171,7 +173,7 @@ class PlenoxelGrid(nn.Module):
             from nerfacc import OccGridEstimator
         else:
             from nsw.kernels.occupancy import OccGridEstimator
-        estimator = OccGridEstimator(self.aabb.reshape(6).tolist(), list(cells)).to(self.aabb.device)
+        estimator = OccGridEstimator(host_box(self).reshape(6).tolist(), 1).to(self.aabb.device)  # at full size it lists all cells
         estimator.binaries, estimator.occs = occupied, occupied.reshape(-1).float()
         return estimator
 
@@ -198,7 +200,7 @@ class PlenoxelGrid(nn.Module):
 
         The parameter is a new object: tell the optimiser.
         """
-        shape = grid_shape(self.aabb, n_voxels)
+        shape = grid_shape(host_box(self), n_voxels)
         volume = torch.cat([self.dense(), self.kept[..., None].float()], -1).permute(3, 0, 1, 2)[None]
         new = interpolate(volume, size=shape, mode="trilinear", align_corners=True)[0].permute(1, 2, 3, 0)
         self._adopt(new[..., :-1].contiguous(), new[..., -1] > 0)

@@ -19,7 +19,7 @@ from nsw.kernels.packed_rays import sampler_for
 from nsw.models.dense_grid import grid_shape
 from nsw.models.encodings import encoded_size, frequency_encoding
 from nsw.models.factors import CPSizes, VMSizes, VoxelSizes, resampled
-from nsw.models.field import FieldOutput
+from nsw.models.field import FieldOutput, host_box
 
 OPTICAL_EDGE = (
     75.0  # the official code's distance_scale of 25, in a box with edges of 3: here a box's mean edge counts as that many
@@ -105,7 +105,7 @@ class VMGrid(nn.Module):
         Args:
             known: `encode`'s result for the same points, from an earlier call without gradients; spares the lookup.
         """
-        raw = self.factors.sum(points_world, self.aabb, self.gradients_in_place, known)[:, 0]
+        raw = self.factors.sum(points_world, self.aabb, self.gradients_in_place, known).squeeze(1)
         inside = ((points_world >= self.aabb[0]) & (points_world <= self.aabb[1])).all(-1)
         return self.per_unit * softplus(raw + self.settings.shift) * inside
 
@@ -143,8 +143,9 @@ class VMGrid(nn.Module):
     @property
     def sample_length(self) -> float:
         """Length of a sample in world units: `step_ratio` mean voxels of the present grid."""
-        cells = self.aabb.new_tensor(self.shape) - 1
-        return self.settings.step_ratio * float(((self.aabb[1] - self.aabb[0]) / cells).mean())
+        box = host_box(self)
+        cells = box.new_tensor(self.shape) - 1
+        return self.settings.step_ratio * float(((box[1] - box[0]) / cells).mean())
 
     @property
     def render_defaults(self) -> dict:
@@ -162,7 +163,7 @@ class VMGrid(nn.Module):
         With twice as many cells along each axis nothing changes, because a product of straight lines that get more vertices on
         the way is the same product. The parameters are new objects: build the optimiser again.
         """
-        shape = grid_shape(self.aabb, n_voxels)
+        shape = grid_shape(host_box(self), n_voxels)
         self.factors.change(lambda factor, dimension, axis: resampled(factor, dimension, shape[axis]))
 
     @torch.no_grad()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import random
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 
 @dataclass
@@ -17,6 +19,18 @@ class Timer:
 
     name: str
     seconds: float = 0.0
+
+
+def numbers(values: Iterable[Tensor | float]) -> list[float]:
+    """Return values as numbers; those on a GPU are fetched together, because each time it is waited for.
+
+    >>> numbers([torch.tensor(0.5), 2])
+    [0.5, 2.0]
+    """
+    values = [value.detach() if isinstance(value, Tensor) else value for value in values]
+    there = [value.reshape(()).double() for value in values if isinstance(value, Tensor) and value.is_cuda]
+    fetched = iter(torch.stack(there).tolist() if there else [])
+    return [next(fetched) if isinstance(value, Tensor) and value.is_cuda else float(value) for value in values]
 
 
 def peak_memory_mb() -> float:

@@ -22,7 +22,7 @@ from nsw.errors import InputError
 from nsw.models.state import read_json, write_json
 from nsw.runs import folders, provenance
 from nsw.runs.claims import Claim, Claims, make_claim
-from nsw.runs.measure import Timer, peak_memory_mb, seed_everything
+from nsw.runs.measure import Timer, numbers, peak_memory_mb, seed_everything
 from nsw.runs.model_card import TrainedSeconds
 from nsw.runs.settings import PRESETS, Settings, check_preset, check_seed
 
@@ -168,21 +168,21 @@ class Run:
             if term.numel() != 1:
                 raise InputError(f"The loss term {name} has shape {list(term.shape)}: expected one number, take its mean first.")
         stacked = torch.stack([term.reshape(()) for term in tensors])
-        values = dict(zip(terms, stacked.detach().tolist(), strict=True))
+        total = stacked.sum()
+        *each, whole = torch.cat([stacked, total[None]]).detach().tolist()  # at once: a GPU is waited for
+        values = dict(zip(terms, each, strict=True))
         for name, value in values.items():
             if not math.isfinite(value):
                 raise FloatingPointError(
                     f'Step {self._step} of {self._loop or "the run"}: the loss term "{name}" is {value}. '
                     "The last finite values were " + (", ".join(f"{k} {v:.4g}" for k, v in self.latest().items()) or "never") + "."
                 )
-        total = stacked.sum()
-        self.record(**values, loss=float(total.detach()))
+        self.record(**values, loss=whole)
         return total
 
     def record(self, **values: Tensor | float) -> None:
         """Log numbers at the current step."""
-        detached = {name: value.detach() if isinstance(value, Tensor) else value for name, value in values.items()}
-        self._entry().update({name: float(value) for name, value in detached.items()})
+        self._entry().update(zip(values, numbers(values.values()), strict=True))
 
     def history(self, name: str, loop: str | None = None) -> tuple[list[int], list[float]]:
         """Return (steps, values) of a logged number, from the last loop that logged it or from the named one."""
