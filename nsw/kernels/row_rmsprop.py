@@ -54,7 +54,7 @@ class RowRMSProp(torch.optim.Optimizer):
                 state["mean"] = torch.zeros_like(values)
         touched = (values.grad != 0).any(1).byte() if touched is None else touched
         rates = torch.full((values.shape[1],), group["lr_colour"], dtype=values.dtype, device=values.device)
-        rates[0] = group["lr"]
+        rates[:1].fill_(group["lr"])  # `rates[0] =` would copy it from the host's memory
         memory = (state["square"], state.get("mean"))
         rmsprop_rows(values, values.grad, *memory, touched, rates, group["beta"], group["eps"], group["momentum"])
 

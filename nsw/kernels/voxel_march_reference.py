@@ -7,6 +7,8 @@ colour c; what follows fills up to `CHANNELS_STEP`, so that a row is made of who
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -36,23 +38,30 @@ def corners(
         points: world coordinates; outside of the box the border's vertices answer.
         nearest: give all weight to the nearest vertex.
     """
-    size = torch.tensor(links.shape, device=points.device)
+    size, steps = _sizes(tuple(links.shape), points.device)
     unit = (points - aabb[0]) / (aabb[1] - aabb[0])
     place = (unit * (size - 1)).clamp_min(0).minimum((size - 1).to(points))
     first = place.long().minimum(size - 2)
     part = place - first
     if nearest:
         part = (part >= 0.5).to(part)
-    rows, weights = [], []
-    for corner in torch.cartesian_prod(*[torch.arange(2, device=points.device)] * 3):
-        rows.append(links[tuple((first + corner).unbind(-1))])
-        weights.append(torch.where(corner == 1, part, 1 - part).prod(-1))
-    return torch.stack(rows, -1).long(), torch.stack(weights, -1)
+    # Either vertex of each axis alone, and then all eight: a GPU is called a few times and not eight times as often.
+    i, j, k = (torch.stack([first, first + 1], -1) * steps[:, None]).unbind(-2)
+    x, y, z = torch.stack([1 - part, part], -1).unbind(-2)
+    rows = links.reshape(-1)[(i[:, :, None, None] + j[:, None, :, None] + k[:, None, None, :]).flatten(1)]
+    return rows.long(), (x[:, :, None, None] * y[:, None, :, None] * z[:, None, None, :]).flatten(1)
+
+
+@lru_cache(maxsize=64)
+def _sizes(shape: tuple[int, ...], device: torch.device) -> tuple[Int[Tensor, "3"], Int[Tensor, "3"]]:
+    """Return a grid's vertices along each axis, and how far apart in its memory neighbours along each axis lie."""
+    return torch.tensor(shape, device=device), torch.tensor([shape[1] * shape[2], shape[2], 1], device=device)
 
 
 def sparse_lookup(values: Float[Tensor, "K C"], rows: Int[Tensor, "N 8"], weights: Float[Tensor, "N 8"]) -> Float[Tensor, "N C"]:
     """Return the weighted sum of each point's 8 rows."""
-    return torch.einsum("nec,ne->nc", values[rows], weights)
+    found = values.index_select(0, rows.reshape(-1)).view(*rows.shape, values.shape[1])  # `values[rows]` sorts rows on the way back
+    return torch.einsum("nec,ne->nc", found, weights)
 
 
 def shade(features: Float[Tensor, "N C"], basis: Float[Tensor, "N B"]) -> Float[Tensor, "N 3"]:
@@ -91,13 +100,13 @@ def march_voxels_reference(
         density = (values[:, 0][rows] * weights).sum(-1).view(t.shape)
         density = torch.where((t < far[:, None]) & (density > DENSITY_MIN), density, torch.zeros_like(density))
         reaching = torch.exp(-delta * (density.cumsum(1) - density))
-        ray, sample = ((density > 0) & (reaching >= stop)).nonzero(as_tuple=True)
-    flat = ray * n_samples + sample
-    features = sparse_lookup(values, rows[flat], weights[flat])
-    depth = values.new_zeros(t.shape).index_put((ray, sample), delta * features[:, 0])
+        flat = ((density > 0) & (reaching >= stop)).view(-1).nonzero()[:, 0]
+        ray = flat // n_samples
+    features = sparse_lookup(values, rows.index_select(0, flat), weights.index_select(0, flat))
+    depth = values.new_zeros(t.numel()).index_copy(0, flat, delta * features[:, 0]).view(t.shape)
     weight = torch.exp(-(depth.cumsum(1) - depth)) * -torch.expm1(-depth)
-    colour = shade(features, sh_basis(sh_degree, directions)[ray])
-    rgb = torch.zeros_like(origins).index_add(0, ray, weight[ray, sample][:, None] * colour)
+    colour = shade(features, sh_basis(sh_degree, directions).index_select(0, ray))
+    rgb = torch.zeros_like(origins).index_add(0, ray, weight.view(-1).index_select(0, flat)[:, None] * colour)
     left = torch.exp(-depth.sum(1))
     distance = (weight.detach() * t).sum(1) / (1 - left.detach()).clamp_min(1e-10)
     return rgb, left, torch.where(left < 1, distance, torch.zeros_like(distance))
@@ -109,17 +118,22 @@ def total_variation_reference(
     rows: Int[Tensor, "n"],
     rates: Float[Tensor, "C"],
     epsilon: float = 1e-9,
+    vertices: Int[Tensor, "K"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Return the total variation at the vertices of the given rows; see `total_variation`."""
-    size = links.shape
-    flat = torch.zeros(len(values), dtype=torch.long, device=values.device)
-    flat[links.reshape(-1).long()] = torch.arange(links.numel(), device=values.device)
-    place = torch.stack(torch.unravel_index(flat[rows], size), -1)
-    own, square = values[rows], epsilon
+    """Return the total variation at the vertices of the given rows; see `total_variation`.
+
+    Args:
+        vertices: place of each row's vertex in `links.view(-1)`; looked for where it is not given.
+    """
+    size, stride, flat = links.shape, links.stride(), links.reshape(-1)
+    if vertices is None:
+        vertices = torch.zeros(len(values), dtype=torch.long, device=values.device)
+        vertices[flat.long()] = torch.arange(links.numel(), device=values.device)
+    place, asked = vertices[rows], [rows]
     for axis in range(3):
-        beside = place.clone()
-        beside[:, axis] = (beside[:, axis] + 1).clamp_max(size[axis] - 1)
-        neighbour = links[tuple(beside.unbind(-1))].long()
-        there = (neighbour > 0)[:, None] & (beside != place).any(-1, keepdim=True)
-        square = square + torch.where(there, (values[neighbour] - own) * (size[axis] / 256), torch.zeros_like(own)).square()
+        last = place // stride[axis] % size[axis] == size[axis] - 1
+        neighbour = flat[place + stride[axis] * ~last].long()
+        asked.append(torch.where(last | (neighbour == 0), rows, neighbour))  # a row's difference to itself is nothing
+    own, *beside = values.index_select(0, torch.cat(asked)).split(len(rows))  # at once: each one's gradient is a whole table
+    square = sum((((b - own) * (n / 256)).square() for b, n in zip(beside, size, strict=True)), epsilon)
     return (square.sqrt() * rates).sum() / max(1, len(rows))

@@ -22,7 +22,7 @@ def total_variation(
     values: Float[Tensor, "K C"],
     links: Int[Tensor, "X Y Z"],
     vertices: Int[Tensor, "K"],
-    first: int,
+    first: int | Int[Tensor, "1"],
     count: int,
     rates: Float[Tensor, "C"],
     into: RowGradient | None = None,
@@ -36,13 +36,14 @@ def total_variation(
 
     Args:
         vertices: place of each row's vertex in `links.view(-1)`, ascending from row 1 on.
+        first: on a GPU it may lie there too.
         rates: lambda of each channel.
         into: add the gradient there and hand none to autograd.
     """
     count = min(count, len(values) - 1)
     if values.device.type != "cpu" or values.dtype != torch.float32:
         rows = (torch.arange(count, device=values.device) + first - 1) % max(1, len(values) - 1) + 1
-        return total_variation_reference(values, links, rows, rates, EPSILON)
+        return total_variation_reference(values, links, rows, rates, EPSILON, vertices)
     return _TotalVariation.apply(values, links, vertices, first, count, rates, into)
 
 

@@ -61,9 +61,10 @@ def loss_tv(
         share: of the rows; small grids want all of them, or the term is noise.
     """
     rates = model.values.new_full((model.values.shape[1],), colour)
-    rates[0] = density
+    rates[:1].fill_(density)  # `rates[0] = density` would copy it from the host's memory
     n_rows = len(model.values) - 1
-    first = int(torch.randint(1, n_rows + 1, (1,), generator=generator, device=generator.device))
+    first = torch.randint(1, n_rows + 1, (1,), generator=generator, device=generator.device)
+    first = first if first.is_cuda else int(first)  # a GPU's number stays there: fetching it would be waiting for all else
     count = max(1, round(share * n_rows))
     return total_variation(model.values, model.links, model.vertices, first, count, rates, model.row_gradient())
 
