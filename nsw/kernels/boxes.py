@@ -39,7 +39,8 @@ def ray_aabb_intersect(
     assert rays_o.ndim == 2 and rays_o.shape[-1] == 3, "rays_o must have the shape (n_rays, 3)."
     assert rays_d.ndim == 2 and rays_d.shape[-1] == 3, "rays_d must have the shape (n_rays, 3)."
     assert aabbs.ndim == 2 and aabbs.shape[-1] == 6, "aabbs must have the shape (m, 6)."
-    if rays_o.is_cuda and rays_o.dtype == torch.float32 and len(rays_o):  # one kernel in the place of twenty
+    single = all(t.dtype == torch.float32 for t in (rays_o, rays_d, aabbs))
+    if rays_o.is_cuda and single and len(rays_o):  # one kernel in the place of twenty; it cannot be started for no rays
         import nerfacc
 
         return nerfacc.ray_aabb_intersect(rays_o, rays_d, aabbs, near_plane, far_plane, miss_value)

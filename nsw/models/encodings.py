@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -23,9 +25,13 @@ def frequency_encoding(x: Float[Tensor, "*n d"], levels: int) -> Float[Tensor, "
     """
     if levels == 0:
         return x
-    octaves = 2.0 ** torch.arange(levels, device=x.device, dtype=x.dtype)
-    angles = (x[..., None, :] * octaves[:, None]).flatten(-2)
+    angles = (x[..., None, :] * _octaves(levels, x.dtype, x.device)).flatten(-2)
     return torch.cat([x, angles.sin(), angles.cos()], dim=-1)
+
+
+@lru_cache(maxsize=64)
+def _octaves(levels: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "L 1"]:
+    return 2.0 ** torch.arange(levels, device=device, dtype=dtype)[:, None]
 
 
 def encoded_size(d: int, levels: int) -> int:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from nsw.cameras import camera_rays, orbit
+from nsw.kernels.harmonics import sh_basis
+from nsw.kernels.occupancy import OccGridEstimator
+from nsw.kernels.packed import counts_of
+from nsw.kernels.packed_rays import packed_weights
 from nsw.kernels.row_rmsprop import RowRMSProp
 from nsw.methods import plenoxels
 from nsw.models.dense_grid import DenseGrid, DenseGridSettings
@@ -13,6 +19,7 @@ from nsw.models.hash_grid import HashGrid, HashGridSettings
 from nsw.models.mlp import NerfMLP, NerfSettings
 from nsw.models.plenoxel_grid import PlenoxelGrid, PlenoxelGridSettings
 from nsw.models.wide_linear import WideLinear
+from nsw.renderers.volume import march_cells
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here: fields cannot be asked on one")
 
@@ -76,3 +83,31 @@ def test_a_wide_layer_is_right_to_tf32_and_leaves_the_process_as_it_was():
     assert torch.get_float32_matmul_precision() == "highest"
     for truth, tf32 in zip(*found, strict=True):
         assert float((truth - tf32).norm()) <= 1e-3 * float(truth.norm())
+
+
+@pytest.mark.parametrize("degree", [1, 2, 3, 4])
+def test_harmonics_from_products_are_the_formulas(degree):
+    directions = torch.nn.functional.normalize(torch.randn(500, 3), dim=-1)
+    assert (sh_basis(degree, directions.cuda()).cpu() - sh_basis(degree, directions)).abs().max() < 1e-5
+
+
+def test_samples_and_their_weights_are_the_same_with_gradients():
+    torch.manual_seed(0)
+    cells, rays = OccGridEstimator([-1.0, -1, -1, 1, 1, 1], 8), camera_rays(orbit(2, radius=3.0, width=12, height=12))
+    cells.binaries = torch.rand(1, 8, 8, 8) < 0.3
+    field = SimpleNamespace(aabb=torch.tensor([[-1.0, -1, -1], [1, 1, 1]]))
+    index, t, points = march_cells(field, rays, cells, 0.05)
+    on_gpu = march_cells(SimpleNamespace(aabb=field.aabb.cuda()), rays.to("cuda"), cells.cuda(), 0.05)
+    counts = [counts_of(x, len(rays)).cpu() for x in (index, on_gpu[0])]
+    same = counts[0] == counts[1]
+    assert same.float().mean() > 0.9  # a middle on a cell's face may fall either way
+    assert (t[same[index]] - on_gpu[1].cpu()[same[on_gpu[0].cpu()]]).abs().median() < 1e-4
+    assert march_cells(SimpleNamespace(aabb=field.aabb.cuda()), rays[:0].to("cuda"), cells, 0.05)[0].numel() == 0
+    depth, found = 0.3 * torch.rand(len(t)), []
+    for device in ("cpu", "cuda"):
+        x = depth.to(device).requires_grad_()
+        weights, left = packed_weights(x, index.to(device), len(rays))
+        (weights.square().sum() + left.square().sum()).backward()
+        found.append([y.detach().cpu() for y in (weights, left, x.grad)])
+    for a, b in zip(*found, strict=True):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
