@@ -10,6 +10,7 @@ from torch import Tensor
 from nsw.kernels.compiling import kernel
 from nsw.kernels.saturation import LARGEST_STEP, cut
 from nsw.kernels.threads import n_threads, run_shares
+from nsw.kernels.triton_launch import serves
 
 
 class RowRMSProp(torch.optim.Optimizer):
@@ -70,13 +71,17 @@ def rmsprop_rows(
     eps: float,
     momentum: float = 0.0,
 ) -> None:
-    """Take one step in place for the touched rows, empty their gradient and marks: compiled on the CPU, torch calls elsewhere."""
+    """Take one step in place for the touched rows, empty their gradient and marks, in kernels where there are some."""
     if values.device.type == "cpu" and values.dtype == torch.float32:
         mean = torch.empty(0, values.shape[1]) if mean is None else mean
         tables = [table.detach().numpy() for table in (values, grad, square, mean, touched, rates)]
         run_shares(_rows, n_threads(), *tables, *(np.float32(x) for x in (beta, eps, momentum)))
         torch.autograd.graph.increment_version(values)  # numpy's writing goes unseen
         return
+    if all(table.is_contiguous() for table in (values, grad, square)) and serves(values, grad, square):
+        from nsw.kernels.voxel_rows_triton import rmsprop_step
+
+        return rmsprop_step(values, grad, square, mean, touched, rates, beta, eps, momentum)
     rows = touched.nonzero()[:, 0]
     g, old = grad[rows], square[rows]
     new = torch.where(old == 0, g * g, beta * old + (1 - beta) * g * g)

@@ -1,7 +1,8 @@
 """Plenoxels' renderer in one pass: march rays through a sparse voxel grid, look up density and harmonics, composite, and back.
 
-float32 on the CPU runs in the compiled kernels of `voxel_march_forward` and `voxel_march_backward`; everything else runs the
-definition, `voxel_march_reference`. The kernels skip cells without a positive corner; there the definition gives nothing too.
+float32 on the CPU runs in the compiled kernels of `voxel_march_forward` and `voxel_march_backward`, on a GPU in those of
+`voxel_march_triton` where Triton runs; everything else runs the definition, `voxel_march_reference`. The CPU's kernels skip cells
+without a positive corner; there the definition gives nothing too.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from nsw.errors import InputError
 from nsw.kernels import voxel_march_backward as backward_kernels
 from nsw.kernels import voxel_march_forward as forward_kernels
 from nsw.kernels.threads import n_threads, run_shares
+from nsw.kernels.triton_launch import serves
 from nsw.kernels.voxel_march_reference import CHANNELS_STEP, march_voxels_reference, n_channels
 
 FAR_AWAY = 9  # cells beyond which distances are not told apart
@@ -41,6 +43,11 @@ class RowGradient:
     def like(values: Tensor) -> RowGradient:
         """Return an empty gradient for a table."""
         return RowGradient(torch.zeros_like(values), torch.zeros(len(values), dtype=torch.uint8, device=values.device))
+
+
+def marks_rows(values: Tensor) -> bool:
+    """Return whether kernels serve this table, which add its gradient to a `RowGradient`; elsewhere autograd adds it."""
+    return values.dtype == torch.float32 and (values.device.type == "cpu" or (values.is_contiguous() and serves(values)))
 
 
 def march_voxels(
@@ -72,9 +79,14 @@ def march_voxels(
         step: distance between samples in world units. delta: the same in 1 / unit of density.
         stop: a ray ends behind the first sample that leaves less transmittance.
         nearest: take the nearest vertex instead of interpolating.
-        skip: `empty_cells` of this grid; without it every sample is looked up.
+        skip: `empty_cells` of this grid; without it, and on a GPU, every sample is looked up.
         into: add the gradient there and hand none to autograd.
     """
+    used = 1 + 3 * (sh_degree + 1) ** 2
+    if marks_rows(values) and values.is_cuda and links.dtype == torch.int32 and sh_degree <= MAX_DEGREE and values.shape[1] >= used:
+        from nsw.kernels.voxel_march_triton import march
+
+        return march(values, links, origins, directions, near, far, offset, aabb, step, delta, sh_degree, stop, nearest, into)
     if values.device.type != "cpu" or values.dtype != torch.float32 or sh_degree > MAX_DEGREE:
         return march_voxels_reference(
             values, links, origins, directions, near, far, offset, aabb, step, delta, sh_degree, stop, nearest

@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from nsw.kernels.compiling import helper, kernel
 from nsw.kernels.saturation import LARGEST_STEP, cut
 from nsw.kernels.threads import n_threads, run_shares
-from nsw.kernels.voxel_march import RowGradient
+from nsw.kernels.voxel_march import RowGradient, marks_rows
 from nsw.kernels.voxel_march_reference import total_variation_reference
 
 EPSILON = 1e-9
@@ -41,6 +41,10 @@ def total_variation(
         into: add the gradient there and hand none to autograd.
     """
     count = min(count, len(values) - 1)
+    if values.is_cuda and marks_rows(values) and links.dtype == torch.int32:
+        from nsw.kernels.voxel_rows_triton import TritonVariation
+
+        return TritonVariation.apply(values, links, vertices, first, count, rates, into, EPSILON)
     if values.device.type != "cpu" or values.dtype != torch.float32:
         rows = (torch.arange(count, device=values.device) + first - 1) % max(1, len(values) - 1) + 1
         return total_variation_reference(values, links, rows, rates, EPSILON, vertices)

@@ -20,7 +20,7 @@ from nsw.kernels.voxel_march import max_weights
 from nsw.kernels.voxel_tv import total_variation
 from nsw.models.plenoxel_grid import PlenoxelGrid
 from nsw.renderers.voxels import VoxelRender as VoxelRender
-from nsw.renderers.voxels import march_arguments, rays_at_once
+from nsw.renderers.voxels import march_arguments, rays_in_torch_calls
 from nsw.renderers.voxels import render as render
 from nsw.renderers.voxels import render_view as render_view
 
@@ -88,7 +88,7 @@ def _visible_weight_reference(model: PlenoxelGrid, rays: Rays, near: float, chun
     """Return the same from torch calls, a few rays at a time."""
     from nsw.kernels.voxel_march_reference import corners
 
-    best, few = torch.zeros(model.links.numel(), device=rays.origins.device), min(chunk, rays_at_once(model))
+    best, few = torch.zeros(model.links.numel(), device=rays.origins.device), min(chunk, rays_in_torch_calls(model))
     places = torch.arange(best.numel(), device=best.device).view(model.shape)
     for i in range(0, len(rays), few):
         where = march_arguments(model, rays[i : i + few], near)

@@ -15,7 +15,7 @@ from torch.nn.functional import adaptive_max_pool3d, interpolate, max_pool3d
 
 from nsw.errors import InputError
 from nsw.kernels.harmonics import sh_basis
-from nsw.kernels.voxel_march import RowGradient, empty_cells
+from nsw.kernels.voxel_march import RowGradient, empty_cells, marks_rows
 from nsw.kernels.voxel_march_reference import corners, n_channels, shade, sparse_lookup
 from nsw.models.dense_grid import HALF_VOXEL, grid_shape, lattice
 from nsw.models.field import FieldOutput, host_box
@@ -110,7 +110,8 @@ class PlenoxelGrid(nn.Module):
 
     def row_gradient(self) -> RowGradient:
         """Return the buffer to which kernels add this grid's gradient; `values.grad` is the same memory."""
-        if self._gradient is None or self.values.grad is not self._gradient.values:
+        kept = self._gradient
+        if kept is None or self.values.grad is not kept.values or kept.touched.device != self.values.device:
             object.__setattr__(self, "_gradient", RowGradient.like(self.values.detach()))
             self.values.grad = self._gradient.values
         return self._gradient
@@ -118,8 +119,7 @@ class PlenoxelGrid(nn.Module):
     @property
     def touched(self) -> UInt8[Tensor, "K"] | None:
         """Which rows the kernels have added a gradient to; None where autograd adds it, which marks none: look at the gradient."""
-        compiled = self.values.device.type == "cpu" and self.values.dtype == torch.float32
-        return self.row_gradient().touched if compiled else None
+        return self.row_gradient().touched if marks_rows(self.values) else None
 
     def empty_space(self) -> Tensor | None:
         """Return the table that lets rays leap over empty cells as the grid is now, None off the CPU."""

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nsw.cameras import Cameras, Rays
-from nsw.kernels.voxel_march import march_voxels
+from nsw.kernels.voxel_march import march_voxels, marks_rows
 from nsw.models.plenoxel_grid import PlenoxelGrid
 from nsw.renderers import volume
 from nsw.renderers.render import Render
@@ -74,9 +74,14 @@ def render(
 
 
 def rays_at_once(model: PlenoxelGrid) -> int:
-    """Return how many rays to render together: many in the kernels; few elsewhere, where each sample takes 0.3 kB, or 2 in fog."""
+    """Return how many rays to render together: many in the kernels, few elsewhere."""
+    return 1 << 17 if model.values.device.type == "cpu" or marks_rows(model.values) else rays_in_torch_calls(model)
+
+
+def rays_in_torch_calls(model: PlenoxelGrid) -> int:
+    """Return how many rays torch calls take together, in which each sample takes 0.3 kB, or 2 in fog."""
     longest = 2 * sum(n * n for n in model.shape) ** 0.5  # half-voxel steps along the diagonal
-    return 1 << 17 if model.values.device.type == "cpu" else max(64, int(SAMPLES_AT_ONCE / longest))
+    return max(64, int(SAMPLES_AT_ONCE / longest))
 
 
 @torch.no_grad()
