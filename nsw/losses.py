@@ -14,13 +14,25 @@ SSIM_CONSTANTS = (0.01**2, 0.03**2)  # c1 and c2 for colours in [0, 1]
 
 
 def loss_l1(predicted: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
-    """Return the mean absolute difference."""
-    return (predicted - target).abs().mean()
+    """Return the mean absolute difference; a target that is NaN, a pixel that must not be used, adds 0."""
+    return (predicted - known(target, predicted)).abs().mean()
 
 
 def loss_mse(predicted: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
-    """Return the mean squared difference."""
-    return (predicted - target).square().mean()
+    """Return the mean squared difference; a target that is NaN, a pixel that must not be used, adds 0."""
+    return (predicted - known(target, predicted)).square().mean()
+
+
+def known(target: Float[Tensor, "*shape"], predicted: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Return a target with the prediction, as a constant, where it is NaN: nothing is known there and nothing is to be learned.
+
+    >>> known(torch.tensor([1.0, torch.nan]), torch.tensor([2.0, 3.0])).tolist()
+    [1.0, 3.0]
+    """
+    unknown = target.isnan()
+    if unknown.device.type == "cpu" and not unknown.any():  # a GPU would be waited for
+        return target
+    return torch.where(unknown, predicted.detach(), target)
 
 
 def loss_ssim(predicted: Float[Tensor, "n H W 3"], target: Float[Tensor, "n H W 3"], compiled: bool = True) -> Float[Tensor, ""]:
@@ -30,9 +42,10 @@ def loss_ssim(predicted: Float[Tensor, "n H W 3"], target: Float[Tensor, "n H W 
     (Wang et al. 2004, eq. 13). The zero padding differs from the metric of `nsw.metrics`, which mirrors the border.
 
     Args:
-        predicted, target: pictures in [0, 1].
+        predicted, target: pictures in [0, 1]; the target NaN where a pixel must not be used.
         compiled: let `nsw.kernels.ssim` do the same in one pass where it can: float32 in the CPU's memory.
     """
+    target = known(target, predicted)
     if compiled and (fused := _fused(predicted, target)):
         return 1.0 - fused[0]
     x, y = predicted.permute(0, 3, 1, 2), target.permute(0, 3, 1, 2)
@@ -65,13 +78,14 @@ def loss_photometric(predicted: Float[Tensor, "n H W 3"], target: Float[Tensor, 
     """Return (1 - ssim) L1 + ssim (1 - SSIM), the loss of 3D Gaussian splatting (Kerbl et al. 2023, eq. 7), both terms at once.
 
     Args:
-        predicted, target: pictures in [0, 1].
+        predicted, target: pictures in [0, 1]; the target NaN where a pixel must not be used.
         ssim: weight of the structural term.
 
     >>> picture = torch.rand(1, 16, 16, 3)
     >>> abs(round(loss_photometric(picture, picture).item(), 5))
     0.0
     """
+    target = known(target, predicted)
     if fused := _fused(predicted, target):
         return (1 - ssim) * fused[1] + ssim * (1.0 - fused[0])
     return (1 - ssim) * loss_l1(predicted, target) + ssim * loss_ssim(predicted, target)

@@ -12,7 +12,7 @@ from torch import Tensor
 from nsw.cameras import Rays, camera_rays, row_numbers, rows_at
 from nsw.losses import ExtraLoss, loss_entropy, loss_mse
 from nsw.methods import dvgo
-from nsw.methods.instant_ngp import meets, next_batch
+from nsw.methods.instant_ngp import next_batch, worth_asking
 from nsw.metrics import clock
 from nsw.models.dense_grid import DenseGrid, DenseGridSettings, post_activation
 from nsw.renderers.volume import render_rays
@@ -88,7 +88,7 @@ def ray_bank(
     device: torch.device | str = "cpu",
     aabb: Float[Tensor, "2 3"] | None = None,
 ) -> RayBank:
-    """Return every ray of a split, or of the given frames, with its colour.
+    """Return every ray of a split, or of the given frames, whose pixel may be used, with its colour.
 
     Picture by picture: what is worked out on the way to the rays of all of them would need several times their memory.
 
@@ -98,7 +98,8 @@ def ray_bank(
     banks = []
     for frame in scene.frames(which).split(1):
         bank = RayBank(camera_rays(scene.views(frame).to(device)), scene.pixels(frame, background, device).reshape(-1, 3))
-        banks.append(bank if aabb is None else bank.only(meets(bank.rays, aabb.to(device))))
+        everything = aabb is None and scene.masks is None
+        banks.append(bank if everything else bank.only(worth_asking(scene, frame, bank.rays, aabb)))
     rays = (torch.cat([getattr(bank.rays, name) for bank in banks]) for name in ("origins", "directions", "z_per_t"))
     return RayBank(Rays(*rays), torch.cat([bank.colours for bank in banks]))
 

@@ -79,9 +79,9 @@ class Lessons:
 
 
 def lessons_of(scene: Scene, maps: Float[Tensor, "n M h w"], model: FeatureGrid) -> Lessons:
-    """Return the training pixels whose rays meet the field's box, with the teacher's maps resized to the pictures."""
+    """Return the usable training pixels whose rays meet the field's box, with the teacher's maps resized to the pictures."""
     device, views = model.aabb.device, scene.views("train")
-    hits = ngp.meets(camera_rays(views).to(device), model.aabb)
+    hits = ngp.worth_asking(scene, scene.frames("train"), camera_rays(views).to(device), model.aabb)
     rows = [resized(one[None], views.height, views.width)[0].permute(1, 2, 0).reshape(-1, maps.shape[1]).half() for one in maps]
     return Lessons(ngp.training_pixels(scene, model.aabb, device=device), torch.cat(rows).to(device)[hits])
 

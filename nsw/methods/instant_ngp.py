@@ -131,14 +131,23 @@ def meets(rays: Rays, aabb: Float[Tensor, "2 3"]) -> Bool[Tensor, "R"]:
     return ray_aabb_intersect(rays.origins, rays.directions, aabb.reshape(1, 6))[2][:, 0]
 
 
+def worth_asking(
+    scene: Scene, frames: Int[Tensor, "n"], rays: Rays, aabb: Float[Tensor, "2 3"] | None = None
+) -> Bool[Tensor, "R"]:  # fmt: skip
+    """Return which of all the rays of some pictures meet a box and belong to a pixel that may be trained on."""
+    hits = torch.ones_like(rays.z_per_t, dtype=torch.bool) if aabb is None else meets(rays, aabb.to(rays.origins.device))
+    usable = scene.usable(frames)
+    return hits if usable is None else hits & usable.reshape(-1).to(hits.device)
+
+
 def training_pixels(scene: Scene, aabb: Float[Tensor, "2 3"], split: str = "train", device: torch.device | str = "cpu") -> Pixels:
-    """Return the pixels of a split whose rays meet the box: the others show the background whatever a field says."""
+    """Return the usable pixels of a split whose rays meet the box: the others show the background whatever a field says."""
     frames, found = scene.frames(split), []
     n = max((1 << 21) // (scene.cameras.width * scene.cameras.height), 1)
     for some in frames.split(n):  # a few at a time: the rays of all of them take several times what is kept
         rgb, alpha = scene.pixels(some, 0.0).reshape(-1, 3).to(device), scene.alphas(some).reshape(-1).to(device)
         part = Pixels(all_rays(scene.views(some), device), rgb, alpha)
-        part = part.at(meets(part.rays, aabb.to(device)))
+        part = part.at(worth_asking(scene, some, part.rays, aabb))
         found.append((part.rays.origins, part.rays.directions, part.rays.z_per_t, part.rgb, part.alpha))
     origins, directions, z, rgb, alpha = (torch.cat(parts) for parts in zip(*found, strict=True))
     return Pixels(Rays(origins, directions, z), rgb, alpha)

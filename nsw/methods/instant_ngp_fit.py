@@ -125,7 +125,7 @@ def field_steps(
     """Return the function that trains any field by one batch of stratified samples, the learning rate falling tenfold."""
     device = generator.device
     cameras, pictures = scene.views("train").to(device), scene.pixels("train").to(device)
-    among = useful_pixels(cameras, scene.aabb.to(device))
+    among = useful_pixels(cameras, scene.aabb.to(device), scene.usable("train"))
     optimizer = torch.optim.Adam(field.parameters(), lr=lr)
 
     def step(progress: float) -> None:

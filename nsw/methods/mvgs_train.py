@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nsw.cameras import Cameras
-from nsw.losses import loss_photometric
+from nsw.losses import known, loss_photometric
 from nsw.methods import gaussian_splatting as gs
 from nsw.methods import mvgs
 from nsw.methods.density_control import DensityControl, Refined, choose_growth
@@ -156,5 +156,5 @@ def fit(
         render = render_view(splats, cameras, background=background, sh_degree=degree, depth=False)
         loss = len(cameras) * loss_photometric(render.rgb, targets)
         loss.backward()
-        training.step(step, render.extras["meta"], cameras, (render.rgb.detach() - targets).abs().mean(-1))
+        training.step(step, render.extras["meta"], cameras, (render.rgb.detach() - known(targets, render.rgb)).abs().mean(-1))
     return training

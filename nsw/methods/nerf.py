@@ -17,16 +17,22 @@ from nsw.models.encodings import encoded_size, frequency_encoding
 from nsw.renderers.volume import RayRender
 
 
-def useful_pixels(cameras: Cameras, aabb: Float[Tensor, "2 3"]) -> Int[Tensor, "M"]:
+def useful_pixels(
+    cameras: Cameras, aabb: Float[Tensor, "2 3"], usable: Bool[Tensor, "N H W"] | None = None
+) -> Int[Tensor, "M"]:  # fmt: skip
     """Return the pixels, numbered over camera, row and column, whose rays meet the box.
 
     The others show the background whatever a field inside the box says: a network learns nothing from them.
+
+    Args:
+        usable: leave out the pixels that are False, as `Scene.usable` says it.
     """
     useful, box, n_pixels = [], aabb.to(cameras.Ks).reshape(1, 6), cameras.width * cameras.height
     for i in range(len(cameras)):  # picture by picture, because rays on their way take ten times the memory of their pixels
         rays = camera_rays(cameras[i])
         useful.append(ray_aabb_intersect(rays.origins, rays.directions, box)[2][:, 0].nonzero()[:, 0] + i * n_pixels)
-    return torch.cat(useful)
+    useful = torch.cat(useful)
+    return useful if usable is None else useful[usable.reshape(-1).to(useful.device)[useful]]
 
 
 def ray_batch(

@@ -190,7 +190,7 @@ def fit_nerf(
     torch.manual_seed(generator.initial_seed())
     model = CoarseFine(settings).to(device)
     pixels, cameras = scene.pixels("train").to(device), scene.views("train").to(device)
-    useful = nerf.useful_pixels(cameras, scene.aabb.to(device))
+    useful = nerf.useful_pixels(cameras, scene.aabb.to(device), scene.usable("train"))
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     for step in range(n_steps):
         nerf.set_learning_rate(optimizer, nerf.learning_rate(step, n_steps, lr))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 
@@ -33,11 +34,12 @@ def dense(
     """Return a dense grid (DVGO's) trained in one stage.
 
     Args:
-        patches: draw rays as squares of neighbours instead of one by one.
+        patches: draw rays as squares of neighbours instead of one by one, in which masked pixels have to be.
     """
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
-        model, bank = new_dense(scene, stage, device), dvgo_stages.ray_bank(scene, device=device)
+        whole = replace(scene, masks=None) if patches else scene
+        model, bank = new_dense(scene, stage, device), dvgo_stages.ray_bank(whole, device=device)
         if patches:
             bank = PatchBank(bank.rays, bank.colours, *scene.images.shape[1:3])
         dvgo_stages.fit(model, bank, stage, torch.Generator(device).manual_seed(seed), scene.near, extra_loss=extra_loss)

@@ -143,6 +143,10 @@ class Scene:
         picked = self.images[self.frames(which)]
         return picked[..., 3].float() / 255.0 if self.has_alpha else torch.ones(picked.shape[:3])
 
+    def usable(self, which: str | Sequence[int] | Int[Tensor, "n"]) -> Bool[Tensor, "n H W"] | None:
+        """Return which pixels may be trained on; None where all of them may."""
+        return None if self.masks is None else self.masks[self.frames(which)]
+
     def resized(self, width: int, height: int | None = None) -> Scene:
         """Return the scene at another picture size, area-averaged; colours are averaged weighted by alpha.
 
