@@ -123,7 +123,7 @@ def kernels(train, scene, seconds: float, detail: bool) -> tuple[float, float, s
     if detail:
         print(events.table(sort_by="self_device_time_total", row_limit=22, max_name_column_width=70), flush=True)
         print(events.table(sort_by="self_cpu_time_total", row_limit=14, max_name_column_width=50), flush=True)
-    device = [e for e in events if e.device_type == torch.autograd.DeviceType.CUDA]
+    device = [e for e in events if e.device_type == torch.autograd.DeviceType.CUDA and "#" not in e.key]  # no "Optimizer.step#..."
     busy = sum(e.self_device_time_total for e in device)
     names = sorted(device, key=lambda e: -e.self_device_time_total)[:3]
     told = ", ".join(f"{e.key[:60]} {100 * e.self_device_time_total / max(busy, 1):.0f} %" for e in names)
