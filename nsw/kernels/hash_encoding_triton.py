@@ -97,6 +97,15 @@ def _place(points, at, inside, axis: tl.constexpr, scale):
 
 
 @triton.jit
+def _cell(points, at, inside, scale):
+    """Return the lower vertices along the three axes and the positions above them."""
+    i, x = _place(points, at, inside, 0, scale)
+    j, y = _place(points, at, inside, 1, scale)
+    k, z = _place(points, at, inside, 2, scale)
+    return i, j, k, x, y, z
+
+
+@triton.jit
 def _level(about, level):
     """Return a level's first row, the mask of its hash, its vertices along an axis, and whether it is hashed."""
     first = tl.load(about + level * 4)
@@ -133,11 +142,8 @@ def _read(table, points, scales, about, out, n_points, F: tl.constexpr, WIDE: tl
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     feature, inside = tl.arange(0, WIDE)[None, :], at < n_points
     both = inside[:, None] & (feature < F)
-    scale = tl.load(scales + level)
     first, last_row, n, hashed = _level(about, level)
-    i, x = _place(points, at, inside, 0, scale)
-    j, y = _place(points, at, inside, 1, scale)
-    k, z = _place(points, at, inside, 2, scale)
+    i, j, k, x, y, z = _cell(points, at, inside, tl.load(scales + level))
     total = tl.zeros([BLOCK, WIDE], tl.float32)
     for corner in tl.static_range(8):
         rows = first + _row(corner, i, j, k, n, last_row, hashed)
@@ -151,11 +157,8 @@ def _scatter(into, points, scales, about, grad, n_points, F: tl.constexpr, WIDE:
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     feature, inside = tl.arange(0, WIDE)[None, :], at < n_points
     both = inside[:, None] & (feature < F)
-    scale = tl.load(scales + level)
     first, last_row, n, hashed = _level(about, level)
-    i, x = _place(points, at, inside, 0, scale)
-    j, y = _place(points, at, inside, 1, scale)
-    k, z = _place(points, at, inside, 2, scale)
+    i, j, k, x, y, z = _cell(points, at, inside, tl.load(scales + level))
     pull = tl.load(grad + (at * n_levels + level)[:, None] * F + feature, mask=both, other=0.0)
     for corner in tl.static_range(8):
         rows = first + _row(corner, i, j, k, n, last_row, hashed)
@@ -174,9 +177,7 @@ def _slope(
     for level in range(L):
         scale = tl.load(scales + level)
         first, last_row, n, hashed = _level(about, level)
-        i, x = _place(points, at, inside, 0, scale)
-        j, y = _place(points, at, inside, 1, scale)
-        k, z = _place(points, at, inside, 2, scale)
+        i, j, k, x, y, z = _cell(points, at, inside, scale)
         pull = tl.load(grad + (at * L + level)[:, None] * F + feature, mask=both, other=0.0)
         for corner in tl.static_range(8):
             rows = first + _row(corner, i, j, k, n, last_row, hashed)

@@ -102,6 +102,33 @@ def _cell(place, N, NEAREST: tl.constexpr):
 
 
 @triton.jit
+def _way(origins, directions, aabb, ray, X, Y, Z):
+    """Return where a ray begins and how fast it goes along the three axes, in voxels."""
+    ox, dx = _axis(origins, directions, aabb, ray, X, 0)
+    oy, dy = _axis(origins, directions, aabb, ray, Y, 1)
+    oz, dz = _axis(origins, directions, aabb, ray, Z, 2)
+    return ox, oy, oz, dx, dy, dz
+
+
+@triton.jit
+def _places(px, py, pz, X, Y, Z, NEAREST: tl.constexpr):
+    """Return the samples' lower vertices along the three axes, and the parts of the way to the next."""
+    i, x = _cell(px, X, NEAREST)
+    j, y = _cell(py, Y, NEAREST)
+    k, z = _cell(pz, Z, NEAREST)
+    return i, j, k, x, y, z
+
+
+@triton.jit
+def _light(tau, T, stop):
+    """Return what counts of a stretch's optical depths, the transmittance before each sample, and which samples count."""
+    tau = tl.minimum(tau, _OPAQUE)
+    before = T * tl.exp(tau - tl.cumsum(tau, axis=0))
+    lit = (tau > 0.0) & (before >= stop)  # a sample that light still reaches counts, also when it is the last one
+    return tl.where(lit, tau, 0.0), before, lit
+
+
+@triton.jit
 def _corner(links, i, j, k, x, y, z, Y, Z, there, CORNER: tl.constexpr):
     """Return the row and the trilinear weight of one of a cell's eight vertices."""
     right: tl.constexpr = CORNER // 4
@@ -163,11 +190,8 @@ def _march_forward(
     C: tl.constexpr, DEGREE: tl.constexpr, NEAREST: tl.constexpr, WIDTH: tl.constexpr, S: tl.constexpr,
 ):  # fmt: skip
     ray = tl.program_id(0).to(tl.int64)
-    ox, dx = _axis(origins, directions, aabb, ray, X, 0)
-    oy, dy = _axis(origins, directions, aabb, ray, Y, 1)
-    oz, dz = _axis(origins, directions, aabb, ray, Z, 2)
-    last = tl.load(far + ray)
-    first = tl.load(near + ray) + tl.load(offset + ray) * step
+    ox, oy, oz, dx, dy, dz = _way(origins, directions, aabb, ray, X, Y, Z)
+    first, last = tl.load(near + ray) + tl.load(offset + ray) * step, tl.load(far + ray)
     sample, channel = tl.arange(0, S), tl.arange(0, WIDTH)
     used = channel < C
     basis = _basis(directions, ray, channel, DEGREE)
@@ -179,13 +203,8 @@ def _march_forward(
     begin = tl.full((), 0, tl.int32)
     while (stop <= T) & (first + begin.to(tl.float32) * step < last):
         t = first + (begin + sample).to(tl.float32) * step
-        i, x = _cell(ox + t * dx, X, NEAREST)
-        j, y = _cell(oy + t * dy, Y, NEAREST)
-        k, z = _cell(oz + t * dz, Z, NEAREST)
-        tau = tl.minimum(_density(values, links, i, j, k, x, y, z, Y, Z, C, t < last) * delta, _OPAQUE)
-        before = T * tl.exp(tau - tl.cumsum(tau, axis=0))
-        lit = (tau > 0.0) & (before >= stop)  # a sample that light still reaches counts, also when it is the last one
-        tau = tl.where(lit, tau, 0.0)
+        i, j, k, x, y, z = _places(ox + t * dx, oy + t * dy, oz + t * dz, X, Y, Z, NEAREST)
+        tau, before, lit = _light(_density(values, links, i, j, k, x, y, z, Y, Z, C, t < last) * delta, T, stop)
         total = tl.sum(tau, axis=0)
         if total > 0.0:
             weight = before * _one_minus_exp(tau)
@@ -210,11 +229,8 @@ def _march_backward(
 ):  # fmt: skip
     """Add dL/dtau_i = T_{i+1} g.c_i - sum_{j>i} w_j g.c_j - g_left T_end, and w_i g for the colours, to the samples' corners."""
     ray = tl.program_id(0).to(tl.int64)
-    ox, dx = _axis(origins, directions, aabb, ray, X, 0)
-    oy, dy = _axis(origins, directions, aabb, ray, Y, 1)
-    oz, dz = _axis(origins, directions, aabb, ray, Z, 2)
-    last = tl.load(far + ray)
-    first = tl.load(near + ray) + tl.load(offset + ray) * step
+    ox, oy, oz, dx, dy, dz = _way(origins, directions, aabb, ray, X, Y, Z)
+    first, last = tl.load(near + ray) + tl.load(offset + ray) * step, tl.load(far + ray)
     sample, channel = tl.arange(0, S), tl.arange(0, WIDTH)
     used = channel < C
     basis = _basis(directions, ray, channel, DEGREE)
@@ -226,13 +242,8 @@ def _march_backward(
     begin = tl.full((), 0, tl.int32)
     while (stop <= T) & (first + begin.to(tl.float32) * step < last):
         t = first + (begin + sample).to(tl.float32) * step
-        i, x = _cell(ox + t * dx, X, NEAREST)
-        j, y = _cell(oy + t * dy, Y, NEAREST)
-        k, z = _cell(oz + t * dz, Z, NEAREST)
-        tau = tl.minimum(_density(values, links, i, j, k, x, y, z, Y, Z, C, t < last) * delta, _OPAQUE)
-        before = T * tl.exp(tau - tl.cumsum(tau, axis=0))
-        lit = (tau > 0.0) & (before >= stop)
-        tau = tl.where(lit, tau, 0.0)
+        i, j, k, x, y, z = _places(ox + t * dx, oy + t * dy, oz + t * dz, X, Y, Z, NEAREST)
+        tau, before, lit = _light(_density(values, links, i, j, k, x, y, z, Y, Z, C, t < last) * delta, T, stop)
         total = tl.sum(tau, axis=0)
         if total > 0.0:
             weight = before * _one_minus_exp(tau)

@@ -95,18 +95,14 @@ def training_view(
 ) -> tuple[Cameras, Float[Tensor, "M H W 3"], Float[Tensor, "3"]]:
     """Return the cameras, pictures and background of a step; one camera unless n_views says more.
 
-    Pictures with alpha get a random background colour at every step (unless one is given): with a constant one the
-    splats learn to paint it. A pixel that the scene's masks leave out is NaN, and no loss of `nsw.losses` counts it.
+    Pictures with alpha get a random background at every step (unless one is given): splats learn to paint a constant one.
+    A pixel that the scene's masks leave out is NaN, and no loss of `nsw.losses` counts it.
     """
-    frames = scene.splits["train"]
-    picked = frames[frames_at(step, len(frames), seed, n_views)]
+    picked = scene.splits["train"][frames_at(step, len(scene.splits["train"]), seed, n_views)]
     colour = torch.full((3,), 1.0 if background is None else background, device=device)
     if background is None and scene.has_alpha:
         colour = torch.rand(3, generator=generator_at(seed, step, 2)).to(device)
-    target, usable = scene.pixels(picked, colour, device), scene.usable(picked)
-    if usable is not None:
-        target = target.masked_fill(~usable[..., None].to(device), torch.nan)
-    return scene.cameras[picked].to(device), target, colour
+    return scene.cameras[picked].to(device), scene.targets(picked, colour, device), colour
 
 
 def sh_degree_at(step: int, n_steps: int, top: int = 3) -> int:
@@ -131,8 +127,8 @@ def starting_points(scene: Scene, n: int, seed: int = 0) -> Points:
         unit = torch.rand(n, 6, generator=generator)
         return Points(scene.aabb[0] + unit[:, :3] * (scene.aabb[1] - scene.aabb[0]), 0.35 + 0.3 * unit[:, 3:])
     frames = scene.splits["train"]
-    depth, usable = scene.depth[frames], scene.usable(frames)
-    hits = (depth > 0 if usable is None else (depth > 0) & usable).nonzero()
+    depth = scene.depth[frames]
+    hits = ((depth > 0) & scene.usable(frames)).nonzero()
     view, row, column = hits[torch.randperm(len(hits), generator=generator)[:n]].unbind(-1)
     cameras = scene.cameras[frames]
     pixel = torch.stack([column + 0.5, row + 0.5, torch.ones(len(view))], dim=-1)

@@ -14,12 +14,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nsw.cameras import Cameras, Rays, rows_at
-from nsw.errors import InputError
 from nsw.kernels.masked_adam import MaskedAdam
 from nsw.kernels.occupancy import ray_aabb_intersect
 from nsw.kernels.packed_rays import packed_weights
+from nsw.methods.occupied_cells import recall as recall
+from nsw.methods.occupied_cells import true_cells as true_cells
 from nsw.models.hash_grid import HashGrid
-from nsw.renderers.parts import all_rays, assemble, rays_of_some
+from nsw.renderers.parts import all_rays, assemble
 from nsw.renderers.render import Render
 from nsw.renderers.volume import march_cells, parts_of, sum_on_rays
 from nsw.scenes.scene import Scene
@@ -136,8 +137,7 @@ def worth_asking(
 ) -> Bool[Tensor, "R"]:  # fmt: skip
     """Return which of all the rays of some pictures meet a box and belong to a pixel that may be trained on."""
     hits = torch.ones_like(rays.z_per_t, dtype=torch.bool) if aabb is None else meets(rays, aabb.to(rays.origins.device))
-    usable = scene.usable(frames)
-    return hits if usable is None else hits & usable.reshape(-1).to(hits.device)
+    return hits & scene.usable(frames).reshape(-1).to(hits.device)
 
 
 def training_pixels(scene: Scene, aabb: Float[Tensor, "2 3"], split: str = "train", device: torch.device | str = "cpu") -> Pixels:
@@ -221,39 +221,3 @@ def cube_around(aabb: Float[Tensor, "2 3"]) -> Float[Tensor, "2 3"]:
     """
     middle, half = aabb.mean(0), (aabb[1] - aabb[0]).amax() / 2
     return torch.stack([middle - half, middle + half])
-
-
-@torch.no_grad()
-def true_cells(
-    scene: Scene, aabb: Float[Tensor, "2 3"], n_cells: int, margin: float = 0.0, split: str = "train"
-) -> Bool[Tensor, "n n n"]:
-    """Return the cells of a grid over a box that hold a surface some camera sees, from a scene's true depth.
-
-    Args:
-        margin: how far from a cell's walls a surface point has to lie to count, as a share of the cell, below 1/2: a surface
-            that cuts off a corner may as well be the neighbour's.
-
-    Raises:
-        InputError: for a scene without depth.
-    """
-    if scene.depth is None:
-        raise InputError(f"Scene {scene.name} has no true depth, so its occupied cells are unknown: take a bundled scene.")
-    depths, truth = scene.depth[scene.frames(split)].reshape(-1), torch.zeros((n_cells,) * 3, dtype=torch.bool)
-    for rays in rays_of_some(scene.views(split)):
-        depth, depths = depths[: len(rays)].float(), depths[len(rays) :]
-        points = rays.at_depth(depth)
-        place = (points - aabb[0]) / (aabb[1] - aabb[0]) * n_cells
-        cells = place.floor().long()
-        well_inside = ((place - cells - 0.5).abs() <= 0.5 - margin).all(-1)
-        i, j, k = cells[(depth > 0) & well_inside & ((cells >= 0) & (cells < n_cells)).all(-1)].unbind(-1)
-        truth[i, j, k] = True
-    return truth
-
-
-def recall(found: Bool[Tensor, "*n"], truth: Bool[Tensor, "*n"]) -> float:
-    """Return the share of truly occupied cells that are on: what is off is never sampled and stays a hole.
-
-    >>> recall(torch.tensor([True, True, False]), torch.tensor([True, False, True]))
-    0.5
-    """
-    return float((found & truth).sum() / truth.sum().clamp_min(1))

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from nsw.cameras import Cameras
 from nsw.errors import InputError
-from nsw.methods.instant_ngp import cube_around, true_cells
+from nsw.methods.instant_ngp import cube_around
+from nsw.methods.occupied_cells import true_cells
 from nsw.methods.pvd_poses import box_of, cameras_seeing
 from nsw.models.field import Field
 from nsw.models.gaussians import Gaussians

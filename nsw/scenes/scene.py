@@ -143,9 +143,23 @@ class Scene:
         picked = self.images[self.frames(which)]
         return picked[..., 3].float() / 255.0 if self.has_alpha else torch.ones(picked.shape[:3])
 
-    def usable(self, which: str | Sequence[int] | Int[Tensor, "n"]) -> Bool[Tensor, "n H W"] | None:
-        """Return which pixels may be trained on; None where all of them may."""
-        return None if self.masks is None else self.masks[self.frames(which)]
+    def usable(self, which: str | Sequence[int] | Int[Tensor, "n"]) -> Bool[Tensor, "n H W"]:
+        """Return which pixels may be trained on: all that no mask leaves out."""
+        frames = self.frames(which)
+        whole = torch.ones(1, dtype=torch.bool).expand(len(frames), *self.images.shape[1:3])
+        return whole if self.masks is None else self.masks[frames]
+
+    def targets(
+        self,
+        which: str | Sequence[int] | Int[Tensor, "n"],
+        background: float | Float[Tensor, "3"] = 1.0,
+        device: torch.device | str = "cpu",
+    ) -> Float[Tensor, "n H W 3"]:
+        """Return `pixels`, NaN where a mask leaves one out: the losses of `nsw.losses` count none of these."""
+        pixels = self.pixels(which, background, device)
+        if self.masks is None:
+            return pixels
+        return pixels.masked_fill(~self.usable(which)[..., None].to(device), torch.nan)
 
     def resized(self, width: int, height: int | None = None) -> Scene:
         """Return the scene at another picture size, area-averaged; colours are averaged weighted by alpha.

@@ -16,6 +16,7 @@ from nsw.kernels.hash_encoding import hash_levels, hash_rows
 from nsw.methods import instant_ngp as ngp
 from nsw.methods import instant_ngp_fit as fitting
 from nsw.methods import instant_ngp_inspect as look
+from nsw.methods import occupied_cells
 from nsw.methods.instant_ngp_pull import pull_of
 from nsw.models.hash_grid import HashGrid, HashGridSettings
 from nsw.renderers import parts, volume
@@ -262,7 +263,7 @@ def test_pixels_of_a_few_views_at_a_time_are_those_of_all(scene, trained, monkey
     assert torch.equal(pixels.rgb, scene.pixels("train", 0.0).reshape(-1, 3)[hits])
     few = partial(parts.rays_of_some, most=1)
     truth = ngp.true_cells(scene, model.aabb, 12)
-    monkeypatch.setattr(ngp, "rays_of_some", few)
+    monkeypatch.setattr(occupied_cells, "rays_of_some", few)
     assert len(list(few(scene.views("train")))) == len(scene.frames("train")) and torch.equal(
         ngp.true_cells(scene, model.aabb, 12), truth
     )
