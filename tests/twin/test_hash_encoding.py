@@ -21,9 +21,9 @@ def _both(levels, n_features: int, n: int, margin: float = 0.1):
     table, points = torch.randn(levels.n_rows, n_features, generator=generator), _points(n, margin)
     upstream = torch.randn(n, len(levels) * n_features, generator=generator)
     results = []
-    for encode, dtype in ((hash_encode, torch.float32), (hash_encode_reference, torch.float64)):
+    for dtype in (torch.float32, torch.float64):
         t, p = table.to(dtype, copy=True).requires_grad_(), points.to(dtype, copy=True).requires_grad_()
-        out = encode(t, p, levels)
+        out = hash_encode(t, p, levels) if dtype == torch.float32 else hash_encode_reference(t, p, levels)
         results.append((out.detach(), *torch.autograd.grad(out, (t, p), upstream.to(dtype))))
     return zip(*results, strict=True)
 
