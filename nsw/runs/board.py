@@ -10,7 +10,7 @@ from typing import Any
 from nsw.errors import InputError
 from nsw.models.state import read_json
 from nsw.runs import folders, model_table
-from nsw.runs.claims import FAILS, HOLDS
+from nsw.runs.claims import FAILS, HOLDS, stops
 from nsw.runs.kept import kept_models
 from nsw.runs.settings import PRESETS
 from nsw.runs.table import coloured, short, text_table
@@ -49,7 +49,7 @@ class Entry:
     @property
     def status(self) -> str:
         """ "done", or what went wrong."""
-        if any(row["verdict"] == FAILS for row in self.rows):
+        if any(stops(row) for row in self.rows):
             return FAILS
         status = (self.budget or {}).get("status", "ok")
         return "done" if status == "ok" else status

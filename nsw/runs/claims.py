@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -34,7 +34,8 @@ class Claim:
         unit: unit of ours and baseline.
         better: "higher" or "lower".
         paper, paper_value, dataset, hardware: the paper's claim and where it was measured.
-        verdict: "holds", "not reproduced" or "not asserted" (at this preset).
+        verdict: "holds", "not reproduced", or "not asserted" for a row that has no threshold here, or met one it is not held to.
+        asserted: whether the row stops the notebook where it does not hold.
         recorded: {"n", "mean", "min", "max"} of the gain over recorded runs of other seeds, or None.
     """
 
@@ -52,6 +53,7 @@ class Claim:
     dataset: str
     hardware: str
     verdict: str
+    asserted: bool = True
     ours_values: tuple[float, ...] = ()
     baseline_values: tuple[float, ...] = ()
     gain_values: tuple[float, ...] = ()
@@ -130,9 +132,10 @@ def make_claim(
     dataset: str = "",
     hardware: str = "",
     presets: Sequence[str] = PRESETS,
+    judged: bool = True,
     recorded: dict[str, float] | None = None,
 ) -> Claim:
-    """Return the row with its verdict; see `nsw.runs.run.Run.claim`.
+    """Return the row with its verdict; see `nsw.runs.run.Run.claim`. A row that is not `judged` is neither held nor failed.
 
     >>> make_claim("sharper", preset="smoke", ours=[27.0, 27.4], baseline=25.0, at_least=1.5).verdict
     'holds'
@@ -148,10 +151,10 @@ def make_claim(
     mean_mine, mean_theirs = statistics.fmean(mine), statistics.fmean(theirs) if theirs else None
     paired = theirs if len(theirs) == len(mine) else (mean_theirs,) * len(mine)
     gain = _gain(measure, better, mean_mine, mean_theirs)
-    if preset not in presets or (low is None and high is None):
-        verdict = SHOWN
-    else:
-        verdict = HOLDS if math.isfinite(gain) and (low is None or gain >= low) and (high is None or gain <= high) else FAILS
+    has_threshold = judged and (low is not None or high is not None)
+    asserted = has_threshold and preset in presets
+    met = math.isfinite(gain) and (low is None or gain >= low) and (high is None or gain <= high)
+    verdict = FAILS if has_threshold and not met else HOLDS if asserted else SHOWN
     return Claim(
         title=title,
         ours=mean_mine,
@@ -167,6 +170,7 @@ def make_claim(
         dataset=dataset,
         hardware=hardware,
         verdict=verdict,
+        asserted=asserted,
         ours_values=mine,
         baseline_values=theirs,
         gain_values=tuple(_gain(measure, better, a, b) for a, b in zip(mine, paired, strict=True)),
@@ -178,6 +182,11 @@ def edited_functions() -> list[str]:
     """Return the names of functions that a learner has swapped; none while the editor was never loaded."""
     editor = sys.modules.get("nsw.widgets.editing")
     return list(editor.edited()) if editor is not None else []
+
+
+def stops(row: Mapping[str, Any]) -> bool:
+    """Return whether a stored row stops its notebook: it is asserted and did not hold."""
+    return row["verdict"] == FAILS and row.get("asserted", True)
 
 
 class Claims:
@@ -210,7 +219,7 @@ class Claims:
             raise ClaimError(f"Not certified: {', '.join(self.edited)} is edited; nsw.widgets.restore() brings the original back.")
         if not self.rows:
             raise ClaimError("This run has made no claim: nothing was checked.")
-        failed = [row for row in self.rows if row.verdict == FAILS]
+        failed = [row for row in self.rows if row.verdict == FAILS and row.asserted]
         if failed:
             lines = "; ".join(f"{row.title}: measured {row.measured}, asked {row.asked}" for row in failed)
             raise ClaimError(f"{len(failed)} of {len(self.rows)} claims not reproduced in this run: {lines}.")

@@ -15,7 +15,7 @@ from typing import Any
 from nsw.errors import InputError
 from nsw.models.state import read_json, write_bytes, write_json
 from nsw.runs import folders, measured, provenance
-from nsw.runs.claims import FAILS, HOLDS
+from nsw.runs.claims import HOLDS, stops
 from nsw.runs.kernel import Execution, Outcome
 from nsw.runs.notebooks import all_notebooks, check_parameters, find_notebook, parameters, read_notebook, slug_of
 from nsw.runs.screen import Screen
@@ -53,7 +53,7 @@ class Job:
 
     @property
     def failed_claims(self) -> list[str]:
-        return [row["title"] for row in (self.claims or {}).get("claims", []) if row["verdict"] == FAILS]
+        return [row["title"] for row in (self.claims or {}).get("claims", []) if stops(row)]
 
     @property
     def verdict(self) -> tuple[str, str]:

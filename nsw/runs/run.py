@@ -219,13 +219,13 @@ class Run:
             measure: "difference" (by how much ours is better, in `unit`), "ratio" (ours / baseline) or "value" (ours).
             unit: unit of ours and baseline. better: "higher" or "lower".
             paper, paper_value, dataset, hardware: where the claim is made, and the number measured there.
-            presets: presets at which the claim is asserted; at others it is shown only.
+            presets: presets at which the claim is asserted; at others one that misses its threshold says "not reproduced", no more.
         """
         from nsw.runs import measured
 
         recorded = measured.spread(self.slug, self.preset, title)
         if self._another_scene:
-            values["presets"], recorded = (), None  # what was recorded was measured elsewhere
+            values["judged"], recorded = False, None  # what was asked and what was recorded belong to another scene
         row = make_claim(title, preset=self.preset, recorded=recorded, **values)
         self.claims.add(row)
         self._write_claims()

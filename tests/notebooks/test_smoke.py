@@ -29,6 +29,8 @@ def test_notebook_at_smoke(path, tmp_path, monkeypatch):
         assert job.claims is not None and job.claims["certified"] and job.claims["claims"]
         assert not job.failed_claims
     assert job.output.is_file() and (job.folder / "budget.json").is_file()
+    for card in job.folder.glob("models/*/card.json"):
+        assert json.loads(card.read_text())["seconds_to_train"] > 0, f"{card.parent.name}: nobody knows how long it was trained"
 
 
 def write_photographs(folder: Path, n_train: int, n_test: int, size: int) -> None:

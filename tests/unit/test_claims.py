@@ -14,7 +14,7 @@ import nsw
 from nsw import InputError, metrics
 from nsw.cameras import orbit
 from nsw.runs import measured
-from nsw.runs.claims import ClaimError, make_claim
+from nsw.runs.claims import ClaimError, make_claim, stops
 from nsw.scenes import Scene
 
 
@@ -37,12 +37,25 @@ def run(tmp_path, monkeypatch):
         ({"ours": 28.0, "baseline": 25.0, "at_least": (1, 9, 1)}, 3.0, "not reproduced"),
         ({"ours": 28.0, "baseline": 25.0, "at_least": (9, 1, 9)}, 3.0, "holds"),
         ({"ours": 28.0, "baseline": 25.0, "at_least": (9, None, 9)}, 3.0, "not asserted"),
-        ({"ours": 28.0, "baseline": 25.0, "at_least": 9, "presets": ("gpu",)}, 3.0, "not asserted"),
+        ({"ours": 28.0, "baseline": 25.0, "at_least": 9, "presets": ("gpu",)}, 3.0, "not reproduced"),
+        ({"ours": 28.0, "baseline": 25.0, "at_least": 2, "presets": ("gpu",)}, 3.0, "not asserted"),
+        ({"ours": 28.0, "baseline": 25.0, "at_least": 9, "judged": False}, 3.0, "not asserted"),
     ],
 )
 def test_verdicts(values, gain, verdict):
     row = make_claim("x", preset="laptop", **values)
     assert row.gain == pytest.approx(gain) and row.verdict == verdict
+
+
+def test_a_row_that_is_not_asserted_says_that_it_failed_and_stops_nothing(run):
+    row = run.claim("shown", ours=28.0, baseline=25.0, at_least=9, presets=())
+    assert row.verdict == "not reproduced" and not row.asserted
+    run.claims.check()
+    (stored,) = json.loads((run.folder / "claims.json").read_text())["claims"]
+    assert not stops(stored) and stops({**stored, "asserted": True})
+    run.claim("held to", ours=28.0, baseline=25.0, at_least=9)
+    with pytest.raises(ClaimError, match="1 of 2 claims not reproduced in this run: held to"):
+        run.claims.check()
 
 
 def own_scene(folder):
