@@ -197,21 +197,23 @@ def tune_block(block: Block, path: Path | str) -> Path:
     own, context = (part_of(block.coarse, those).to(device) for those in (mine, ~mine))
     rest = dict(scale=block.scale, rates=city.fine_rates(block.n_steps), control=block.control, seed=block.seed)
     training = BlockTraining(own, context, block.scene, block.n_steps, block.recipe, **rest)
-    most = held_mb(training, block.scene)
+    most = held_mb(training, block)
     for step in range(block.n_steps):
         city.fit(training, block.scene, [step], block.inverse, block.seed)
-        most = max(most, held_mb(training, block.scene))
+        most = max(most, held_mb(training, block))
     about = {"seconds": clock() - began, "held_mb": most, "own": len(own), "context": len(context)}
     about |= {"views": len(block.scene), "steps": block.n_steps}
     save_state(Path(path), {"surfels": own.cpu().state_dict(), "degree": own.settings.sh_degree, "about": about}, "block")
     return Path(path)
 
 
-def held_mb(training: BlockTraining, scene: Scene) -> float:
-    """Return the MB (2^20 bytes) that a block must hold: discs, gradients and moments of its own, its statistics, its pictures."""
+def held_mb(training: BlockTraining, block: Block) -> float:
+    """Return the MB (2^20 bytes) that a block holds: discs, gradients and moments of its own, its statistics, the discs around
+    them, the coarse model that both came from, its pictures and their estimated depth."""
     params = list(training.gaussians.params.values())
     moments = [v for one in training.optimizers.values() for state in one.state.values() for v in state.values()]
-    tensors = [*params, *params, *moments, *training.context.parameters(), *training.rows.values(), scene.images]
+    tensors = [*params, *params, *moments, *training.context.parameters(), *training.rows.values()]
+    tensors += [*block.coarse.parameters(), block.scene.images, *([] if block.inverse is None else [block.inverse])]
     return sum(tensor.nbytes for tensor in tensors) / 2**20
 
 

@@ -6,11 +6,14 @@ from motion tell which: medians and median absolute deviations must agree (`nsw.
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nsw.cameras import project
+from nsw.errors import InputError
 from nsw.losses import loss_l1, loss_ssim
 from nsw.models.depth_prior import DepthPrior, align_inverse_depth
 from nsw.scenes.scene import Scene
@@ -39,12 +42,28 @@ def aligned_inverse(
 ) -> Float[Tensor, "F H W"]:
     """Return estimated inverse depth of all training frames in the scene's units; 0 for the other frames.
 
+    It is NaN, and `loss_depth` learns nothing there, where the scene's masks leave pixels out (a sky has no depth to
+    estimate), and in pictures that cannot be aligned, which a warning counts.
+
     Args:
         points: sparse points, in the world.
         seen: which of them each training view sees.
+
+    Raises:
+        InputError: when no picture can be aligned.
     """
-    inverse = torch.zeros(scene.images.shape[:3])
-    for frame, mine in zip(scene.splits["train"].tolist(), seen, strict=True):
+    inverse, usable, refused = torch.zeros(scene.images.shape[:3]), scene.usable("train"), []
+    frames = scene.splits["train"].tolist()
+    for frame, mine, use in zip(frames, seen, usable, strict=True):
         pixels, z = project(scene.cameras[frame], points[mine])
-        inverse[frame] = align_inverse_depth(prior.predict(scene.pixels([frame])[0]).cpu(), pixels[0], 1 / z[0])
+        try:
+            aligned = align_inverse_depth(prior.predict(scene.pixels([frame])[0]).cpu(), pixels[0], 1 / z[0])
+            inverse[frame] = aligned.masked_fill(~use.cpu(), torch.nan)
+        except InputError as error:
+            refused.append(error)
+            inverse[frame] = torch.nan
+    if len(refused) == len(frames):
+        raise refused[0]
+    if refused:
+        warnings.warn(f"{len(refused)} of {len(frames)} pictures have no estimated depth. {refused[0]}", stacklevel=2)
     return inverse

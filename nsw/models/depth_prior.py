@@ -77,7 +77,7 @@ def align_inverse_depth(
     if int(inside.sum()) < MIN_POINTS:
         raise InputError(
             f"A depth prior is aligned with {MIN_POINTS} points of known depth or more, this picture has {int(inside.sum())}: "
-            "leave it out, or give more points."
+            "give more points, or do without its depth."
         )
     said, known = prior[row[inside].long(), column[inside].long()], inverse_depth[inside].to(prior)
     (said_middle, said_spread), (middle, spread) = _median_mad(said), _median_mad(known)

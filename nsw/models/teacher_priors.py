@@ -17,11 +17,11 @@ from nsw.models.state import read_json
 from nsw.models.teacher import CLASSES, FeatureTeacher, Prompt, resized, toy_teacher
 
 
-def find_teacher(folder: str | Path = "", device: torch.device | str = "cpu") -> FeatureTeacher:
+def find_teacher(folder: str | Path = "", device: torch.device | str = "cpu", needs_words: bool = False) -> FeatureTeacher:
     """Return the teacher whose weights lie in a folder as transformers saves them; the bundled one for no folder.
 
     Raises:
-        InputError: when the folder holds neither CLIP nor LSeg nor SAM, or transformers is not installed.
+        InputError: when the folder holds neither CLIP nor LSeg nor SAM, transformers is not installed, or SAM is to know words.
     """
     from nsw.models.lseg import LSegTeacher
 
@@ -32,6 +32,8 @@ def find_teacher(folder: str | Path = "", device: torch.device | str = "cpu") ->
     kind = config.get("model_type") if isinstance(config, dict) else None
     if kind not in kinds:
         raise InputError(f'{folder} holds a model of type "{kind}": a feature teacher is {", ".join(kinds)}.')
+    if needs_words and kind == "sam":
+        raise InputError(f"{folder} holds SAM, which answers points and boxes and knows no words: name a folder of CLIP or LSeg.")
     return kinds[kind](folder, device)
 
 

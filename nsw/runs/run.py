@@ -84,21 +84,23 @@ class Run:
         _display(chosen)
         return chosen
 
-    def use_scene(self, scene: Any, claims_on: str = "") -> Any:
+    def use_scene(self, scene: Any, claims_on: str = "", instead: str = "") -> Any:
         """Note the scene's name, size and digest in the provenance, print what its reader decided, and return the scene.
 
         Args:
             claims_on: the bundled scene on which the claims' thresholds were set, "" for any. After another one, and after a
                 scene of the user's own, claims are shown and none is asserted.
+            instead: what else stands in for what the thresholds were set on ("another teacher"), "" for nothing: the same holds.
         """
         height, width = scene.images.shape[1:3]
         about = {"digest": scene.digest, "frames": len(scene), "size": [width, height], "source": str(scene.source or "")}
         if scene.notes and scene.name not in self.provenance["scenes"]:
             print(*scene.notes, sep="\n")
-        if (scene.is_own or claims_on not in ("", scene.name)) and not self._another_scene:
+        elsewhere = claims_on not in ("", scene.name)
+        which = "a scene of your own" if scene.is_own else f"another scene than {claims_on}" if elsewhere else instead
+        if which and not self._another_scene:
             self._another_scene = True
-            which = "A scene of your own" if scene.is_own else f"Another scene than {claims_on}"
-            print(f"{which}: the claims below are measured on it and shown, none is asserted.")
+            print(f"{which[0].upper() + which[1:]}: the claims below are measured and shown, none is asserted.")
         self.provenance["scenes"][scene.name] = about
         self._write_about()
         return scene

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
 import torch
 
-from nsw import scenes
+from nsw import InputError, scenes
 from nsw.methods import citygaussian_v2 as city
 from nsw.methods import citygaussian_v2_blocks as blocks
 from nsw.methods import citygaussian_v2_depth as depth_of
@@ -37,6 +38,26 @@ def test_estimated_depth_comes_back_in_the_units_of_the_points(town):
     off = (inverse[train] * town.depth[train].float() - 1).abs()
     assert off.median() < 0.02
     assert not bool(inverse[town.splits["test"]].any())
+
+
+def test_nothing_is_estimated_behind_a_mask_or_with_too_few_points(town):
+    train, points = town.splits["train"], sfm_points(town, 400, noise=0.0).xyz
+    usable = torch.ones(town.images.shape[:3], dtype=torch.bool)
+    usable[train[0], :5] = False
+    masked, seen = dataclasses.replace(town, masks=usable), seen_in(town, points)
+    seen[1] = False
+    prior = CorruptedDepth(town.pixels(range(len(town))), town.depth, noise=0.0, blur=0)
+    with pytest.warns(UserWarning, match="1 of .* pictures have no estimated depth.*8 points"):
+        inverse = depth_of.aligned_inverse(prior, masked, points, seen)
+    unknown = ~usable
+    unknown[train[1]] = True
+    assert torch.equal(inverse.isnan(), unknown)
+    drawn = torch.full_like(inverse[train[:2]], 2.0).requires_grad_()
+    depth_of.loss_depth(drawn, inverse[train[:2]], l1=1.0).backward()
+    pull = drawn.grad.abs().amax((1, 2))
+    assert bool(pull.isfinite().all()) and pull[1] < 1e-4 * pull[0]
+    with pytest.raises(InputError, match="8 points of known depth or more, this picture has 0"):
+        depth_of.aligned_inverse(prior, town, points, torch.zeros_like(seen))
 
 
 def test_needles_are_as_many_and_as_thin_as_asked(town):
