@@ -6,16 +6,16 @@ import copy
 from collections.abc import Callable, Mapping
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from nsw.cameras import Cameras, Rays, camera_rays, look_at, pixel_rays
+from nsw.cameras import Cameras, Rays, camera_rays, look_at
 from nsw.methods import nerdf
 from nsw.models.field import Field
 from nsw.models.ray_basis import gaussian_basis
 from nsw.models.ray_distribution import RayDistribution
 from nsw.renderers import whole_rays
-from nsw.renderers.volume import RayRender, ray_bounds, render_at
+from nsw.renderers.volume import RayRender, composite, ray_bounds, render_at
 from nsw.renderers.whole_rays import SeriesRender
 
 
@@ -37,85 +37,49 @@ def teacher_ray(teacher: Field, rays: Rays, near: float, n_samples: int = 256) -
     return render_at(teacher, rays, first[:, None] + tau * (last - first)[:, None], first, last)
 
 
-@torch.no_grad()
-def ray_chart(student: RayDistribution, teacher: Field, camera: Cameras, near: float, row: int, column: int, terms: int):
-    """Return a chart of one pixel's ray: the series' weights, the density they add up to, and who sees what of it.
-
-    Above, the 4 x K numbers that the network answered; in the middle, density along the ray, student against teacher; below,
-    the share of light that each part of the ray gives the pixel.
-
-    Args:
-        terms: how many of the K terms speak.
-    """
-    from nsw.widgets.charts import COLOURS, figure
-
-    rays = pixel_rays(camera, *(torch.tensor([value], device=camera.Ks.device) for value in (0, row, column)))
-    first, last, hit = ray_bounds(student, rays, near)
-    if not bool(hit[0]):
-        return figure([], title=f"The ray of pixel (row {row}, column {column}) misses the box: choose another one", height=560)
-    fewer = with_terms(student, terms)
-    numbers = fewer.coefficients(rays, first, last)[0].cpu()
-    tau = whole_rays.positions(256, first.device)
-    ours, theirs = whole_rays.render_rays(fewer, rays, near=near, tau=tau), teacher_ray(teacher, rays, near)
-    names, colours = ("density", "red", "green", "blue"), ("#000000", COLOURS[1], COLOURS[2], COLOURS[0])
-    data = [
-        dict(type="bar", x=list(range(len(w))), y=w.tolist(), name=name, marker=dict(color=colour), xaxis="x", yaxis="y")
-        for name, w, colour in zip(names, numbers, colours, strict=True)
-    ]
-    for who, out, colour, dash in (("student", ours, COLOURS[0], "solid"), ("teacher", theirs, COLOURS[1], "dash")):
-        style = dict(type="scatter", mode="lines", line=dict(color=colour, dash=dash, width=2), x=out.t[0].tolist(), xaxis="x2")
-        share = out.densities[0] / out.densities[0].max().clamp_min(1e-9)
-        data.append(style | dict(y=share.tolist(), name=who, yaxis="y2"))
-        per_length = out.weights[0] / (out.t_ends - out.t_starts)[0].clamp_min(1e-9)
-        data.append(style | dict(y=per_length.tolist(), name=who, yaxis="y3", showlegend=False))
-    chart = figure(data, title=_headline(ours, theirs, row, column), height=620, margin=dict(l=65, r=15, t=110, b=50))
-    chart.update_layout(
-        barmode="group",
-        xaxis=dict(title="term k", anchor="y", domain=[0, 1]),
-        yaxis=dict(title="W", domain=[0.74, 1.0]),
-        xaxis2=dict(title="distance t (world units)", anchor="y3", domain=[0, 1]),
-        yaxis2=dict(title="\u03c3 / max", domain=[0.34, 0.62], anchor="x2"),
-        yaxis3=dict(title="w per unit", domain=[0.0, 0.28], anchor="x2"),
-    )
-    return chart
+def with_changes(student: RayDistribution, changes: Float[Tensor, "4 K"]) -> RayDistribution:
+    """Return a copy whose series have these numbers added to their weights, on every ray."""
+    copied = copy.deepcopy(student)
+    with torch.no_grad():
+        copied.network.head.bias += changes.reshape(-1).to(student.aabb.device)
+    return copied
 
 
-def _headline(ours: RayRender, theirs: RayRender, row: int, column: int) -> str:
-    """Return what a chart's title says of both pixels."""
-    off = float((ours.rgb - theirs.rgb).abs().mean())
-    depths = f"depth {float(ours.depth[0]):.2f} and {float(theirs.depth[0]):.2f}" if float(theirs.alpha[0]) > 0.5 else "mostly air"
-    return f"row {row}, column {column}: colour off by {off:.3f}, {depths}"
+def terms_fit(
+    ray: RayRender, n_terms: int, basis: Callable[[Float[Tensor, "S"], int], Float[Tensor, "S K"]]
+) -> tuple[Float[Tensor, "S"], Float[Tensor, "K S"], Float[Tensor, "K 3"]]:
+    """Return one ray's visible density, its best series of 1 to K terms, and the pixels that those give.
 
-
-def slab_chart(
-    terms: int,
-    place: float,
-    thickness: float,
-    margin: float,
-    basis: Callable[[Float[Tensor, "S"], int], Float[Tensor, "S K"]],
-):
-    """Return a chart of a slab of density, and the nearest sum of the first `terms` functions of a basis to it.
+    Density that less than a hundredth of the light reaches is left out. Colours stay the ray's own, over white; what a series
+    has below zero is cut off before its pixel is added up.
 
     Args:
-        place: where the slab begins, in [0, 1]; it is cut off at 1.
-        thickness: of the slab.
-        margin: share of the period that is left unused at either end.
+        ray: a single ray with S > K samples evenly spread.
+        basis: functions orthogonal on an even grid, as those of `nsw.models.ray_basis` with waves are.
     """
-    from nsw.widgets.charts import COLOURS, figure
+    reached = 1 - ray.weights[0].cumsum(-1) + ray.weights[0] > 0.01
+    seen = torch.where(reached, ray.densities[0], 0.0)
+    columns = basis(whole_rays.positions(len(seen), seen.device), n_terms)
+    share = (columns.T @ seen) / columns.square().sum(0)
+    sums = (columns * share).T.cumsum(0)
+    edges = torch.cat([ray.t_starts, ray.t_ends[:, -1:]], dim=-1)
+    return seen, sums, composite(sums.clamp_min(0), ray.rgbs.expand(n_terms, -1, -1), edges, 1.0)[0]
 
-    tau, slab, summed = slab_fit(terms, place, thickness, margin, basis)
-    data = [
-        dict(type="scatter", mode="lines", x=tau.tolist(), y=y.tolist(), name=name, line=dict(color=colour, dash=dash, width=2))
-        for name, y, colour, dash in (
-            ("the slab", slab, COLOURS[6], "dot"),
-            ("sum of the series", summed, COLOURS[5], "solid"),
-            ("density, never below zero", summed.clamp_min(0), COLOURS[1], "solid"),
-        )
-    ]
-    ghost = float(summed.clamp_min(0)[slab == 0].mean() / slab.mean())
-    return figure(
-        data, title=f"density where none should be: {ghost:.0%} of the slab's", xaxis_title="\u03c4", yaxis_title="\u03c3"
-    )
+
+def kinds_of_pixels(depth: Float[Tensor, "n H W"], step: float = 0.3) -> dict[str, Bool[Tensor, "n H W"]]:
+    """Return masks of up to three kinds: "air" (depth 0), "outlines", where depth jumps to a neighbour, and "surfaces".
+
+    A kind that no pixel is of is left out.
+
+    Args:
+        step: the smallest jump, world units; from something to air is always one.
+    """
+    around = torch.nn.functional.pad(depth[:, None], (1, 1, 1, 1), mode="replicate")
+    high = torch.nn.functional.max_pool2d(around, 3, 1)[:, 0]
+    low = -torch.nn.functional.max_pool2d(-around, 3, 1)[:, 0]
+    air, jump = depth == 0, high - low > step
+    kinds = {"air": air, "outlines": jump & ~air, "surfaces": ~jump & ~air}
+    return {name: mask for name, mask in kinds.items() if bool(mask.any())}
 
 
 def slab_fit(
@@ -126,7 +90,8 @@ def slab_fit(
     basis: Callable[[Float[Tensor, "S"], int], Float[Tensor, "S K"]],
     n: int = 400,
 ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"], Float[Tensor, "n"]]:
-    """Return positions in [0, 1], a slab of height one there, and the sum of a basis that is nearest to it; see `slab_chart`."""
+    """Return positions in [0, 1], a slab of height one there, and the sum of a basis that is nearest to it; see
+    `nerdf_charts.slab_chart`."""
     tau = (torch.arange(n, dtype=torch.float64) + 0.5) / n
     slab = ((tau >= place) & (tau < place + thickness)).double()
     columns = basis(margin + (1 - 2 * margin) * tau, terms).double()

@@ -126,6 +126,47 @@ def bars(
     show_figure(chart, alt, caption)
 
 
+def bubbles(
+    points: Mapping[str, tuple[float, float, float]],
+    x: str,
+    y: str,
+    alt: str,
+    title: str | None = None,
+    caption: str | None = None,
+    log_x: bool = False,
+    largest: float = 60.0,
+):
+    """Show bubbles {name: (x value, y value, size)} whose areas are as their sizes, named above, or below beside another one.
+
+    Args:
+        largest: diameter of the largest bubble in pixels.
+    """
+    most = max(size for _, _, size in points.values())
+    ordered = sorted(points.items(), key=lambda item: -item[1][2])  # small ones in front
+    across = [largest * math.sqrt(size / most) for _, (_, _, size) in ordered]
+    heights = [height for _, (_, height, _) in ordered]
+    room = 0.35 * ((max(heights) - min(heights)) or 1.0)
+    low, high = min(heights) - room, max(heights) + room
+    per_pixel = (high - low) / (HEIGHT - 110)
+    data = [
+        dict(type="scatter", mode="markers", x=[at], y=[height], marker=dict(size=[size], color=COLOURS[i % 8], opacity=0.8))
+        for i, ((_, (at, height, _)), size) in enumerate(zip(ordered, across, strict=True))
+    ]
+    names, places = [name for name, _ in ordered], [at for _, (at, _, _) in ordered]
+    along = [math.log10(at) if log_x else at for at in places]
+    ends = [min(along), max(along)]
+    margin = 0.15 * ((ends[1] - ends[0]) or 1.0)
+    tops: list[float] = []
+    for i, (height, size) in enumerate(zip(heights, across, strict=True)):
+        beside = any(abs(along[i] - along[j]) < margin and abs(height - heights[j]) < room / 2 for j in range(i))
+        tops.append(height - (size / 2 + 20) * per_pixel if beside else height + (size / 2 + 2) * per_pixel)
+    data.append(dict(type="scatter", mode="text", x=places, y=tops, text=names, textposition="top center"))
+    chart = figure(data, title=title, showlegend=False)
+    chart.update_xaxes(title=x, **(log_axis(places) if log_x else {}), range=[ends[0] - margin, ends[1] + margin])
+    chart.update_yaxes(title=y, range=[low, high])
+    show_figure(chart, alt, caption)
+
+
 def _label(height: float) -> str:
     """Return the number on a bar in three digits, thousands as whole numbers.
 

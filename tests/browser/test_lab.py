@@ -42,6 +42,9 @@ for n in (30, 3000):
     cloud = Gaussians.random(toys.aabb, n, torch.Generator().manual_seed(n))
     nsw.start("demo", preset="smoke", seed=n).keep("cloud", model=cloud, scene=toys)
 widgets.compare_runs(alt="Two runs.")""",
+    'widgets.film({"up": [torch.full((16, 16), i / 8) for i in range(9)]}, alt="A square that grows lighter.")',
+    """widgets.weight_sliders(lambda row, column, changes: widgets.figure([dict(type="scatter", x=[0, 1], y=[0, 1])],
+    title=f"row {row}, sum {sum(map(sum, changes)):.1f}"), ("first", "second"), 24, alt="A line.", pick=torch.zeros(16, 16))""",
     'widgets.lines({"a": ([0, 1, 2], [0, 1, 4])}, x="t", y="v", alt="A curve.")',
     'widgets.show(scene.pixels([0])[0], alt="The ball.")',
     "widgets.source(volume.composite)",
@@ -206,6 +209,36 @@ def test_ray_inspector_follows_a_click(fixture_page):
     page.wait_for_selector(".nsw-inspector svg[aria-label='One ray.'] >> text=row 32, column 16", timeout=20_000)
     page.keyboard.press("ArrowDown")
     page.wait_for_selector(".nsw-inspector svg >> text=row 33, column 16", timeout=20_000)
+
+
+def test_a_film_is_played_and_dragged(fixture_page):
+    page = fixture_page.page
+    box = page.locator(".nsw-film").first
+    box.scroll_into_view_if_needed()
+    picture = box.locator(".widget-html:has(img)").first
+    before = pixels(picture)
+    drag(page, box.locator(".noUi-handle").first, 150)
+    after = until_changed(picture, before)
+    box.locator(".widget-play button").first.click()
+    until_changed(picture, after)
+    box.locator(".widget-play button").first.click()  # a film that went on would move the page under the next test
+
+
+def test_upright_sliders_change_weights_of_the_list_that_is_chosen(fixture_page):
+    page = fixture_page.page
+    box = page.locator(".nsw-weights").first
+    box.scroll_into_view_if_needed()
+    handles = box.locator(".slider-vertical .noUi-handle, .noUi-vertical .noUi-handle")
+    assert handles.count() == 24
+    handles.nth(3).focus()
+    handles.nth(3).press("ArrowUp")
+    page.wait_for_selector(".nsw-weights svg >> text=row 8, sum 0.2", timeout=20_000)
+    box.locator("select").first.select_option("second")
+    handles.nth(0).focus()
+    handles.nth(0).press("ArrowUp")
+    page.wait_for_selector(".nsw-weights svg >> text=row 8, sum 0.4", timeout=20_000)
+    box.locator("button:has-text('all to zero')").click()
+    page.wait_for_selector(".nsw-weights svg >> text=row 8, sum 0.0", timeout=20_000)
 
 
 def test_pictures_charts_and_cards_are_there(fixture_page):

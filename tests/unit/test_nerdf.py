@@ -13,6 +13,7 @@ import nsw
 from nsw.cameras import Cameras, Rays, camera_rays, check, intrinsics, look_at, orbit
 from nsw.methods import instant_ngp as ngp
 from nsw.methods import nerdf
+from nsw.methods import nerdf_charts as charts
 from nsw.methods import nerdf_fit as fitting
 from nsw.methods import nerdf_inspect as look
 from nsw.methods.instant_ngp_fit import Plan
@@ -285,13 +286,63 @@ def test_depth_of_a_true_surface_does_not_flicker():
     assert float(look.depth_flicker(lambda rays: rays.origins[:, 0], points, eyes)) > 0.1
 
 
-def test_charts_are_drawn_from_the_ray_that_was_asked_for(scene, teacher):
+def test_changes_are_added_to_every_ray_s_weights():
+    model, rays, changes = _student(), _rays(), torch.randn(4, 6, generator=seeded())
+    first, last, _ = volume.ray_bounds(model, rays)
+    plain, changed = (m.coefficients(rays, first, last) for m in (model, look.with_changes(model, changes)))
+    torch.testing.assert_close(changed - plain, changes.expand_as(plain))
+
+
+def test_a_chart_shows_the_ray_that_was_asked_for_and_its_changed_pixel(scene, teacher):
     student, camera = _student(box=tuple(teacher.aabb.flatten().tolist())), scene.views("test")[0]
-    chart = json.loads(look.ray_chart(student, teacher, camera, scene.near, 12, 12, 6).to_json())
-    assert [trace["type"] for trace in chart["data"]] == ["bar"] * 4 + ["scatter"] * 4
-    assert "row 12, column 12" in chart["layout"]["title"]["text"]
-    away = look.ray_chart(student, teacher, look.sway(camera, 1, 0.0), scene.near, 0, 0, 6)
-    assert "misses the box" in away.layout.title.text and len(away.data) == 0
+    grey = json.loads(charts.ray_chart(student, teacher, camera, scene.near, 12, 12).to_json())
+    assert [trace["type"] for trace in grey["data"]] == ["bar"] * 4 + ["scatter"] * 7
+    assert "row 12, column 12" in grey["layout"]["title"]["text"]
+    wall = [[50.0, 0, 0, 0, 0, 0], [30.0, 0, 0, 0, 0, 0], [-30.0, 0, 0, 0, 0, 0], [-30.0, 0, 0, 0, 0, 0]]
+    red = json.loads(charts.ray_chart(student, teacher, camera, scene.near, 12, 12, wall).to_json())
+    pixels = dict(zip(red["data"][-1]["y"], red["data"][-1]["marker"]["color"], strict=True))
+    assert pixels["changed"] == "rgb(255,0,0)" and pixels["network"] == grey["data"][-1]["marker"]["color"][1]
+    assert red["data"][0]["y"][0] == pytest.approx(grey["data"][0]["y"][0] + 50, abs=1e-4)
+    beside = look.sway(camera, 1, 0.0)
+    for away in (
+        charts.ray_chart(student, teacher, beside, scene.near, 0, 0),
+        charts.teacher_chart(teacher, beside, scene.near, 0, 0, 6, fourier_basis),
+    ):
+        assert "misses the box" in away.layout.title.text and len(away.data) == 0
+
+
+def test_a_ray_s_series_ends_at_its_pixel_and_sees_nothing_behind_the_surface():
+    """A ray through blue air and a red cloud, and a green wall behind it that no light reaches."""
+    edges = torch.linspace(0, 2, 129)
+    middle = (edges[1:] + edges[:-1])[None] / 2
+    density, rgbs = 28 * torch.exp(-((middle - 1) / 0.1).square()), torch.tensor([1.0, 0, 0]).expand(1, 128, 3).clone()
+    rgbs[:, :45], rgbs[:, 100:] = torch.tensor([0.0, 0, 1]), torch.tensor([0.0, 1, 0])
+    density[:, 100:] = 900.0
+    rgb, alpha, weights = volume.composite(density, rgbs, edges[None])
+    ray = volume.RayRender(rgb, alpha, alpha, weights, edges[None, :-1], edges[None, :-1], edges[None, 1:], density, rgbs)
+    seen, sums, pixels = look.terms_fit(ray, 120, fourier_basis)
+    assert 20 < float(seen.max()) < 28.1 and float(seen[100:].max()) == 0
+    assert sums.shape == (120, 128) and pixels.shape == (120, 3)
+    torch.testing.assert_close(sums[0], seen.mean().expand(128))
+    misfit = (sums - seen).square().sum(-1)
+    assert bool((misfit.diff() <= 1e-2).all()) and float(misfit[-1]) < 0.1 * float(misfit[3])
+    off = (pixels - rgb).abs().mean(-1)
+    assert float(off[-1]) < 0.02 < 0.2 < float(off[0])
+
+
+def test_the_chart_of_a_teacher_s_ray_marks_the_terms_that_were_asked_for(scene, teacher):
+    chart = charts.teacher_chart(teacher, scene.views("test")[0], scene.near, 12, 12, 7, fourier_basis, most=20)
+    curve, mark = chart.data[3:5]
+    assert len(curve.y) == 20 and mark.x == (7,) and mark.y[0] == curve.y[6]
+    assert f"7 terms: pixel off by {curve.y[6]:.3f}" in chart.layout.title.text
+
+
+def test_pixels_are_air_outlines_or_surfaces():
+    depth = torch.zeros(1, 7, 7)
+    depth[0, 1:6, 1:6] = 2.0
+    kinds = look.kinds_of_pixels(depth)
+    assert {name: int(mask.sum()) for name, mask in kinds.items()} == {"air": 24, "outlines": 16, "surfaces": 9}
+    assert set(look.kinds_of_pixels(torch.ones(1, 4, 4))) == {"surfaces"}
 
 
 def test_depth_error_counts_known_pixels_only():

@@ -313,3 +313,68 @@ def test_ray_inspector_follows_clicks_and_sliders(shown, scene, front_end):
         assert view.picked == [0, 5]
 
     asyncio.run(use())
+
+
+# ---- films and weights -----------------------------------------------------------------------------------------------------
+
+
+def test_a_film_stands_still_until_it_is_played_and_leaves_a_few_frames(shown, front_end, monkeypatch):
+    monkeypatch.setattr("nsw.widgets.film_player.live", lambda: True)
+    strips = {name: [torch.full((6, 8), i / 255) for i in range(start, start + 9)] for name, start in (("one", 10), ("two", 50))}
+
+    async def use():
+        widgets.film(strips, alt="two grey films", fps=4.0)
+        box = [w for w in _widgets() if "nsw-film" in getattr(w, "_dom_classes", ())][-1]
+        views = [column.children[0] for column in box.children[0].children]
+        play, slider = box.children[1].children
+        assert play.max == slider.max == 8 and play.interval == 250 and not play.playing
+        assert [first_value(view) for view in views] == [10, 50]
+        slider.value = 7
+        await until(lambda: [first_value(view) for view in views] == [17, 57])
+
+    asyncio.run(use())
+    still = Image.open(io.BytesIO(base64.b64decode(shown[0]["image/png"])))
+    assert still.width <= 760 and {10, 12, 14, 16, 50, 52, 54, 56} <= {value for _, (value, *_) in still.getcolors(1 << 16)}
+
+
+def test_films_of_different_lengths_are_refused(shown):
+    with pytest.raises(InputError, match="one length"):
+        widgets.film({"a": [torch.zeros(2, 2)], "b": []}, alt="nothing to see")
+
+
+def test_weights_keep_what_was_added_to_each_list(shown, front_end, monkeypatch):
+    monkeypatch.setattr("nsw.widgets.weight_bank.live", lambda: True)
+    asked = []
+
+    def draw(row, column, changes):
+        asked.append((row, column, changes))
+        return widgets.figure([dict(type="scatter", x=[0, 1], y=[0, sum(map(sum, changes))])])
+
+    async def use():
+        widgets.weight_sliders(draw, ("density", "red"), 3, alt="a chart of weights", pick=torch.zeros(6, 8, 3), reach=5.0)
+        box = [w for w in _widgets() if "nsw-weights" in getattr(w, "_dom_classes", ())][-1]
+        _, row, _, head, bank, view, error = box.children
+        (which, back), sliders = head.children, [column.children[0] for column in bank.children]
+        before = view.value
+        sliders[1].value = 2.0
+        sliders[1].value = 2.5  # only the newest is drawn
+        await until(lambda: len(asked) == 2)
+        assert asked[1] == (3, 4, [[0, 2.5, 0], [0, 0, 0]]) and view.value != before and sliders[0].min == -5
+        which.value = "red"
+        assert [slider.value for slider in sliders] == [0, 0, 0]
+        sliders[0].value = -1.0
+        await until(lambda: len(asked) == 3)
+        assert asked[2][2] == [[0, 2.5, 0], [-1, 0, 0]]
+        which.value = "density"
+        assert [slider.value for slider in sliders] == [0, 2.5, 0]
+        row.value = 1
+        await until(lambda: len(asked) == 4)
+        assert asked[3] == (1, 4, [[0, 2.5, 0], [-1, 0, 0]])
+        back.click()
+        await until(lambda: len(asked) == 5)
+        assert asked[4][2] == [[0, 0, 0], [0, 0, 0]] and sliders[1].value == 0 and not error.value
+
+    asyncio.run(use())
+    assert asked[0] == (3, 4, [[0, 0, 0], [0, 0, 0]]) and "image/svg+xml" in shown[0]
+    with pytest.raises(InputError, match="reach"):
+        widgets.weight_sliders(draw, ("density",), 3, alt="a chart of weights", pick=torch.zeros(6, 8, 3), reach=0.0)

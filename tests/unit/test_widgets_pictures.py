@@ -187,6 +187,19 @@ def test_log_axes_of_one_or_two_decades_name_two_and_five_only():
     assert charts.log_axis([])["type"] == "log"
 
 
+def test_bubbles_have_areas_as_their_sizes_and_names_apart(monkeypatch):
+    from nsw.widgets import charts
+
+    drawn = []
+    monkeypatch.setattr(charts, "show_figure", lambda chart, *_: drawn.append(chart))
+    points = {"small": (10.0, 20.0, 1.0), "large": (1000.0, 25.0, 4.0), "beside": (1100.0, 25.0, 2.0)}
+    charts.bubbles(points, x="speed", y="quality", alt="three bubbles of two sizes", log_x=True, largest=50.0)
+    *circles, names = drawn[0].data
+    assert [circle.marker.size[0] for circle in circles] == pytest.approx([50.0, 50.0 / 2**0.5, 25.0])
+    assert names.text == ("large", "beside", "small") and names.y[0] > 25 > names.y[1] and names.y[2] > 20
+    assert drawn[0].layout.xaxis.range[0] < 1 < 3 < drawn[0].layout.xaxis.range[1]
+
+
 def test_names_of_bars_are_never_numbers(shown):
     widgets.bars({"#734125": 1.0, "#231202": 2.0}, alt="two bars named by their colours")
     assert shown[0][0]["application/vnd.plotly.v1+json"]["layout"]["xaxis"]["type"] == "category"
