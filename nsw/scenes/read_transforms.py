@@ -118,7 +118,7 @@ def parse_frames(data: dict[str, Any], path: Path, split: str = "") -> tuple[lis
                 missing += 1
                 continue
             raise InputError(f"{where}: its picture {path.parent / name} does not exist; restore it or remove the frame.")
-        frames.append(_frame(item, data, path.parent, name, picture, where, split))
+        frames.append(_frame(item, data, path.parent, name.removeprefix("./"), picture, where, split))
     if not frames:
         raise InputError(f"{path}: none of the {len(listed)} listed pictures exists beside it; restore the pictures.")
     return frames, [f"{missing} of {len(listed)} listed pictures do not exist and were left out."] if missing else []

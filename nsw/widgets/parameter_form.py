@@ -106,8 +106,9 @@ def field(parameter: Parameter, value: Any):
     if kind == "bool" and isinstance(value, bool):
         return ipywidgets.Checkbox(value=value, **look)
     if parameter.choices:
+        own = () if value in parameter.choices or not isinstance(value, str) else (value,)  # a folder named in the cell stays
         return ipywidgets.Dropdown(
-            options=parameter.choices, value=value if value in parameter.choices else parameter.default, **look
+            options=(*parameter.choices, *own), value=value if own or value in parameter.choices else parameter.default, **look
         )
     if kind in ("int", "float") and isinstance(value, int | float) and not isinstance(value, bool):
         plain, bounded = (

@@ -205,9 +205,14 @@ def contact_sheet(tiles: Mapping[str, np.ndarray], columns: int, gap: int = 10) 
 
 
 def wrapped(text: str, width: int, font: Any) -> list[str]:
-    """Return the text broken at spaces into lines that fit `width` pixels."""
+    """Return the text broken at spaces into lines that fit `width` pixels; a word that is wider, as a path may be, is cut."""
     lines: list[str] = []
-    for word in text.split() or [""]:
+    words = text.split()[::-1] or [""]
+    while words:
+        word = words.pop()
+        if (whole := next((n for n in range(len(word), 1, -1) if font.getlength(word[:n]) <= width), 1)) < len(word):
+            words.append(word[whole:])
+            word = word[:whole]
         if lines and font.getlength(f"{lines[-1]} {word}") <= width:
             lines[-1] = f"{lines[-1]} {word}"
         else:

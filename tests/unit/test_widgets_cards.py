@@ -163,6 +163,8 @@ def test_form_reads_types_choices_and_limits():
         "kind": "Dropdown",
         "out": "Text",
     }
+    own = parameter_form.field(found["kind"], "photos/of mine")
+    assert own.value == "photos/of mine" and own.options == ("dense", "hashed", "photos/of mine")
     assert parameter_form.read(found["out"], "") is None and parameter_form.read(found["out"], "x") == "x"
 
 

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFont
 
 from nsw import InputError, widgets
 from nsw.renderers.render import Render
@@ -239,3 +239,12 @@ def test_live_needs_a_front_end(monkeypatch):
     assert widgets.live()
     kernel.get_parent = lambda: {"metadata": {}}
     assert widgets.live()  # a widget's callback carries no cell id
+
+
+@pytest.mark.parametrize("width", [60, 150, 1000])
+def test_titles_stay_within_their_tile_even_where_a_path_has_no_space(width):
+    font, title = ImageFont.load_default(15), "splats of /a/folder/without/one/space and two words"
+    lines = pictures.wrapped(title, width, font)
+    assert "".join(lines).replace(" ", "") == title.replace(" ", "")
+    assert max(font.getlength(line) for line in lines) <= width
+    assert len(lines) == 1 or width < 1000
