@@ -9,6 +9,7 @@ ones instead of coming on top, so that every variant asks the same number of ray
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,7 +22,7 @@ from nsw.kernels.packed import counts_of
 from nsw.kernels.packed_rays import packed_weights
 from nsw.methods import instant_ngp as ngp
 from nsw.methods import pvd
-from nsw.methods.pvd_al_pool import RayPool
+from nsw.methods.pvd_al_pool import Diary, RayPool
 from nsw.methods.pvd_poses import turned
 from nsw.methods.pvd_teacher import Plan, Teacher
 from nsw.models.field import Field
@@ -35,6 +36,7 @@ class Levels:
     Attributes:
         pose, ray, point: the three levels.
         shuffled: the control: random rays take the way through the pool in the place of hard ones.
+        paired: errors of poses are read in the order of the poses; False is the fault of the official code, see `renew_poses`.
         hard: share of poses and rays that count as hard, and of a batch that comes from the pool.
         kept: share of a ray's samples that the point level keeps, those of the largest weights.
         opacity: rays less opaque keep no sample at all.
@@ -46,6 +48,7 @@ class Levels:
     ray: bool = False
     point: bool = False
     shuffled: bool = False
+    paired: bool = True
     hard: float = 0.1
     kept: float = 0.3
     opacity: float = 0.5
@@ -87,16 +90,18 @@ def important(
 
 
 def renew_poses(
-    cameras: Cameras, errors: Float[Tensor, "C"], hard: float, generator: torch.Generator
+    cameras: Cameras, errors: Float[Tensor, "C"], hard: float, generator: torch.Generator, paired: bool = True
 ) -> tuple[Cameras, Int[Tensor, "n"]]:
     """Return cameras among which random ones have given way to the hardest, each turned by up to 9 degrees; and which did.
 
     Args:
         cameras: those of the start, every time: turned again and again, poses would drift away from the scene.
-        errors: mean error of each camera's own rays, in the cameras' order. The official code pairs them with the order in which
-            a shuffled loader served the poses, so that its hard poses are close to random ones.
+        errors: mean error of each camera's own rays, in the cameras' order.
         generator: on the CPU.
+        paired: False does as the official code: reads errors, which a shuffled loader listed, as if in the cameras' order.
     """
+    if not paired:
+        errors = errors[torch.randperm(len(errors), generator=generator).to(errors.device)]
     worst = hardest(errors, hard).cpu()
     others = torch.ones(len(cameras), dtype=torch.bool)
     others[worst] = False
@@ -151,22 +156,40 @@ class ActiveLearner:
         pool: hard rays. errors, counts: [C], sums over the rays of each pose in this epoch.
         cameras: the poses of the start, to which all return after an epoch.
         last: of the newest step, {"errors", "from_pool", "omega", "marched"}.
+        diary: what was hard after each epoch, and the numbers that `watch` returned of the student then.
     """
 
     def __init__(
-        self, student: nn.Module, optimizer: MaskedAdam, teacher: Teacher, plan: Plan, levels: Levels, n_rays: int, seed: int = 0
+        self,
+        student: nn.Module,
+        optimizer: MaskedAdam,
+        teacher: Teacher,
+        plan: Plan,
+        levels: Levels,
+        n_rays: int,
+        seed: int = 0,
+        watch: Callable[[nn.Module], Tensor] = lambda student: torch.zeros(0),
     ):
         self.student, self.optimizer, self.teacher, self.plan, self.levels = student, optimizer, teacher, plan, levels
         self.n_rays, self.cameras, device = n_rays, teacher.cameras, teacher.aabb.device
-        self.pool = RayPool(levels.capacity * n_rays, device)
+        self.pool, self.watch = RayPool(levels.capacity * n_rays, device), watch
         self.errors, self.counts = torch.zeros(2, len(teacher.cameras), device=device)
         self.generator, self.poses = torch.Generator(device).manual_seed(seed), torch.Generator().manual_seed(seed)
         self.last: dict[str, Tensor] = {}
+        self.diary = Diary(plan.n_steps, levels.epoch, len(self.pool.born), len(self.cameras), len(watch(student)), device)
+
+    def note(self, k: int) -> None:
+        """Write what is hard after k steps into the diary; of turned poses nothing."""
+        mean = torch.where(self._own() & (self.counts > 0), self.errors / self.counts, torch.nan)
+        self.diary.write(k, self.pool, mean, self.watch(self.student))
 
     def terms(self, k: int) -> dict[str, Tensor]:
         """Draw the rays of a step, return the terms of its loss, and book its errors."""
-        if self.levels.pose and k and k % self.levels.epoch == 0:
-            self._renew()
+        if k % self.levels.epoch == 0:
+            self.note(k)
+            if self.levels.pose and k:
+                self._renew()
+            self.errors, self.counts = torch.zeros(2, len(self.errors), device=self.errors.device)
         n_old = round(self.levels.hard * self.n_rays) if self.levels.ray and self.pool.full else 0
         rays, pose = pvd.random_rays(self.teacher, self.n_rays - n_old, self.generator)
         slots, old = self.pool.draw(n_old, self.generator)
@@ -189,12 +212,13 @@ class ActiveLearner:
         slots = slots if len(slots) else self.pool.free(len(chosen))
         self.pool.put(slots, rays[chosen[: len(slots)]], k)
 
+    def _own(self) -> Bool[Tensor, "C"]:  # which poses are those of the start
+        return (self.teacher.cameras.cam_from_world == self.cameras.cam_from_world).flatten(1).all(1)
+
     def _renew(self) -> None:
-        own = (self.teacher.cameras.cam_from_world == self.cameras.cam_from_world).flatten(1).all(1)
-        mean = own * self.errors / self.counts.clamp_min(1)  # what a turned pose got wrong says nothing of the one it stands for
-        cameras, _ = renew_poses(self.cameras, mean, self.levels.hard, self.poses)
+        mean = self._own() * self.errors / self.counts.clamp_min(1)  # a turned pose's errors say nothing of the one it stands for
+        cameras, _ = renew_poses(self.cameras, mean, self.levels.hard, self.poses, self.levels.paired)
         self.teacher = replace(self.teacher, cameras=cameras)
-        self.errors, self.counts = torch.zeros(2, len(mean), device=mean.device)
 
     def step(self, k: int) -> dict[str, Tensor]:
         """Take optimiser step k."""
@@ -209,7 +233,7 @@ class ActiveLearner:
         booked = {"errors": self.errors, "counts": self.counts, "poses": self.teacher.cameras.cam_from_world}
         random = {"rays": self.generator.get_state(), "poses": self.poses.get_state()}
         trained = {"student": self.student.state_dict(), "optimizer": self.optimizer.state_dict()}
-        return trained | {"pool": pool, "booked": booked, "random": random}
+        return trained | {"pool": pool, "booked": booked, "random": random, "diary": self.diary.state_dict()}
 
     def load_state_dict(self, state: dict) -> None:
         """Restore student, optimiser, pools, poses and random numbers: a run goes on as if it had not stopped."""
@@ -220,5 +244,6 @@ class ActiveLearner:
         self.errors, self.counts = booked["errors"].to(device), booked["counts"].to(device)
         cameras = replace(self.teacher.cameras, cam_from_world=booked["poses"].to(device))
         self.teacher = replace(self.teacher, cameras=cameras)
+        self.diary.load_state_dict(state["diary"])
         self.generator.set_state(state["random"]["rays"].cpu())
         self.poses.set_state(state["random"]["poses"].cpu())

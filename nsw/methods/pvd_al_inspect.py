@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 import torch
@@ -10,13 +10,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from nsw import metrics
-from nsw.cameras import Cameras, Rays, camera_rays, pixel_rays
+from nsw.cameras import Cameras, Rays, camera_rays, pixel_rays, project
 from nsw.kernels.packed_rays import packed_weights
 from nsw.methods import pvd
 from nsw.methods.pvd_al import ActiveLearner, Levels, hardest, important, losses
 from nsw.methods.pvd_students import network_optimizer, new_mlp, share_cells
-from nsw.methods.pvd_teacher import Plan, teach
-from nsw.renderers.volume import parts_of
+from nsw.methods.pvd_teacher import Plan, Teacher, teach
+from nsw.renderers import render_view
+from nsw.renderers.volume import parts_of, sum_on_rays
 from nsw.scenes.scene import Scene
 
 VARIANTS: Mapping[str, Levels] = {
@@ -30,9 +31,21 @@ VARIANTS: Mapping[str, Levels] = {
 
 
 def start(
-    model: nn.Module, scene: Scene, plan: Plan, active: Levels, n_rays: int, lr: float, seed: int = 0, **sizes: int
+    model: nn.Module,
+    scene: Scene,
+    plan: Plan,
+    active: Levels,
+    n_rays: int,
+    lr: float,
+    seed: int = 0,
+    pixels: tuple[Rays, Tensor] | None = None,
+    **sizes: int,
 ) -> ActiveLearner:
-    """Return a network that is about to learn from a model; start and teacher are the same for all levels of a seed."""
+    """Return a network that is about to learn from a model; start and teacher are the same for all levels of a seed.
+
+    Args:
+        pixels: what `some_pixels` returned; the diary then holds the student's PSNR there after each epoch, mean and worst tenth.
+    """
     torch.manual_seed(seed)
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
@@ -40,7 +53,30 @@ def start(
     student = new_mlp(teacher, plan, **sizes)
     share_cells(student, teacher)
     pvd.inherit(student, teacher, plan, generator)
-    return ActiveLearner(student, network_optimizer(student, lr), teacher, plan, active, n_rays, seed)
+    watch = {} if pixels is None else {"watch": _watch(teacher, plan, *pixels)}
+    return ActiveLearner(student, network_optimizer(student, lr), teacher, plan, active, n_rays, seed, **watch)
+
+
+def some_pixels(scene: Scene, frames: Int[Tensor, "n"], n: int, device: torch.device | str) -> tuple[Rays, Float[Tensor, "n 3"]]:
+    """Return rays through n random pixels of these frames, and the colours there over white; the same at every call."""
+    cameras, generator = scene.views(frames).to(device), torch.Generator().manual_seed(0)
+    at = [torch.randint(size, (n,), generator=generator) for size in (len(cameras), cameras.height, cameras.width)]
+    return pixel_rays(cameras, *(index.to(device) for index in at)), scene.pixels(frames)[tuple(at)].to(device)
+
+
+@torch.no_grad()
+def _watch(teacher: Teacher, plan: Plan, rays: Rays, truth: Float[Tensor, "n 3"]) -> Callable[[nn.Module], Float[Tensor, "2"]]:
+    """Return a function that measures a student on rays whose samples are chosen once, and without a word to its training."""
+    samples, _, _ = pvd.ask(teacher, rays, plan, torch.Generator(truth.device).manual_seed(0))
+
+    @torch.no_grad()
+    def psnr(student: nn.Module) -> Float[Tensor, "2"]:
+        reading = pvd.read(student, samples.points, samples.rays, samples.ray_indices)
+        found = pvd.composite(reading, samples, teacher.step, torch.ones_like(truth))
+        squared = (found.clamp(0, 1) - truth).square().mean(-1)
+        return -10 * torch.stack([squared.mean(), squared[hardest(squared, 0.1)].mean()]).clamp_min(1e-10).log10()
+
+    return psnr
 
 
 def trained(learner: ActiveLearner) -> ActiveLearner:
@@ -48,6 +84,7 @@ def trained(learner: ActiveLearner) -> ActiveLearner:
     with torch.enable_grad():
         for k in range(learner.plan.n_steps):
             learner.step(k)
+        learner.note(learner.plan.n_steps)
     return learner
 
 
@@ -71,12 +108,16 @@ def detail(
 def scores(
     found: Float[Tensor, "n H W 3"], truth: Float[Tensor, "n H W 3"], masks: Mapping[str, Bool[Tensor, "n H W"]]
 ) -> dict[str, float]:
-    """Return PSNR in dB: the mean over views, of the tenth of all pixels that are worst, and inside of each mask, by its name."""
-    squared = (found.clamp(0, 1) - truth).double().square().mean(-1).flatten()
-    worst = squared[hardest(squared, 0.1)].mean()
+    """Return PSNR in dB: the mean over views, of the worst tenth of all pixels, of that of all poses, and in masks by name.
+
+    Of fewer than 15 poses the worst tenth is one.
+    """
+    squared = (found.clamp(0, 1) - truth).double().square().mean(-1)
+    poses, squared = squared.flatten(1).mean(1), squared.flatten()
+    worst, worst_poses = (errors[hardest(errors, 0.1)].mean() for errors in (squared, poses))
     as_db = lambda mse: float(-10 * torch.log10(mse.clamp_min(1e-10)))  # noqa: E731
     inside = {name: as_db(squared[mask.flatten()].mean()) for name, mask in masks.items()}
-    return {"mean": metrics.psnr(found, truth), "worst pixels": as_db(worst), **inside}
+    return {"mean": metrics.psnr(found, truth), "worst pixels": as_db(worst), "worst poses": as_db(worst_poses), **inside}
 
 
 @torch.no_grad()
@@ -142,17 +183,54 @@ def weights_of_ray(learner: ActiveLearner, cameras: Cameras, row: int, column: i
     return figure(data, title=title, showlegend=True, barmode="group", margin=dict(l=70, r=20, t=90, b=60), **axes)
 
 
-def pose_chart(learner: ActiveLearner):
-    """Return the poses in 3D, coloured by the mean error of their rays, the hardest tenth large."""
-    from nsw.widgets.charts import figure
+def pose_chart(students: Mapping[str, ActiveLearner], student: str, epoch: int, hard: float):
+    """Return the sky of poses as one student's errors of an epoch colour it, on one scale for all of the students."""
+    from nsw.widgets.active_learning import pose_sky
 
-    mean = (learner.errors / learner.counts.clamp_min(1)).cpu()
-    x, y, z = learner.teacher.cameras.origins.cpu().T.tolist()
-    size = torch.full_like(mean, 5.0)
-    size[hardest(mean, learner.levels.hard)] = 12.0
-    marker = dict(size=size.tolist(), color=mean.tolist(), colorscale="Cividis", showscale=True, colorbar=dict(title="error"))
-    points = dict(type="scatter3d", x=x, y=y, z=z, mode="markers", name="poses", marker=marker)
-    return figure([points], title="Poses; large ones are the hardest tenth", height=440)
+    errors = {name: learner.diary.errors[epoch].cpu() for name, learner in students.items()}
+    every = torch.cat(list(errors.values()))
+    learner, every = students[student], every[every.isfinite()]
+    upward = learner.cameras.origins.cpu() - learner.teacher.aabb.mean(0).cpu()
+    return pose_sky(upward, errors[student], hard, (float(every.min()), float(every.max())))
+
+
+@torch.no_grad()
+def pool_through_time(learner: ActiveLearner, cameras: Cameras) -> Callable[[int], Tensor]:
+    """Return a function from an epoch to the picture [H, W, 3] of a view on which that epoch's pool is marked.
+
+    A ray of the pool, whatever pose it is from, is marked where it meets the teacher's surface, if the view sees that; rays
+    that meet none are counted in the picture's title.
+    """
+    from nsw.widgets.active_learning import marked
+
+    seen, diary, shape = render_view(learner.teacher.model, cameras), learner.diary, (cameras.height, cameras.width)
+    steps, places, solid = diary.steps.cpu().tolist(), [], []
+    for rays in diary.rays:
+        rays = rays[rays.isfinite().all(1)]
+        points, opaque = _hits(learner, Rays(*rays[:, :6].split(3, dim=1), rays[:, 6]))
+        (pixels,), (depth,) = project(cameras, points[opaque])
+        column, row = pixels.floor().long().unbind(-1)
+        inside = (depth > 0) & (row >= 0) & (row < shape[0]) & (column >= 0) & (column < shape[1])
+        row, column, depth = row[inside], column[inside], depth[inside]
+        front = (depth - seen.depth[0, row, column]).abs() < 3 * learner.teacher.step
+        places.append(torch.stack([row[front], column[front]]).cpu())
+        solid.append((int(opaque.sum()), len(rays)))
+    picture = seen.rgb[0].clamp(0, 1).cpu()
+    return lambda epoch: marked(picture, places[epoch], steps[epoch], *solid[epoch])
+
+
+def _hits(learner: ActiveLearner, rays: Rays) -> tuple[Float[Tensor, "R 3"], Bool[Tensor, "R"]]:
+    """Return where rays meet the teacher's surface, and which do."""
+    teacher, generator = learner.teacher, torch.Generator(learner.errors.device).manual_seed(0)
+    points, opaque = [rays.origins[:0]], [torch.zeros(0, dtype=torch.bool, device=rays.origins.device)]
+    for part in parts_of(teacher, rays, teacher.cells, teacher.step, teacher.near) if len(rays) else ():
+        some = rays[part]
+        samples, truth, _ = pvd.ask(teacher, some, learner.plan, generator)
+        weights, left = packed_weights(truth.log_density.exp() * teacher.step, samples.ray_indices, len(some))
+        _, t = sum_on_rays(weights, left, truth.rgb, samples.t, samples.ray_indices, 1.0)
+        points.append(some.origins + t[:, None] * some.directions)
+        opaque.append(left < 0.5)
+    return torch.cat(points), torch.cat(opaque)
 
 
 def ages(learner: ActiveLearner, bins: int = 6) -> dict[str, float]:

@@ -1,9 +1,9 @@
-"""The pool of active learning in distillation (PVD-AL): rays that a student got wrong and will be asked again."""
+"""What active learning in distillation (PVD-AL) keeps: the pool of rays to be asked again, and a diary of what was hard when."""
 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from nsw.cameras import Rays
@@ -43,3 +43,37 @@ class RayPool:
     def free(self, n: int) -> Int[Tensor, "m"]:
         """Return up to n empty slots."""
         return (self.born < 0).nonzero()[:n, 0]
+
+
+class Diary:
+    """What was hard at the end of each epoch: slot 0 is the start, the last one the end.
+
+    Attributes:
+        steps: [E], -1 where nothing is written yet.
+        rays: [E, n, 7], the pool's first n rays; which slot a ray takes is chance. NaN for an empty slot.
+        errors: [E, C], mean error of each pose's own rays in the epoch before; NaN where there is none.
+        scores: [E, S], whatever is watched.
+    """
+
+    def __init__(
+        self, n_steps: int, epoch: int, capacity: int, n_poses: int, n_scores: int, device: torch.device, most: int = 2048
+    ):
+        slots = -(-n_steps // epoch) + 1
+        self.epoch = epoch
+        self.steps = torch.full((slots,), -1, device=device)
+        self.rays = torch.full((slots, min(capacity, most), 7), torch.nan, device=device)
+        self.errors, self.scores = (torch.full((slots, n), torch.nan, device=device) for n in (n_poses, n_scores))
+
+    def write(self, step: int, pool: RayPool, errors: Float[Tensor, "C"], scores: Float[Tensor, "S"]) -> None:
+        """Fill the slot of a step; one that is full is overwritten."""
+        slot, n = -(-step // self.epoch), self.rays.shape[1]
+        self.steps[slot] = step
+        self.rays[slot] = torch.where((pool.born[:n] >= 0)[:, None], pool.rays[:n], torch.nan)
+        self.errors[slot], self.scores[slot] = errors, scores
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {name: getattr(self, name) for name in ("steps", "rays", "errors", "scores")}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        for name, mine in self.state_dict().items():
+            mine.copy_(state[name])

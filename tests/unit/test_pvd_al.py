@@ -12,6 +12,7 @@ from nsw.kernels.packed_rays import packed_weights
 from nsw.methods import pvd
 from nsw.methods import pvd_al as al
 from nsw.methods import pvd_al_inspect as look
+from nsw.methods import pvd_al_trials as trials
 from nsw.methods import pvd_students as students
 from nsw.methods.pvd_poses import turned
 from nsw.models.dense_grid import DenseGrid, DenseGridSettings
@@ -31,11 +32,11 @@ def teacher():
     return pvd.teach(grid, None, PLAN, seeded())
 
 
-def learner(teacher, levels: al.Levels, n_rays: int = 60) -> al.ActiveLearner:
+def learner(teacher, levels: al.Levels, n_rays: int = 60, **watch) -> al.ActiveLearner:
     torch.manual_seed(1)
     student = students.new_mlp(teacher, PLAN, depth=2, width=16, skip=0, levels=3, n_head=8, head_width=8)
     students.share_cells(student, teacher)
-    return al.ActiveLearner(student, students.network_optimizer(student, 0.01), teacher, PLAN, levels, n_rays)
+    return al.ActiveLearner(student, students.network_optimizer(student, 0.01), teacher, PLAN, levels, n_rays, **watch)
 
 
 def test_important_samples_are_the_heaviest_of_each_opaque_ray():
@@ -156,6 +157,74 @@ def test_errors_are_booked_on_their_own_pose(teacher, monkeypatch):
     assert mine.counts.tolist() == [3.0] * 20  # an epoch's errors are its own: early ones are large, whatever the pose
 
 
+def test_the_released_pairing_reads_errors_in_another_order():
+    cameras, hits = orbit(20, 4.0), 0
+    for seed in range(40):
+        wrong, places = al.renew_poses(cameras, torch.arange(20.0), 0.1, seeded(seed), paired=False)
+        gaps = (wrong.origins[places][:, None] - cameras.origins[18:]).norm(dim=2)
+        hits += int((gaps.amin(1) < 1e-4).sum())
+    assert 1 <= hits <= 18  # of 80; a tenth is chance
+
+
+def test_the_released_pairing_hits_as_often_as_chance():
+    errors, orders = torch.rand(312, generator=seeded()), [torch.randperm(312, generator=seeded(i)) for i in range(200)]
+    hits = [trials.hits_of_released_pairing(errors, order) for order in orders]
+    assert abs(sum(hits) / 200 - 31 / 312) < 0.02 and trials.hits_of_released_pairing(errors, torch.arange(312)) == 1.0
+
+
+def test_mining_helps_a_calm_row_and_hurts_where_the_teacher_has_floaters():
+    calm = lambda x: 0.5 + 0.3 * torch.cos(6 * x)  # noqa: E731
+    assert trials.mining_gain(lambda x: (calm(x), calm(x))) > 0.5
+    assert trials.mining_gain(lambda x: (calm(x), torch.where((20 * x) % 1 < 0.05, 1.0, calm(x)))) < -3
+
+
+def test_the_diary_is_written_after_each_epoch_and_training_does_not_notice(teacher, scene):
+    levels, pixels = (
+        al.Levels(pose=True, ray=True, capacity=1, epoch=7),
+        look.some_pixels(scene, scene.frames("test")[:2], 50, "cpu"),
+    )
+    mine, unwatched = learner(teacher, levels), learner(teacher, levels)
+    watched = learner(teacher, levels, watch=look._watch(teacher, PLAN, *pixels))
+    for asked in (mine, watched):
+        look.trained(asked)
+    for k in range(30):
+        unwatched.step(k)
+    for other in (mine, watched):
+        assert all(torch.equal(a, b) for a, b in zip(other.student.parameters(), unwatched.student.parameters(), strict=True))
+    diary = watched.diary
+    assert diary.steps.tolist() == [0, 7, 14, 21, 28, 30] and unwatched.diary.steps.tolist() == [0, 7, 14, 21, 28, -1]
+    assert bool(diary.rays[0].isnan().all()) and bool(diary.rays[2].isfinite().all())
+    assert bool(diary.errors[0].isnan().all()) and diary.errors[2].isnan().sum() >= 2  # those of two turned poses
+    assert diary.scores.shape == (6, 2) and bool((diary.scores[:, 0] >= diary.scores[:, 1]).all())
+
+
+def test_pixels_are_watched_as_they_are_rendered(teacher, scene):
+    rays, truth = look.some_pixels(scene, scene.frames("test")[:2], 50, "cpu")
+    again, _ = look.some_pixels(scene, scene.frames("test")[:2], 50, "cpu")
+    assert torch.equal(rays.directions, again.directions) and truth.shape == (50, 3)
+    mean, worst = look._watch(teacher, PLAN, rays, torch.zeros(50, 3))(teacher.model)
+    assert 0 <= float(worst) <= float(mean)
+    same = look._watch(teacher, PLAN, rays[:1], truth[:1])(teacher.model)
+    assert float(same[0]) == float(same[1])
+
+
+def test_marks_stand_where_the_pools_rays_meet_the_ball(teacher):
+    mine = look.trained(learner(teacher, al.Levels(ray=True, capacity=1)))
+    at = look.pool_through_time(mine, orbit(1, 4.0, 10.0, width=32, height=32))
+    assert "empty" in at(0).layout.title.text and "of 60 rays meet" in at(len(mine.diary.steps) - 1).layout.title.text
+    points, opaque = look._hits(mine, mine.pool.draw(60, seeded())[1])
+    assert float((points[opaque].norm(dim=1) - 0.6).abs().max()) < 0.15
+
+
+def test_pose_charts_are_on_one_scale(teacher):
+    students = {
+        "blind": look.trained(learner(teacher, al.Levels())),
+        "active": look.trained(learner(teacher, al.Levels(pose=True))),
+    }
+    charts = [look.pose_chart(students, name, 1, 0.25) for name in students]
+    assert charts[0].data[3].name == charts[1].data[3].name and "5 of 20" in charts[0].layout.title.text
+
+
 def test_turned_poses_stay_for_one_epoch_and_are_never_turned_again(teacher):
     mine = learner(teacher, al.Levels(pose=True, epoch=2))
     before, seen = mine.cameras.cam_from_world, []
@@ -213,6 +282,8 @@ def test_a_run_goes_on_as_if_it_had_not_stopped(teacher, tmp_path):
         second.step(k)
     assert all(torch.equal(a, b) for a, b in zip(whole.student.parameters(), second.student.parameters(), strict=True))
     assert torch.equal(whole.pool.rays, second.pool.rays) and torch.equal(whole.errors, second.errors)
+    for mine, theirs in zip(whole.diary.state_dict().values(), second.diary.state_dict().values(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=0, equal_nan=True)
 
 
 def test_the_hardest_are_a_share_of_the_rays_and_never_none():
@@ -231,6 +302,8 @@ def test_scores_of_what_is_hardest():
     scores = look.scores(found, truth, {"small object": mask})
     assert scores["worst pixels"] == pytest.approx(20.0, abs=0.01) and scores["mean"] == pytest.approx(30.0, abs=0.01)
     assert scores["small object"] == pytest.approx(30.0, abs=0.01)
+    twice = look.scores(torch.cat([found, truth]), torch.cat([truth, truth]), {})
+    assert twice["worst poses"] == pytest.approx(30.0, abs=0.01)
 
 
 def test_detail_is_the_chequered_block_or_else_the_strongest_edges(scene):
