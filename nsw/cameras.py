@@ -27,12 +27,14 @@ class Cameras:
         Ks: intrinsics [C, 3, 3] in pixels.
         width: picture width in pixels.
         height: picture height in pixels.
+        background: grey level or colour [3] in [0, 1] that a renderer puts behind a model unless it is told another one.
     """
 
     cam_from_world: Float[Tensor, "C 4 4"]
     Ks: Float[Tensor, "C 3 3"]
     width: int
     height: int
+    background: float | Float[Tensor, "3"] = 1.0
 
     def __len__(self) -> int:
         return self.cam_from_world.shape[0]
@@ -52,7 +54,8 @@ class Cameras:
         return (self[i] for i in range(len(self)))
 
     def to(self, device: torch.device | str) -> Cameras:
-        return replace(self, cam_from_world=self.cam_from_world.to(device), Ks=self.Ks.to(device))
+        background = moved(self.background, device)
+        return replace(self, cam_from_world=self.cam_from_world.to(device), Ks=self.Ks.to(device), background=background)
 
     @property
     def world_from_cam(self) -> Float[Tensor, "C 4 4"]:
@@ -83,25 +86,38 @@ class Rays:
         origins: [R, 3].
         directions: unit vectors [R, 3], so that t is a distance.
         z_per_t: [R], camera depth gained per unit of distance: depth z = t * z_per_t.
+        background: grey level or colour [3] behind all of them, as for `Cameras`.
     """
 
     origins: Float[Tensor, "R 3"]
     directions: Float[Tensor, "R 3"]
     z_per_t: Float[Tensor, "R"]
+    background: float | Float[Tensor, "3"] = 1.0
 
     def __len__(self) -> int:
         return self.origins.shape[0]
 
     def __getitem__(self, index) -> Rays:
         index = row_numbers(index)
-        return Rays(rows_at(self.origins, index), rows_at(self.directions, index), rows_at(self.z_per_t, index))
+        rows = (rows_at(values, index) for values in (self.origins, self.directions, self.z_per_t))
+        return Rays(*rows, self.background)
 
     def to(self, device: torch.device | str) -> Rays:
-        return Rays(self.origins.to(device), self.directions.to(device), self.z_per_t.to(device))
+        tensors = (values.to(device) for values in (self.origins, self.directions, self.z_per_t))
+        return Rays(*tensors, moved(self.background, device))
 
     def at_depth(self, z: Float[Tensor, "R"]) -> Float[Tensor, "R 3"]:
         """Return the points in the world at camera depth z along each ray: what a depth map shows."""
         return self.origins + self.directions * (z / self.z_per_t)[:, None]
+
+
+def moved(background: float | Float[Tensor, "3"], device: torch.device | str) -> float | Float[Tensor, "3"]:
+    """Return a background for use on a device: a colour is taken there, a grey level is the same everywhere.
+
+    >>> moved(0.5, "cpu")
+    0.5
+    """
+    return background.to(device) if isinstance(background, Tensor) else background
 
 
 def row_numbers(index):
@@ -142,7 +158,7 @@ def pixel_rays(cameras: Cameras, camera_index: Int[Tensor, "R"], rows: Int[Tenso
     z_per_t = 1.0 / in_camera.norm(dim=-1)
     world_from_cam = cameras.world_from_cam[camera_index]
     directions = (world_from_cam[:, :3, :3] @ (in_camera * z_per_t[:, None])[..., None])[..., 0]
-    return Rays(world_from_cam[:, :3, 3], directions, z_per_t)
+    return Rays(world_from_cam[:, :3, 3], directions, z_per_t, cameras.background)
 
 
 def camera_rays(cameras: Cameras) -> Rays:

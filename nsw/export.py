@@ -142,11 +142,14 @@ def orbit_cameras(scene: Scene, n: int = 60, size: int | None = None) -> Cameras
     return orbit(n, radius, min(max(elevation, 10.0), 50.0), middle.tolist(), fov, width, height)
 
 
-def orbit_images(model: torch.nn.Module, scene: Scene, n: int = 60, size: int | None = None, background: float = 1.0) -> Tensor:
-    """Return n pictures [n, H, W, 3] in [0, 1] of a model seen from `orbit_cameras`."""
+def orbit_images(
+    model: torch.nn.Module, scene: Scene, n: int = 60, size: int | None = None, background: float | Tensor | None = None
+) -> Tensor:
+    """Return n pictures [n, H, W, 3] in [0, 1] of a model seen from `orbit_cameras`, by default over what stands behind it."""
     from nsw.renderers import render_view
 
     cameras = orbit_cameras(scene, n, size)
+    background = scene.behind if background is None else background
     with torch.no_grad():
         pictures = [render_view(model, cameras[i], background=background).rgb[0].clamp(0, 1).cpu() for i in range(n)]
     return torch.stack(pictures)
@@ -203,7 +206,6 @@ def export_run(folder: Path | str, what: str, out: Path | str | None = None, n: 
     """
     from nsw.models.io import load as load_model
     from nsw.runs.kept import kept_folder, load_scene
-    from nsw.runs.model_card import grey
 
     kind, folder = _what(what), Path(folder)
     kept = kept_folder(folder)
@@ -218,5 +220,5 @@ def export_run(folder: Path | str, what: str, out: Path | str | None = None, n: 
     scene = load_scene(kept)
     if scene is None:
         raise InputError(f"The model in {kept} was kept without a scene: an orbit needs one; ask for ply or points.")
-    images = orbit_images(model, scene, n, background=grey(scene.background))
+    images = orbit_images(model, scene, n, background=scene.behind)
     return save_mp4(images, path) if what == "mp4" else save_gif(images, path)

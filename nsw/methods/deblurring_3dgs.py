@@ -141,7 +141,7 @@ def changed(gaussians: Gaussians, blur: Blur, means: Tensor, scales: Tensor, qua
     return Seen(means, quats, scales, opacities, gaussians.sh0, gaussians.sh, gaussians.settings)
 
 
-def blurred_view(sets: list, camera: Cameras, blur: Blur, background: Tensor | float = 1.0, sh_degree: int = 3) -> tuple:
+def blurred_view(sets: list, camera: Cameras, blur: Blur, background: Tensor | float | None = None, sh_degree: int = 3) -> tuple:
     r"""Return the mean picture [1, H, W, 3] of some sets of splats and the rasterizer's dictionaries.
 
     $$b = \gamma\Big(\tfrac1{M+1} \textstyle\sum_m \gamma^{-1}(c_m)\Big), \quad \gamma \text{ sRGB's curve, or nothing}$$

@@ -86,7 +86,9 @@ class Deblurring(gs.Training):
         blurred = self.network is not None and step >= self.blur.start
         return self.explain(self.network, self.gaussians, camera, self.blur) if blurred else [self.gaussians]
 
-    def picture(self, camera: Cameras, step: int, background: float = 1.0, sh_degree: int = 3) -> Float[Tensor, "1 H W 3"]:
+    def picture(
+        self, camera: Cameras, step: int, background: Tensor | float | None = None, sh_degree: int = 3
+    ) -> Float[Tensor, "1 H W 3"]:
         """Return the picture that a blurred photograph is compared with."""
         sets = self.sets(camera, step)
         blur = self.blur if sets[0] is not self.gaussians else Blur()

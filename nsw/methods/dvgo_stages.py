@@ -101,14 +101,19 @@ def ray_bank(
         everything = aabb is None and scene.masks is None
         banks.append(bank if everything else bank.only(worth_asking(scene, frame, bank.rays, aabb)))
     rays = (torch.cat([getattr(bank.rays, name) for bank in banks]) for name in ("origins", "directions", "z_per_t"))
-    return RayBank(Rays(*rays), torch.cat([bank.colours for bank in banks]))
+    return RayBank(Rays(*rays, scene.cameras.to(device).background), torch.cat([bank.colours for bank in banks]))
 
 
 def new_coarse(scene: Scene, stage: Stage, activation: Callable = post_activation) -> DenseGrid:
     """Return a transparent grid over everything that the training cameras can see between near and far."""
     box = dvgo.frusta_box(scene.views("train"), scene.near, scene.far)
     settings = DenseGridSettings(tuple(box.reshape(6).tolist()), n_voxels=stage.n_voxels, alpha_init=stage.alpha_init)
-    return DenseGrid(settings, activation)
+    grid = DenseGrid(settings, activation)
+    if isinstance(scene.behind, Tensor):
+        # A grey voxel before a grey card changes no pixel, so no gradient says that it is there: begin half the range away.
+        start = torch.where(scene.behind > 0.5, scene.behind - 0.5, scene.behind + 0.5).clamp(0.1, 0.9)
+        grid.features.data += start.logit()
+    return grid
 
 
 def new_fine(coarse: DenseGrid, stage: Stage, activation: Callable = post_activation) -> DenseGrid:
@@ -157,7 +162,7 @@ def fit(
     generator: torch.Generator,
     near: float,
     counts: Tensor | None = None,
-    background: float = 1.0,
+    background: float | None = None,
     seconds: float | None = None,
     watch: Callable[[int, float, dvgo.GridRender], object] | None = None,
     extra_loss: ExtraLoss | None = None,
@@ -167,6 +172,7 @@ def fit(
     Args:
         near: where rays begin.
         counts: views of each voxel, for the learning rate of the coarse stage.
+        background: grey behind the pictures; the rays' own by default.
         seconds: stop there; the schedule then follows the clock instead of the step.
         watch: called after every step with the step, the seconds so far and the batch.
         extra_loss: one more term, of the batch's colours, their truth and the generator.

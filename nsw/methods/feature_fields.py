@@ -41,7 +41,11 @@ def new_field(scene: Scene, n_point: int, n_channels: int, seed: int = 0, steps_
 
 
 def seen(
-    model: FeatureGrid, rays: Rays, near: float = 0.0, background: float | Tensor = 1.0, jitter: torch.Generator | None = None
+    model: FeatureGrid,
+    rays: Rays,
+    near: float = 0.0,
+    background: float | Tensor | None = None,
+    jitter: torch.Generator | None = None,
 ) -> tuple[ngp.HashRender, Float[Tensor, "R F"]]:
     r"""Return what rays see, and their features before they are lifted.
 
@@ -58,7 +62,7 @@ def seen(
 def picture(
     model: FeatureGrid, cameras: Cameras, near: float = 0.0, size: tuple[int, int] | None = None, chunk: int = 16384
 ) -> tuple[Float[Tensor, "C H W 3"], Float[Tensor, "C M h w"]]:
-    """Return pictures on white and the teacher's features as the field remembers them, resized to `size` before they are lifted."""
+    """Return pictures and the teacher's features as the field remembers them, resized to `size` before they are lifted."""
     rays = camera_rays(cameras.to(model.aabb.device))
     parts = []
     for i in range(0, len(rays), chunk):

@@ -19,6 +19,7 @@ from nsw.methods.budgets import shortness
 from nsw.methods.density_control import DensityControl, Refined, accumulate, new_rows, refine, reset_opacity
 from nsw.metrics import ticks
 from nsw.models.gaussians import Gaussians
+from nsw.renderers.render import backdrop
 from nsw.renderers.splats import render_view
 from nsw.scenes.scene import Points, Scene
 
@@ -96,13 +97,15 @@ def training_view(
     """Return the cameras, pictures and background of a step; one camera unless n_views says more.
 
     Pictures with alpha get a random background at every step (unless one is given): splats learn to paint a constant one.
+    Others get the cameras' own, a plain backdrop's or white.
     A pixel that the scene's masks leave out is NaN, and no loss of `nsw.losses` counts it.
     """
     picked = scene.splits["train"][frames_at(step, len(scene.splits["train"]), seed, n_views)]
-    colour = torch.full((3,), 1.0 if background is None else background, device=device)
+    cameras = scene.cameras[picked].to(device)
+    colour = backdrop(cameras.background if background is None else background, cameras.Ks).expand(3)
     if background is None and scene.has_alpha:
         colour = torch.rand(3, generator=generator_at(seed, step, 2)).to(device)
-    return scene.cameras[picked].to(device), scene.targets(picked, colour, device), colour
+    return cameras, scene.targets(picked, colour, device), colour
 
 
 def sh_degree_at(step: int, n_steps: int, top: int = 3) -> int:

@@ -56,7 +56,7 @@ def render(
     model: HashGrid,
     rays: Rays,
     near: float = 0.0,
-    background: float | Float[Tensor, "R 3"] = 1.0,
+    background: float | Float[Tensor, "R 3"] | None = None,
     jitter: torch.Generator | None = None,
     threshold: float = 1e-4,
 ) -> HashRender:
@@ -66,8 +66,10 @@ def render(
     surface, are dropped before the second pass, which asks colours too.
 
     Args:
+        background: grey level, colour [3] or [R, 3]; the rays' own by default.
         jitter: moves each ray's samples by a random part of a step; without it they are the same every time.
     """
+    background = rays.background if background is None else background
     step = model.sample_length
     ray_indices, t, points = march_cells(model, rays, model.occupancy, step, near, jitter)
     n_marched, known = len(t), None
@@ -84,7 +86,9 @@ def render(
     return HashRender(rgb, left, distance, weights, t, ray_indices, n_marched, geometry)
 
 
-def render_view(model: HashGrid, cameras: Cameras, near: float = 0.0, background: float = 1.0, chunk: int = 16384) -> Render:
+def render_view(
+    model: HashGrid, cameras: Cameras, near: float = 0.0, background: float | Tensor | None = None, chunk: int = 16384
+) -> Render:
     """Render whole pictures without gradients."""
 
     def of_rays(rays: Rays) -> RayColours:
@@ -150,11 +154,16 @@ def training_pixels(scene: Scene, aabb: Float[Tensor, "2 3"], split: str = "trai
         part = part.at(worth_asking(scene, some, part.rays, aabb))
         found.append((part.rays.origins, part.rays.directions, part.rays.z_per_t, part.rgb, part.alpha))
     origins, directions, z, rgb, alpha = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return Pixels(Rays(origins, directions, z), rgb, alpha)
+    return Pixels(Rays(origins, directions, z, scene.cameras.to(device).background), rgb, alpha)
 
 
 def random_backgrounds(pixels: Pixels, generator: torch.Generator) -> Float[Tensor, "P 3"]:
-    """Return a colour for each ray. Where a pixel is transparent, only empty air fits whatever comes behind it."""
+    """Return a colour for each ray. Where a pixel is transparent, only empty air fits whatever comes behind it.
+
+    Before a plain backdrop it is the backdrop's: opaque photographs show it wherever nothing else stands.
+    """
+    if isinstance(pixels.rays.background, Tensor):
+        return pixels.rays.background.expand_as(pixels.rgb)
     return torch.rand(pixels.rgb.shape, generator=generator, device=pixels.rgb.device)
 
 

@@ -100,7 +100,7 @@ def hash_steps(
             ngp.update_occupancy(model, state["step"], plan.update_every, plan.decay)
         ngp.set_rate(optimizer, progress, plan.warmup, plan.last_rate)
         batch = pixels.draw(state["n_rays"], generator)
-        behind = ngp.random_backgrounds(batch, generator) if plan.random_background else 1.0
+        behind = ngp.random_backgrounds(batch, generator) if plan.random_background else batch.rays.background
         out = ngp.render(model, batch.rays, near, behind, generator, plan.threshold)
         truth = batch.over(behind)
         loss = loss_mse(out.rgb, truth)

@@ -19,13 +19,13 @@ from nsw.scenes.scene import Scene
 ORANGE, BLUE = (0.84, 0.37, 0.0), (0.34, 0.71, 0.91)  # told apart with every common form of colour blindness
 
 
-def pulls(gaussians: Gaussians, scene: Scene, background: float = 1.0) -> Float[Tensor, "V N 3"]:
+def pulls(gaussians: Gaussians, scene: Scene) -> Float[Tensor, "V N 3"]:
     """Return where each training view alone wants every splat's centre to go: minus the gradient of its loss."""
     frames = scene.splits["train"]
-    cameras, targets = scene.views(frames).to(gaussians.means.device), scene.pixels(frames, background, gaussians.means.device)
+    cameras, targets = scene.views(frames).to(gaussians.means.device), scene.pixels(frames, device=gaussians.means.device)
     found = []
     for i in range(len(frames)):
-        render = render_view(gaussians, cameras[i : i + 1], background=background, depth=False)
+        render = render_view(gaussians, cameras[i : i + 1], depth=False)
         (gradient,) = torch.autograd.grad(loss_photometric(render.rgb, targets[i : i + 1]), [gaussians.means])
         found.append(-gradient)
     return torch.stack(found)

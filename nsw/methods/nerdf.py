@@ -8,7 +8,7 @@ Written from the paper.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -90,7 +90,7 @@ def _upright(cameras: Cameras, centres: Tensor, forward: Tensor, down: Tensor) -
     cam_from_world = torch.eye(4, device=centres.device).repeat(len(centres), 1, 1)
     cam_from_world[:, :3, :3] = rotation
     cam_from_world[:, :3, 3] = -(rotation @ centres[..., None])[..., 0]
-    return Cameras(cam_from_world, cameras.Ks[:1].expand(len(centres), -1, -1), cameras.width, cameras.height)
+    return replace(cameras, cam_from_world=cam_from_world, Ks=cameras.Ks[:1].expand(len(centres), -1, -1))
 
 
 def random_rays(cameras: Cameras, n_rays: int, generator: torch.Generator, aabb: Float[Tensor, "2 3"] | None = None) -> Rays:

@@ -127,7 +127,7 @@ def distil(
 ) -> dict[str, float]:
     """Train students on the same rays, step by step together, and return the seconds that each of them took.
 
-    All must have one box and one number of samples. A light field has no background and learns what stands before white.
+    All must have one box and one number of samples. A light field has no background and learns what stands before the rays' own.
 
     Args:
         students: name -> (model, loss of its rays, of the lesson, of the backgrounds, of the constraint's weight).
@@ -147,7 +147,7 @@ def distil(
             for name, (student, loss_of_rays) in students.items():
                 began = clock()
                 set_learning_rate(optimizers[name], nerdf.learning_rate(step, course.n_steps, course.lr))
-                background = 1.0 if isinstance(student, LightField) else behind
+                background = rays.background if isinstance(student, LightField) else behind
                 out = whole_rays.render_rays(student, rays, near=near, background=background, tau=tau)
                 optimizers[name].zero_grad()
                 loss_of_rays(out, lesson, background, weight).backward()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -150,7 +151,7 @@ def sway(cameras: Cameras, n: int, amount: float = 0.7) -> Cameras:
     eyes = middle + amount / 2 * (high - low) * circle
     reach = centres.norm(dim=-1).mean()
     target = (centres + reach * axes).mean(0)
-    return Cameras(look_at(eyes, target.tolist()), cameras.Ks[:1].expand(n, -1, -1), cameras.width, cameras.height)
+    return replace(cameras, cam_from_world=look_at(eyes, target.tolist()), Ks=cameras.Ks[:1].expand(n, -1, -1))
 
 
 def questions_a_pixel(student: RayDistribution, cameras: Cameras, near: float) -> float:

@@ -131,13 +131,14 @@ def fit(
     recipe: Recipe,
     generator: torch.Generator,
     near: float,
-    background: float = 1.0,
+    background: float | None = None,
     seconds: float | None = None,
     watch: Callable[[int, float], object] | None = None,
 ) -> float:
     """Train a grid and return how many seconds its steps took.
 
     Args:
+        background: grey behind the pictures; the rays' own by default.
         seconds: train for so long; the schedule then follows the clock instead of the step.
         watch: called after every step with the step and the seconds so far.
     """

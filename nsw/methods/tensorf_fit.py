@@ -38,7 +38,7 @@ def tensorf_steps(
         if tensorf.maintain(model, optimizer, plan, state["before"], progress):
             state["pixels"] = tensorf.in_box(pixels, model)
         batch = state["pixels"].draw(state["n_rays"], generator)
-        behind = ngp.random_backgrounds(batch, generator) if plan.random_background else 1.0
+        behind = ngp.random_backgrounds(batch, generator) if plan.random_background else batch.rays.background
         out = ngp.render(model, batch.rays, near, behind, generator, plan.threshold)
         truth = batch.over(behind)
         loss = loss_mse(out.rgb, truth) + sum(tensorf.losses(model, plan, progress).values())

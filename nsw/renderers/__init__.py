@@ -19,12 +19,12 @@ def can_draw(model) -> bool:
 
 
 def beside(model, seen: Any) -> Any:
-    """Return cameras or rays on the device of a model's parameters; as they are where it has none."""
+    """Return cameras, rays or a colour on the device of a model's parameters; as they are where it has none, or for a number."""
     parameter = next(iter(model.parameters()), None) if hasattr(model, "parameters") else None
-    return seen if parameter is None else seen.to(parameter.device)
+    return seen if parameter is None or not hasattr(seen, "to") else seen.to(parameter.device)
 
 
-def render_view(model, cameras: Cameras, *, background=1.0, **options) -> Render:
+def render_view(model, cameras: Cameras, *, background=None, **options) -> Render:
     """Render pictures of any model.
 
     By its own `render_view` where it has one; voxel grids by the march made for them; other fields by volume rendering;
@@ -34,10 +34,11 @@ def render_view(model, cameras: Cameras, *, background=1.0, **options) -> Render
         model: something that draws itself, a field, which answers `.query`, a `RayDistribution` or `LightField`, or
             `nsw.models.gaussians.Gaussians`.
         cameras: on any device; they are taken to the model's.
-        background: grey level or colour [3].
+        background: grey level or colour [3]; the cameras' own by default.
         options: passed on to `render_view` of `nsw.renderers.volume`, `whole_rays`, `splats` or `surfels`.
     """
     cameras = beside(model, cameras)
+    background = cameras.background if background is None else beside(model, background)
     if hasattr(model, "render_view"):
         return model.render_view(cameras, background=background, **options)
     own = _made_for(model)

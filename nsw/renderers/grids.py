@@ -42,7 +42,7 @@ def render(
     model: DenseGrid,
     rays: Rays,
     near: float = 0.0,
-    background: float = 1.0,
+    background: float | Tensor | None = None,
     jitter: torch.Generator | None = None,
     threshold: float = 1e-4,
 ) -> GridRender:
@@ -52,8 +52,10 @@ def render(
     before the second, which asks colours too (Improved DVGO, section 3).
 
     Args:
+        background: grey level, colour [3] or [R, 3]; the rays' own by default.
         jitter: moves each ray's samples by a random part of a step; without it they are the same every time.
     """
+    background = rays.background if background is None else background
     step = model.sample_length
     ray_indices, t, points = march_cells(model, rays, model.occupancy(), step, near, jitter)
     length = step / model.voxel
@@ -68,6 +70,8 @@ def render(
     return GridRender(rgb, left, distance, weights, rgbs, t, ray_indices, n_asked)
 
 
-def render_view(model: DenseGrid, cameras: Cameras, near: float = 0.0, background: float = 1.0, chunk: int = 16384) -> Render:
+def render_view(
+    model: DenseGrid, cameras: Cameras, near: float = 0.0, background: float | Tensor | None = None, chunk: int = 16384
+) -> Render:
     """Render whole pictures without gradients."""
     return assemble(lambda rays: render(model, rays, near, background), cameras, chunk)

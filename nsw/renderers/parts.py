@@ -26,8 +26,9 @@ def rays_of_some(cameras: Cameras, most: int = 1 << 21) -> Iterator[Rays]:
 
 def all_rays(cameras: Cameras, device: torch.device | str) -> Rays:
     """Return the rays of all pixels on a device, in memory of their own."""
-    parts = [[x.contiguous() for x in (r.origins, r.directions, r.z_per_t)] for r in rays_of_some(cameras.to(device))]
-    return Rays(*(torch.cat(part) for part in zip(*parts, strict=True)))
+    cameras = cameras.to(device)
+    parts = [[x.contiguous() for x in (r.origins, r.directions, r.z_per_t)] for r in rays_of_some(cameras)]
+    return Rays(*(torch.cat(part) for part in zip(*parts, strict=True)), cameras.background)
 
 
 def parts_of_counts(counts: Int[Tensor, "R"], most: int) -> list[slice]:

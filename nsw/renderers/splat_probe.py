@@ -63,7 +63,7 @@ class PixelSplats:
 
 @torch.no_grad()
 def pixel_splats(
-    gaussians: Gaussians, cameras: Cameras, row: int, column: int, *, background: float = 1.0, **options
+    gaussians: Gaussians, cameras: Cameras, row: int, column: int, *, background: float | Tensor | None = None, **options
 ) -> PixelSplats:
     r"""Return what the pixel (row, column) of the first camera blends, by the rules of the rasterizer.
 
@@ -73,6 +73,7 @@ def pixel_splats(
     if not (0 <= row < camera.height and 0 <= column < camera.width):
         raise InputError(f"Pixel ({row}, {column}) lies outside a picture of {camera.height} rows and {camera.width} columns.")
     meta = render_view(gaussians, camera, **options).extras["meta"]
+    background = camera.background if background is None else background
     pixel = gaussians.means.new_tensor([[column + 0.5, row + 0.5]])
     alphas = splat_alphas(pixel, meta["means2d"][0], meta["conics"][0], meta["opacities"][0])[0]
     touched = ((alphas > 0) & (meta["radii"][0] > 0).all(-1)).nonzero()[:, 0]

@@ -46,7 +46,7 @@ def render_view(
     gaussians: Gaussians,
     cameras: Cameras,
     *,
-    background: float | Float[Tensor, "3"] = 1.0,
+    background: float | Float[Tensor, "3"] | None = None,
     sh_degree: int | None = None,
     antialiased: bool = False,
     eps2d: float = 0.3,
@@ -59,7 +59,7 @@ def render_view(
     Args:
         gaussians: the splats; their device chooses the backend.
         cameras: C cameras of one picture size.
-        background: grey level or RGB behind the splats.
+        background: grey level or RGB behind the splats; the cameras' own by default.
         sh_degree: bands of harmonics to use, 0 to the stored degree; None uses all.
         antialiased: scale opacity by what the dilation `eps2d` added in area (Mip-Splatting's 2D filter).
         eps2d: dilation in squared pixels, added to the projected covariance.
@@ -77,6 +77,7 @@ def render_view(
         shapes = gaussians.quats, gaussians.activated_scales, gaussians.activated_opacities
         splats = (means, *shapes, gaussians.sh if degree > 0 else gaussians.sh0)
     cameras = cameras.to(means.device)
+    background = cameras.background if background is None else background
     n = len(cameras)
     renders, alphas, meta = rasterizer(backend, means.device)(
         *splats,

@@ -21,7 +21,7 @@ def render_view(
     surfels: Surfels,
     cameras: Cameras,
     *,
-    background: float | Float[Tensor, "3"] = 1.0,
+    background: float | Float[Tensor, "3"] | None = None,
     sh_degree: int | None = None,
     depth: bool = True,
     distortion_range: tuple[float, float] | None = None,
@@ -31,7 +31,7 @@ def render_view(
     """Render surfels from C cameras; differentiable in every raw parameter.
 
     Args:
-        background: grey level or RGB behind the surfels.
+        background: grey level or RGB behind the surfels; the cameras' own by default.
         sh_degree: bands of harmonics to use, 0 to the stored degree; None uses all.
         depth: False leaves Render.depth at 0 and "surface_normals" out, which saves time.
         distortion_range: near and far of the mapping of depth; also compute the distortion. None leaves that map out.
@@ -50,6 +50,7 @@ def render_view(
         means, shapes = surfels.means, (surfels.quats, surfels.activated_scales, surfels.activated_opacities)
         discs = (means, *shapes, surfels.sh if degree else surfels.sh0)
     cameras = cameras.to(means.device)
+    background = cameras.background if background is None else background
     behind = backdrop(background, means).expand(len(cameras), 3).contiguous()
     options = dict(sh_degree=degree, backgrounds=behind, near_plane=near)
     options |= dict(render_mode="RGB+ED" if depth else "RGB", distloss=distortion_range is not None)

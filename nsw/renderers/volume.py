@@ -179,7 +179,7 @@ def render_rays(
     t: Float[Tensor, "R S"] | None = None,
     near: float | Tensor | None = None,
     far: float | Tensor | None = None,
-    background: float | Tensor = 1.0,
+    background: float | Tensor | None = None,
     jitter: torch.Generator | None = None,
     occupancy: torch.nn.Module | None = None,
     step: float | None = None,
@@ -195,7 +195,7 @@ def render_rays(
         proposal: field of the first pass; `field` itself by default. Its samples are reused for the second pass.
         t: distances [R, S] to sample at instead, ascending.
         near, far: bounds besides the box, floats or [R].
-        background: grey level, colour [3] or [R, 3].
+        background: grey level, colour [3] or [R, 3]; the rays' own by default.
         jitter: generator for stratified sampling; None samples the middles, the same every time.
         occupancy: `OccGridEstimator` (nsw.kernels' or nerfacc's): samples only in its occupied cells, packed.
         step: length of a packed sample in world units; by default the box's diagonal over `n_samples`.
@@ -205,6 +205,7 @@ def render_rays(
     Returns:
         A `RayRender`; its `coarse` is the first pass when `n_fine` > 0.
     """
+    background = rays.background if background is None else background
     first, last, _ = ray_bounds(field, rays, near, far)
     if occupancy is not None:
         step = step or float((field.aabb[1] - field.aabb[0]).norm()) / n_samples
@@ -225,11 +226,12 @@ def render_at(
     t: Float[Tensor, "R S"],
     near: Float[Tensor, "R"],
     far: Float[Tensor, "R"],
-    background: float | Tensor = 1.0,
+    background: float | Tensor | None = None,
     colour_threshold: float = 0.0,
     coarse: RayRender | None = None,
 ) -> RayRender:
-    """Render rays with samples at the given distances, [R, S] on the batched path."""
+    """Render rays with samples at the given distances, [R, S] on the batched path, over their own background by default."""
+    background = rays.background if background is None else background
     edges = edges_around(t, near, far)
     points = (rays.origins[:, None] + t[..., None] * rays.directions[:, None]).reshape(-1, 3)
     directions = rays.directions[:, None].expand(*t.shape, 3).reshape(-1, 3)
@@ -368,7 +370,7 @@ def render_view(
     field: Field,
     cameras: Cameras,
     *,
-    background: float | Float[Tensor, "3"] = 1.0,
+    background: float | Float[Tensor, "3"] | None = None,
     chunk: int = 4096,
     near: float | None = None,
     far: float | None = None,
@@ -378,11 +380,13 @@ def render_view(
     """Render whole pictures, without gradients.
 
     Args:
+        background: grey level or colour [3]; the cameras' own by default.
         chunk: rays rendered at once; bounds the memory.
         render: what renders those of them that meet the box.
         options: as for `render`; a field's own `render_defaults` (a dict) stand for what is not given.
     """
     options = {**getattr(field, "render_defaults", {}), **options}
+    background = cameras.background if background is None else background
     rays = camera_rays(cameras)
     rgb = backdrop(background, rays.origins).expand(3).repeat(len(rays), 1)
     alpha, depth = torch.zeros_like(rays.z_per_t), torch.zeros_like(rays.z_per_t)

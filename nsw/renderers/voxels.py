@@ -50,7 +50,7 @@ def render(
     model: PlenoxelGrid,
     rays: Rays,
     near: float = 0.0,
-    background: float = 1.0,
+    background: float | Tensor | None = None,
     jitter: torch.Generator | None = None,
     stop: float = 1e-4,
     skip: Tensor | None = None,
@@ -59,10 +59,12 @@ def render(
 
     Args:
         near: distance at which rays begin, where the box lies before.
+        background: grey level, colour [3] or [R, 3]; the rays' own by default.
         jitter: moves each ray's samples by a random part of a step; without it they sit in the middle.
         stop: transmittance below which a ray ends (1e-7 in the official code; nobody sees the difference to 1e-4).
         skip: `model.empty_space()`, where one table serves several calls.
     """
+    background = rays.background if background is None else background
     training = torch.is_grad_enabled() and model.values.requires_grad
     where = march_arguments(model, rays, near, jitter)
     options = dict(sh_degree=model.settings.sh_degree, stop=stop, nearest=model.settings.nearest)
@@ -86,7 +88,12 @@ def rays_in_torch_calls(model: PlenoxelGrid) -> int:
 
 @torch.no_grad()
 def render_view(
-    model: PlenoxelGrid, cameras: Cameras, near: float = 0.0, background: float = 1.0, chunk: int | None = None, stop: float = 1e-4
+    model: PlenoxelGrid,
+    cameras: Cameras,
+    near: float = 0.0,
+    background: float | Tensor | None = None,
+    chunk: int | None = None,
+    stop: float = 1e-4,
 ) -> Render:
     """Render whole pictures without gradients.
 
@@ -95,7 +102,7 @@ def render_view(
     """
     skip = model.empty_space()
 
-    def march(field: PlenoxelGrid, rays: Rays, *, near: float, background: float, **_) -> VoxelRender:
+    def march(field: PlenoxelGrid, rays: Rays, *, near: float, background: float | Tensor, **_) -> VoxelRender:
         return render(field, rays, near, background, stop=stop, skip=skip)
 
     at_once = chunk or rays_at_once(model)

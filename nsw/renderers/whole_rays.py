@@ -51,7 +51,7 @@ def render_rays(
     *,
     near: float | None = None,
     far: float | None = None,
-    background: float | Tensor = 1.0,
+    background: float | Tensor | None = None,
     tau: Float[Tensor, "S"] | None = None,
     place: Float[Tensor, "P"] | None = None,
 ) -> SeriesRender:
@@ -59,13 +59,15 @@ def render_rays(
 
     Args:
         near, far: bounds besides the box.
-        background: grey level, colour [3] or [R, 3]. A light field has no idea of it: what it learned is in its answer.
+        background: grey level, colour [3] or [R, 3]; the rays' own by default. A light field has no idea of it: what it
+            learned is in its answer.
         tau: positions in [0, 1] of the way through the box at which density and colour are added up, ascending.
         place: positions of the points that the network is told, as for `RayNetwork.encode`.
 
     Returns:
         A light field's has no samples, opacity one and depth zero.
     """
+    background = rays.background if background is None else background
     first, last, hit = ray_bounds(model, rays, near, far)
     if isinstance(model, LightField):
         rgb, none = model.colours(rays, first, last, place), first.new_zeros(len(rays), 0)

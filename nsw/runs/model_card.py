@@ -45,12 +45,7 @@ class TrainedSeconds:
         return sum(mine) if mine else None
 
 
-def grey(background: str) -> float:
-    """Return the grey level of a scene's background."""
-    return 0.0 if background == "black" else 1.0
-
-
-def draw_timed(model: nn.Module, cameras: Cameras, background: float) -> tuple[Tensor, float]:
+def draw_timed(model: nn.Module, cameras: Cameras, background: float | Tensor) -> tuple[Tensor, float]:
     """Return pictures [n, H, W, 3] of n cameras, and the median seconds of one; the first is drawn twice and timed once."""
     from nsw.renderers import render_view
 
@@ -70,7 +65,7 @@ def measure(model: nn.Module, scene: Any, preset: str) -> dict[str, Any]:
     frames = scene.frames("test")
     n = min(VIEWS[preset], len(frames))
     frames = frames[torch.linspace(0, len(frames) - 1, n).round().long()]
-    background = grey(scene.background)
+    background = scene.behind
     pictures, seconds = draw_timed(model, scene.views(frames), background)
     return {
         "scene": scene.name,

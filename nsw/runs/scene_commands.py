@@ -35,7 +35,7 @@ def describe_scene(name: str) -> int:
         ["also", ", ".join(maps) or "nothing else"],
         ["box", f"{low} to {high}"],
         ["near, far", f"{scene.near:.3g}, {scene.far:.3g}"],
-        ["background", scene.background],
+        ["background", "a plain backdrop" if scene.background == "plain" else scene.background],
         ["read from", str(scene.source or "")],
         ["digest", scene.digest[:16]],
         *(["note", note] for note in scene.notes),

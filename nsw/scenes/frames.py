@@ -16,6 +16,7 @@ from torch import Tensor
 from nsw import cameras as nsw_cameras
 from nsw.cameras import Cameras
 from nsw.errors import InputError
+from nsw.scenes.backdrop import plain_backdrop, sentence
 from nsw.scenes.bounds import Bounds
 from nsw.scenes.images import picture_size, read_mask, read_picture
 from nsw.scenes.scene import Points, Scene, area_average
@@ -104,7 +105,8 @@ def assemble(
     Args:
         frames: in the order of the scene.
         size: width to area-average to; None, or more than is stored, keeps the stored size.
-        background: "white", "black" or "none"; only kept when a picture has transparency.
+        background: "white", "black" or "none"; only kept when a picture has transparency. Opaque pictures before a plain
+            backdrop have that, "plain".
     """
     uprights, targets, canvas = _plan(frames, source, size)
     with ThreadPoolExecutor(max_workers=4) as pool:
@@ -116,6 +118,12 @@ def assemble(
     names = [frame.name for frame in frames]
     nsw_cameras.check(cameras, [f'frame "{n}"' for n in names], str(source))
     splits, said = split_indices([frame.split for frame in frames], source)
+    if images.shape[-1] == 3:
+        backdrop = plain_backdrop(images, splits["train"], masks)
+        background = "none" if backdrop is None else "plain"
+        if backdrop is not None:
+            cameras = replace(cameras, background=backdrop)
+            said.append(sentence(backdrop))
     return Scene(
         name=name,
         images=images,
@@ -127,7 +135,7 @@ def assemble(
         names=names,
         masks=masks,
         points=points,
-        background=background if images.shape[-1] == 4 else "none",
+        background=background,
         source=Path(source),
         digest=digest(images, cameras),
         notes=(*notes, *said),

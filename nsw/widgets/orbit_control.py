@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -73,7 +74,7 @@ class OrbitControl:
         cam_from_world = torch.eye(4)
         cam_from_world[:3, :3] = rotation.T
         cam_from_world[:3, 3] = -(rotation.T @ origin)
-        self.camera = Cameras(cam_from_world[None], self.camera.Ks, self.camera.width, self.camera.height)
+        self.camera = replace(self.camera, cam_from_world=cam_from_world[None])
 
 
 def _rotation(axis: Float[Tensor, "3"], angle: float) -> Float[Tensor, "3 3"]:

@@ -59,17 +59,16 @@ def draw(kept: Kept, view: int, width: int, photograph: bool = False) -> np.ndar
     import torch
 
     from nsw.renderers import render_view
-    from nsw.runs.model_card import grey
 
     model, scene = _loaded(kept.folder, kept.changed)
     frames = scene.frames("test")
     frame = frames[view % len(frames)]
     height = max(1, round(width * scene.cameras.height / scene.cameras.width))
     if photograph:
-        return pictures.enlarged(pictures.to_array(scene.pixels([int(frame)], grey(scene.background))[0]), width, height)
+        return pictures.enlarged(pictures.to_array(scene.pixels([int(frame)], scene.behind)[0]), width, height)
     camera = scene.views([int(frame)]).resized(width, height)
     with torch.no_grad():
-        return pictures.to_array(render_view(model, camera, background=grey(scene.background)))
+        return pictures.to_array(render_view(model, camera, background=scene.behind))
 
 
 def pair(left: Kept | None, right: Kept | None, view: int) -> tuple[np.ndarray, np.ndarray]:

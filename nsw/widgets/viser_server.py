@@ -143,7 +143,7 @@ class ViserView:
         import viser
 
         self.model, self.scene, self.host, self.up, self.moving = model, scene, host, up, moving
-        self.background = 0.0 if getattr(scene, "background", "white") == "black" else 1.0
+        self.background = getattr(scene, "behind", 1.0)
         self.port = free_port(host, port)
         with quiet_console():
             self.server = viser.ViserServer(host=host, port=self.port, label="Neural Scene Workbench", verbose=False)
