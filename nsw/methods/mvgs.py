@@ -8,6 +8,7 @@ much. Everything else is 3DGS. Here stands the geometry; `mvgs_train.py` is the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -29,13 +30,32 @@ class Guard:
     gap: float = 0.1
     size: float = 0.5
 
+    def __call__(
+        self,
+        t0: Float[Tensor, "B 4"],
+        t1: Float[Tensor, "B 4"],
+        p0: Float[Tensor, "B 4 3"],
+        p1: Float[Tensor, "B 4 3"],
+        extent: float,
+    ) -> Bool[Tensor, "B"]:
+        """Say which pairs of windows can show the same thing: rays pass closely, before both cameras, around a small box.
+
+        Args:
+            t0, t1: how far along the rays of both cameras their closest points lie.
+            p0, p1: these points.
+        """
+        x = (p0 + p1) / 2
+        close = (t0 > 0) & (t1 > 0) & ((p0 - p1).norm(dim=-1) <= self.gap * extent)
+        return close.all(dim=1) & ((x.amax(dim=1) - x.amin(dim=1)).amax(dim=1) <= self.size * extent)
+
 
 def worst_windows(errors: Float[Tensor, "M H W"], rows: int, columns: int) -> tuple[Float[Tensor, "M 4 2"], Float[Tensor, "M"]]:
     """Return for each error map the corners of the window with the largest mean, and that mean (section 3.3).
 
     Windows stand side by side, `rows` x `columns` pixels each. Corners are pixel coordinates (x, y), clockwise from the
-    top left one.
+    top left one. An error that is NaN, of a pixel that must not be used, counts as none: a mask must not steer growth.
     """
+    errors = errors.masked_fill(errors.isnan(), 0.0)
     means = torch.nn.functional.avg_pool2d(errors[:, None], (rows, columns), stride=(rows, columns))
     value, place = means.flatten(1).max(dim=1)
     top, left = place // means.shape[-1] * rows, place % means.shape[-1] * columns
@@ -72,7 +92,7 @@ def closest_points(
 
 
 def crossing_boxes(
-    cameras: Cameras, corners: Float[Tensor, "M 4 2"], extent: float, guard: Guard | None = None
+    cameras: Cameras, corners: Float[Tensor, "M 4 2"], extent: float, guard: Callable | None = None
 ) -> Float[Tensor, "B 2 3"]:
     r"""Return a box (minimum, maximum) for every pair of views whose windows can show the same thing (section 3.3).
 
@@ -80,7 +100,8 @@ def crossing_boxes(
 
     Args:
         extent: the scene's, which the guard is measured in.
-        guard: None takes every box whose rays are not parallel, as the official code does, even behind a camera.
+        guard: a `Guard`, or another function of the same arguments; None takes every box whose rays are not parallel, as
+            the official code does, even behind a camera.
     """
     first, second = torch.combinations(torch.arange(len(cameras), device=corners.device)).unbind(-1)
     d = corner_rays(cameras, corners)
@@ -93,8 +114,7 @@ def crossing_boxes(
     boxes = torch.stack([x.amin(dim=1), x.amax(dim=1)], dim=1)
     good = crossed.all(dim=1)
     if guard is not None:
-        good &= ((t0 > 0) & (t1 > 0) & ((p0 - p1).norm(dim=-1) <= guard.gap * extent)).all(dim=1)
-        good &= (boxes[:, 1] - boxes[:, 0]).amax(dim=1) <= guard.size * extent
+        good &= guard(t0, t1, p0, p1, extent)
     return boxes[good]
 
 

@@ -19,10 +19,10 @@ from nsw.scenes.scene import Scene
 ORANGE, BLUE = (0.84, 0.37, 0.0), (0.34, 0.71, 0.91)  # told apart with every common form of colour blindness
 
 
-def pulls(gaussians: Gaussians, scene: Scene) -> Float[Tensor, "V N 3"]:
-    """Return where each training view alone wants every splat's centre to go: minus the gradient of its loss."""
-    frames = scene.splits["train"]
-    cameras, targets = scene.views(frames).to(gaussians.means.device), scene.pixels(frames, device=gaussians.means.device)
+def pulls(gaussians: Gaussians, scene: Scene, which: str = "train") -> Float[Tensor, "V N 3"]:
+    """Return where each view of a split alone wants every splat's centre to go: minus the gradient of its loss."""
+    frames, device = scene.frames(which), gaussians.means.device
+    cameras, targets = scene.views(frames).to(device), scene.targets(frames, device=device)
     found = []
     for i in range(len(frames)):
         render = render_view(gaussians, cameras[i : i + 1], depth=False)
@@ -31,19 +31,39 @@ def pulls(gaussians: Gaussians, scene: Scene) -> Float[Tensor, "V N 3"]:
     return torch.stack(found)
 
 
-def signal_to_noise(draws: Float[Tensor, "B P"]) -> float:
-    r"""Return how far a gradient stands out of its own scatter, from B draws of it.
+def agreement(steps: Float[Tensor, "B P"], wanted: Float[Tensor, "P"]) -> float:
+    r"""Return how well steps point where something else wants to go: the mean cosine, 1 for the same way and 0 for none.
 
-    $$\|\bar g\| \,\Big/ \sqrt{\tfrac1B \textstyle\sum_b \|g_b - \bar g\|^2}$$
+    $$\frac1B \sum_b \frac{u_b \cdot w}{\|u_b\|\,\|w\|}$$
     """
-    mean = draws.mean(dim=0)
-    return float(mean.norm() / (draws - mean).square().sum(dim=1).mean().sqrt())
+    return float(torch.nn.functional.cosine_similarity(steps, wanted[None], dim=1).mean())
+
+
+def adam_steps(draws: Float[Tensor, "B P"], beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-15) -> Float[Tensor, "B P"]:
+    r"""Return the steps, at a learning rate of 1, that Adam makes of one gradient after another.
+
+    $$m \leftarrow \beta_1 m + (1 - \beta_1)\,g, \qquad v \leftarrow \beta_2 v + (1 - \beta_2)\,g^2, \qquad
+    u_t = \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \epsilon}$$  (Kingma and Ba 2015, algorithm 1)
+    """
+    m, v, steps = torch.zeros_like(draws[0]), torch.zeros_like(draws[0]), []
+    for t, g in enumerate(draws, start=1):
+        m, v = torch.lerp(g, m, beta1), torch.lerp(g.square(), v, beta2)
+        steps.append(m / (1 - beta1**t) / ((v / (1 - beta2**t)).sqrt() + eps))
+    return torch.stack(steps)
 
 
 def batch_sums(per_view: Float[Tensor, "V P"], n_views: int, n_batches: int, seed: int = 0) -> Float[Tensor, "B P"]:
     """Return the summed gradients of the first n_batches steps that training would take, n_views at a time."""
     batches = [gs.frames_at(step, len(per_view), seed, n_views) for step in range(n_batches)]
     return torch.stack([per_view[rows].sum(dim=0) for rows in batches])
+
+
+def near_misses(n: int = 40) -> list[tuple[Tensor, Tensor, Tensor, Tensor, float]]:
+    """Return made-up arguments of a `Guard`, n pairs each, of which it keeps some and refuses some for each of its reasons."""
+    generator = torch.Generator().manual_seed(1)
+    p0, between = torch.randn(2, n, 4, 3, generator=generator).mul(torch.tensor([0.15, 0.04]).view(2, 1, 1, 1)).unbind(0)
+    t0, t1 = torch.randn(2, n, 4, generator=generator).add(2.5).unbind(0)
+    return [(t0, t1, p0, p0 + between, extent) for extent in (0.7, 1.0, 2.0)]
 
 
 def framed(picture: Float[Tensor, "H W 3"], corners: Float[Tensor, "4 2"], scale: int = 6) -> Float[Tensor, "h w 3"]:

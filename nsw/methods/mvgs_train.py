@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nsw.cameras import Cameras
-from nsw.losses import known, loss_photometric
+from nsw.losses import loss_photometric
 from nsw.methods import gaussian_splatting as gs
 from nsw.methods import mvgs
 from nsw.methods.density_control import DensityControl, Refined, choose_growth
@@ -62,9 +62,25 @@ def rendered(step: int, stages: Sequence[Stage]) -> int:
     >>> rendered(12, [Stage(None, 4, 10), Stage(None, 1, 50)])
     42
     """
-    views = 0
+    return sum(_views(step, stages))
+
+
+def megapixels(step: int, stages: Sequence[Stage]) -> float:
+    """Return how many million pixels were rendered before a step: a small picture costs less than a large one."""
+    sizes = (stage.scene.cameras.width * stage.scene.cameras.height for stage in stages)
+    return sum(size * views for size, views in zip(sizes, _views(step, stages), strict=True)) / 1e6
+
+
+def cost(step: int, stages: Sequence[Stage]) -> dict[str, float]:
+    """Return all that was spent before a step: "steps", "rendered views" and "megapixels"."""
+    return {"steps": step, "rendered views": rendered(step, stages), "megapixels": megapixels(step, stages)}
+
+
+def _views(step: int, stages: Sequence[Stage]) -> list[int]:
+    """Return the rendered views of each stage before a step."""
+    views = []
     for stage in stages:
-        views += stage.n_views * min(step, stage.n_steps)
+        views.append(stage.n_views * min(step, stage.n_steps))
         step = max(step - stage.n_steps, 0)
     return views
 
@@ -77,7 +93,7 @@ class MultiView(gs.Training):
         stages: what is shown and for how long; learning rates and growth start again with each.
         control: density control for a stage as long as 30,000 steps; each stage gets it shortened.
         window: height and width of an error window, in shares of the picture; None clones by gradient alone.
-        guard: which boxes of crossing rays count; None takes them all.
+        guard: which boxes of crossing rays count, a `Guard` or a function like it; None takes them all.
         tau: spread of a step's cameras above which the growth threshold is halved; infinity never halves it.
         growth: fields of `DensityControl` to set after the shortening, for example `every`.
     """
@@ -88,7 +104,7 @@ class MultiView(gs.Training):
         stages: Sequence[Stage],
         control: DensityControl,
         window: tuple[float, float] | None = (1 / 12, 1 / 12),
-        guard: mvgs.Guard | None = mvgs.Guard(),  # noqa: B008 (frozen)
+        guard: Callable | None = mvgs.Guard(),  # noqa: B008 (frozen)
         tau: float = 1.0,
         seed: int = 0,
         **growth,
@@ -104,13 +120,19 @@ class MultiView(gs.Training):
         """Steps of all stages together."""
         return sum(stage.n_steps for stage in self.stages)
 
+    @property
+    def cost(self) -> dict[str, float]:
+        """What all stages together cost."""
+        return cost(self.total, self.stages)
+
     def step(self, step: int, meta: dict, cameras: Cameras, errors: Float[Tensor, "M H W"]) -> Refined | None:
         """Take one step after `backward` of the SUM of the views' losses.
 
         Args:
             step: counted from 0 through all stages.
             meta: the rasterizer's, of all M views at once: statistics are of all, not of the last as in the official code.
-            cameras, errors: of this step; the worst windows are looked for in them when density control is due.
+            cameras, errors: of this step; the worst windows are looked for in them when density control is due. An error is NaN
+                where a mask leaves its pixel out.
         """
         stage, local = stage_at(step, self.stages)
         self.n_steps, self.rates = stage.n_steps, gs.LearningRates.for_budget(stage.n_steps)
@@ -156,5 +178,5 @@ def fit(
         render = render_view(splats, cameras, background=background, sh_degree=degree, depth=False)
         loss = len(cameras) * loss_photometric(render.rgb, targets)
         loss.backward()
-        training.step(step, render.extras["meta"], cameras, (render.rgb.detach() - known(targets, render.rgb)).abs().mean(-1))
+        training.step(step, render.extras["meta"], cameras, (render.rgb.detach() - targets).abs().mean(-1))
     return training

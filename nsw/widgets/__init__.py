@@ -40,6 +40,7 @@ _HOME = {
     "assembly": "assembly_bench",
     "method_map": "methods_map",
     "camera_figure": "camera_chart",
+    "pull_figure": "pull_chart",
     "mesh_figure": "mesh_chart",
 }
 

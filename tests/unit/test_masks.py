@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
+import nbformat
 import pytest
 import torch
 
 from nsw.losses import loss_l1, loss_mse, loss_photometric, loss_ssim
-from nsw.methods import dvgo_stages, feature_fields, gaussian_splatting, instant_ngp, mvgs_train, nerf
+from nsw.methods import dvgo_stages, feature_fields, gaussian_splatting, instant_ngp, mvgs, mvgs_train, nerf
 from nsw.methods.density_control import DensityControl
 from nsw.models.feature_grid import FeatureGrid
 from nsw.models.gaussians import Gaussians
+from nsw.renderers.splat_probe import Film
+from nsw.renderers.splats import render_view
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +97,29 @@ def test_steps_of_many_views_leave_masked_pixels_out_of_their_errors(masked):
         training = mvgs_train.MultiView(start, [mvgs_train.Stage(one, 2, 3)], DensityControl())
         ends.append(mvgs_train.fit(training, range(3)).gaussians.means.detach())
     assert bool(torch.isfinite(ends[0]).all()) and torch.equal(*ends)
+
+
+def test_growth_in_the_notebook_of_many_views_leaves_masked_pixels_out(masked, monkeypatch):
+    """The loop of 24_mvgs as it stands there, on a masked scene: boxes and splats end the same whatever lies under the mask."""
+    cells = nbformat.read(Path(__file__).parents[2] / "notebooks" / "24_mvgs.ipynb", 4).cells
+    loop = next(cell.source for cell in cells if cell.get("id") == "loop")
+    ends, worst, windows = [], [], mvgs.worst_windows
+    monkeypatch.setattr(mvgs, "worst_windows", lambda *given: worst.append(windows(*given)) or worst[-1])
+    for scene in masked:
+        start = Gaussians.from_points(gaussian_splatting.starting_points(scene, 80), sh_degree=1)
+        control, stages = DensityControl(grow_gradient=1e9, max_splats=400), [mvgs_train.Stage(scene, 4, 10)]
+        training = mvgs_train.MultiView(start, stages, control, window=(0.25, 0.25), guard=None, every=3, start=1, stop=9)
+        log = []
+        run = SimpleNamespace(
+            steps=lambda n, **_: range(n),
+            loss=lambda views: views,
+            device="cpu",
+            record=lambda log=log, **values: log.append(values),
+        )
+        names = dict(run=run, training=training, stages=stages, seed=0, sh_degree=1, film=Film(), s=SimpleNamespace(look_every=99))
+        names |= dict(mvgs_train=mvgs_train, gs=gaussian_splatting, render_view=render_view, loss_photometric=loss_photometric)
+        exec(loop, names | dict(test=None, look=lambda *_: torch.zeros(2, 2, 3), score=lambda _: 0.0))
+        ends.append((training.gaussians.means.detach(), training.boxes, [values["cloned"] for values in log if "cloned" in values]))
+    assert len(worst) == 4 and all(bool(torch.isfinite(value).all()) for _, value in worst)  # NaN would be the worst of all
+    assert bool(torch.isfinite(ends[0][0]).all()) and sum(ends[0][2]) > 0  # boxes alone clone here
+    assert all(torch.equal(a, b) for a, b in zip(ends[0][:2], ends[1][:2], strict=True)) and ends[0][2] == ends[1][2]

@@ -197,15 +197,58 @@ def test_a_resumed_training_ends_as_an_uninterrupted_one(scene):
         assert torch.equal(second.gaussians.params[name], value), name
 
 
-def test_signal_to_noise_grows_like_the_root_of_the_number_of_views():
-    """Independent noise of known size: the estimate must find both norms."""
-    generator = torch.Generator().manual_seed(0)
-    signal = torch.randn(500, generator=generator, dtype=torch.float64)
-    draws = signal + 3.0 * torch.randn(4000, 500, generator=generator, dtype=torch.float64)
-    one = inspect.signal_to_noise(draws)
-    four = inspect.signal_to_noise(draws.reshape(1000, 4, 500).sum(1))
-    expected = float(signal.norm()) / (3.0 * 500**0.5)
-    assert one == pytest.approx(expected, rel=0.02) and four == pytest.approx(2 * expected, rel=0.02)
+def test_agreement_is_a_mean_cosine():
+    wanted = torch.tensor([2.0, 0.0])
+    assert inspect.agreement(torch.tensor([[5.0, 0.0], [0.0, 0.1], [-3.0, 0.0], [1.0, 0.0]]), wanted) == pytest.approx(0.25)
+
+
+def test_adam_steps_are_those_of_torch_whatever_the_factor_on_the_gradient():
+    draws = torch.randn(30, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = torch.zeros(7, dtype=torch.float64, requires_grad=True)
+    adam, places = torch.optim.Adam([x], lr=1.0, eps=1e-15), [torch.zeros(7, dtype=torch.float64)]
+    for g in draws:
+        x.grad = -g
+        adam.step()
+        places.append(x.detach().clone())
+    torch.testing.assert_close(inspect.adam_steps(draws), torch.stack(places).diff(dim=0))
+    torch.testing.assert_close(inspect.adam_steps(4 * draws), inspect.adam_steps(draws))
+
+
+def test_pulls_are_of_the_split_asked_for_and_none_comes_from_masked_pixels(scene):
+    assert inspect.pulls(splats(), scene).shape == (5, 40, 3) and inspect.pulls(splats(), scene, "test").shape == (1, 40, 3)
+    hidden = replace(scene, masks=torch.zeros(scene.images.shape[:3], dtype=torch.bool))
+    assert inspect.pulls(splats(), hidden).abs().max() < 1e-5 * inspect.pulls(splats(), scene).abs().max()
+
+
+def test_near_misses_are_kept_and_refused_for_every_reason():
+    for t0, t1, p0, p1, extent in inspect.near_misses():
+        kept = mvgs.Guard()(t0, t1, p0, p1, extent)
+        assert kept.any() and not kept.all()
+    t0, t1, p0, p1, extent = inspect.near_misses()[-1]
+    for changes in (dict(gap=0.05), dict(size=0.2)):
+        assert (kept & ~mvgs.Guard(**changes)(t0, t1, p0, p1, extent)).any()
+    assert (mvgs.Guard()(t0.abs(), t1.abs(), p0, p1, extent) & ~kept).any()
+
+
+def test_any_function_may_guard_the_boxes():
+    cameras, point = orbit(3, 3.0, 30.0, width=40, height=40), torch.tensor([0.2, 0.1, 0.3])
+    corners = windows_around(cameras, point)
+    first_only = lambda t0, *rest: torch.arange(len(t0)) == 0  # noqa: E731
+    assert torch.equal(mvgs.crossing_boxes(cameras, corners, 3.0, first_only), mvgs.crossing_boxes(cameras, corners, 3.0)[:1])
+
+
+def test_small_pictures_cost_few_pixels(scene):
+    stages = mvgs_train.pyramid(scene, (12, 24), (3, 2), (8, 12))
+    found = mvgs_train.cost(10, stages)
+    assert found["steps"] == 10 and found["rendered views"] == 8 * 3 + 2 * 2
+    assert found["megapixels"] == pytest.approx((24 * 12**2 + 4 * 24**2) / 1e6)
+
+
+def test_a_masked_pixel_is_in_no_worst_window():
+    errors = torch.zeros(1, 8, 8)
+    errors[0, 0, 0], errors[0, 4, 4] = torch.nan, 0.1
+    corners, value = mvgs.worst_windows(errors, 4, 4)
+    assert corners[0, 0].tolist() == [4, 4] and float(value) == pytest.approx(0.1 / 16)
 
 
 def test_a_frame_is_drawn_around_its_window_and_nowhere_else():
