@@ -15,6 +15,7 @@ from nsw.methods import mvgs_inspect as inspect
 from nsw.models.gaussians import Gaussians
 from nsw.renderers.splats import render_view
 from nsw.scenes.scene import Scene
+from nsw.widgets.pull_chart import pull_figure
 
 
 def a_scene(n_frames: int = 6, size: int = 24) -> Scene:
@@ -262,3 +263,9 @@ def test_the_sphere_joins_the_cameras_that_are_far_apart():
     cameras = orbit(4, 3.0, 0.0)  # a square on the equator: sides sqrt 2, diagonals 2
     counts = [len(inspect.sphere(cameras, torch.zeros(3), tau)) for tau in (1.0, 1.5, 2.1)]
     assert counts == [4 + 6, 4 + 2, 4]
+
+
+def test_the_chart_of_pulls_has_a_line_for_each_view_and_their_mean():
+    chart = pull_figure(torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
+    assert [(trace.x[1], trace.y[1]) for trace in chart.data] == [(1.0, 0.0), (0.0, 2.0), (0.5, 1.0)]
+    assert [trace.name for trace in chart.data if trace.showlegend] == ["one view", "their mean"]
