@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nsw.methods.mcmc import add_noise, copied, noise_gate, shared
+from nsw.methods.mcmc import add_noise, copied, noise_gate, relocate, shared
 from nsw.models.gaussians import Gaussians
 from nsw.models.parts import part_of
 
@@ -59,3 +59,18 @@ def strays(gaussians: Gaussians, aabb: Float[Tensor, "2 3"], least: float = 0.1)
     low, high = aabb.to(gaussians.means)
     outside = ((gaussians.means < low) | (gaussians.means > high)).any(dim=1)
     return float((outside & (gaussians.activated_opacities > least)).float().mean())
+
+
+@torch.no_grad()
+def opacity_histograms(
+    gaussians: Gaussians, min_opacity: float, n_bins: int = 20, seed: int = 0
+) -> dict[str, tuple[Float[Tensor, "K"], Float[Tensor, "K"]]]:
+    """Return how many splats have which opacity "before" and "after" one round of jumps: middles of bins, and counts.
+
+    The splats themselves stay as they are.
+    """
+    copy, edges = part_of(gaussians), torch.linspace(0, 1, n_bins + 1)
+    count = lambda: torch.histogram(copy.activated_opacities.detach().cpu().float(), edges).hist  # noqa: E731
+    middle, before = (edges[1:] + edges[:-1]) / 2, count()
+    relocate(copy.params, {}, min_opacity, generator=torch.Generator(gaussians.means.device).manual_seed(seed))
+    return {"before a round": (middle, before), "after it": (middle, count())}

@@ -292,3 +292,13 @@ def test_fit_adds_the_penalty_of_every_step():
         gs.fit(training, scene, range(4), penalty=extra)
         faded[name] = float(splats.activated_opacities.detach().mean())
     assert seen == [0, 1, 2, 3] and faded["with"] < 0.475 < faded["without"]
+
+
+def test_a_round_of_jumps_empties_the_bins_of_the_dead():
+    opacities = torch.tensor([0.01] * 6 + [0.9] * 4)
+    means = torch.rand(10, 3, generator=torch.Generator().manual_seed(0))
+    where = means, torch.full((10, 3), 0.1), torch.tensor([[1.0, 0, 0, 0]] * 10)
+    splats = Gaussians.from_values(*where, opacities, torch.full((10, 3), 0.5))
+    (middle, before), (_, after) = mcmc_inspect.opacity_histograms(splats, 0.05).values()
+    assert before[0] == 6 and before[middle > 0.85].sum() == 4 and before.sum() == after.sum() == 10 and after[0] == 0
+    torch.testing.assert_close(splats.activated_opacities, opacities)
