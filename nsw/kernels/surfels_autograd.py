@@ -95,6 +95,7 @@ class CompositeSurfels(torch.autograd.Function):
             behind[:, :n_given] = backgrounds.detach().numpy()
         kind = NO_DISTORTION if not rules.distortion else RAY_DISTORTION if rules.ray_depth else CENTRE_DISTORTION
         plain_rays = kind == NO_DISTORTION and not rules.ray_depth
+        sharp = np.float32(1 / rules.low_pass**2)
         how = (rules.ray_depth, kind, None if plain_rays else np.array((rules.near, *rules.mapped()), np.float32))
         pictures, maps = (
             np.empty((n_images, height, width, n_channels), np.float32),
@@ -103,16 +104,16 @@ class CompositeSurfels(torch.autograd.Function):
         like, stops = (np.float32(0),) * n_channels, []
         for image, d in enumerate(drawings):
             stops.append(np.empty(len(d.tile_start) - 1, np.int64))
-            lists_of = (d.tile_start, d.members, d.records, d.boxes, behind[image], like)
+            lists_of = (d.tile_start, d.members, d.records, d.boxes, behind[image], sharp, like)
             run_shares(surfels_forward, n_threads(), *lists_of, *how, pictures[image], maps[image], stops[image])
-        ctx.arrays, ctx.how, ctx.like, ctx.n_given = (plain, drawings, stops, behind, maps), how, like, n_given
+        ctx.arrays, ctx.how, ctx.like, ctx.n_given = (plain, drawings, stops, behind, maps, sharp), how, like, n_given
         ctx.absolute, ctx.has_background = absolute, backgrounds is not None
         layers = (1 - maps[:, 0], maps[:, 2], maps[:, 3], maps[:, 4])
         return (torch.from_numpy(pictures)[..., :n_given], *(torch.from_numpy(np.ascontiguousarray(x))[..., None] for x in layers))
 
     @staticmethod
     def backward(ctx, v_pictures, *v_layers):
-        (plain, drawings, stops, behind, maps), like = ctx.arrays, ctx.like
+        (plain, drawings, stops, behind, maps, sharp), like = ctx.arrays, ctx.like
         means2d, transforms, opacities, _ = plain
         n_rows, n_channels, want_absolute = len(means2d), len(like), ctx.absolute is not None
         v_picture = np.zeros((len(drawings), *maps.shape[2:], n_channels), np.float32)
@@ -124,7 +125,7 @@ class CompositeSurfels(torch.autograd.Function):
         shared_rows = len(drawings) > 1 and drawings[0].records is drawings[1].records
         for image, d in enumerate(drawings):
             sums = np.empty(len(d.members) * (N_SUMS + n_channels), np.float32)
-            tiles = (d.tile_start, stops[image], d.members, d.slots, d.records, d.boxes, behind[image])
+            tiles = (d.tile_start, stops[image], d.members, d.slots, d.records, d.boxes, behind[image], sharp)
             pixels = (maps[image], v_picture[image], v_maps[image])
             run_shares(surfels_backward, n_threads(), *tiles, *ctx.how, *pixels, want_absolute, like, sums)
             outputs = [np.zeros(shape, np.float32) for shape in shape_of] if shared_rows else totals

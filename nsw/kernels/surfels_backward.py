@@ -104,7 +104,7 @@ def write_sums(sums, at, opacity, zeta, zeta_x, zeta_y, blob, absolutes, depth, 
 
 
 @helper
-def undo_surfel(state, record, color, span, left, top, place, ray_depth, kind, ray, want_absolute, like, sums, at_sums):
+def undo_surfel(state, record, color, span, left, top, place, sharp, ray_depth, kind, ray, want_absolute, like, sums, at_sums):
     """Take one surfel out of a tile's state and write its sums over the pixels."""
     y0, y1, x0, x1 = span
     zero = broadcast(ZERO)
@@ -117,13 +117,13 @@ def undo_surfel(state, record, color, span, left, top, place, ray_depth, kind, r
         row = f4(top + y * BLOCK_H)
         dy, blob_y = block_y() + (row - record[CENTRE + 1]), block_y() + (row - record[BLOB + 1])
         row0, row1, row2 = record[C] + dy * record[B], record[C + 1] + dy * record[B + 1], record[C + 2] + dy * record[B + 2]
-        far_y = TWO * blob_y * blob_y
+        far_y = sharp * blob_y * blob_y
         row_z0, row_z1, row_z2, row_blob = zero, zero, zero, zero
         for block in range(x0, x1):
             at = (y * BLOCKS_X + block) * (FIRST + len(color) * LANES)
             dx = block_x() + (f4(left + block * BLOCK_W) - record[CENTRE])
             blob_x = dx + shift
-            u, v, z2, inverse, on_disk, in_blob = meet_block(dx, blob_x, a0, a1, a2, row0, row1, row2, far_y)
+            u, v, z2, inverse, on_disk, in_blob = meet_block(dx, blob_x, a0, a1, a2, row0, row1, row2, far_y, sharp)
             rho, disk = minimum(on_disk, in_blob), on_disk <= in_blob
             if not any_lane((rho < reach) & (load(state, STOP + at) > f4(place))):
                 continue
@@ -156,7 +156,7 @@ def undo_surfel(state, record, color, span, left, top, place, ray_depth, kind, r
             v_z2 = select(drawn & disk, zero - (u * v_z0 + v * v_z1), zero)
             row_z0, row_z1, row_z2 = row_z0 + v_z0, row_z1 + v_z1, row_z2 + v_z2
             z0x, z1x, z2x = z0x + v_z0 * dx, z1x + v_z1 * dx, z2x + v_z2 * dx
-            v_blob = select(disk, zero, v_raw) * TWO  # dalpha/dc = 2 raw (pixel - c)
+            v_blob = select(disk, zero, v_raw) * sharp  # dalpha/dc = raw (pixel - c) / variance
             blob_sx, row_blob = blob_sx + v_blob * blob_x, row_blob + v_blob
             if want_absolute:
                 abs_x, abs_y = abs_x + absolute(v_blob * blob_x), abs_y + absolute(v_blob * blob_y)
@@ -190,7 +190,7 @@ def read_surfel_tile(state, block, left, top, background, maps, v_picture, v_map
 
 @kernel
 def surfels_backward(
-    tile_start, tile_stop, members, slots, records, boxes, background, ray_depth, kind, ray, maps, v_picture, v_maps,
+    tile_start, tile_stop, members, slots, records, boxes, background, sharp, ray_depth, kind, ray, maps, v_picture, v_maps,
     want_absolute, like, sums, share, n_shares,
 ):  # fmt: skip
     """Write every (splat, tile) pair's sums into its slot.
@@ -217,7 +217,7 @@ def surfels_backward(
             if span[0] < span[1]:
                 color = channel_read(records[j], COLOR, like)
                 undo_surfel(
-                    state, records[j], color, span, left, top, k - first, ray_depth, kind, ray, want_absolute, like, sums,
+                    state, records[j], color, span, left, top, k - first, sharp, ray_depth, kind, ray, want_absolute, like, sums,
                     slots[k] * size,
                 )  # fmt: skip
             else:

@@ -81,12 +81,12 @@ def add_distortion(state, at, kind, weight, depth, opaque, ray):
 
 
 @helper
-def meet_block(dx, blob_x, a0, a1, a2, row0, row1, row2, far_y):
+def meet_block(dx, blob_x, a0, a1, a2, row0, row1, row2, far_y, sharp):
     """Where a block's rays meet the disk: u, v, zeta_2 and its inverse; then rho on the disk and in the blob."""
     z2 = dx * a2 + row2
     inverse = ONE / z2
     u, v = (dx * a0 + row0) * inverse, (dx * a1 + row1) * inverse
-    return u, v, z2, inverse, u * u + v * v, blob_x * blob_x * TWO + far_y
+    return u, v, z2, inverse, u * u + v * v, blob_x * blob_x * sharp + far_y
 
 
 @helper
@@ -106,9 +106,10 @@ def largest_rho(log_opacity):
 
 
 @helper
-def draw_surfel(state, record, color, span, left, top, position, ray_depth, kind, ray):
+def draw_surfel(state, record, color, span, left, top, position, sharp, ray_depth, kind, ray):
     """Blend one surfel into a tile's state.
 
+    sharp: 1 over the variance of the blob, pixels^-2.
     ray: nearest depth of an intersection, and a, b of m = a - b / d. None where neither is asked for: numba then compiles a kernel
     without those branches, which keeps more in registers.
     """
@@ -119,11 +120,11 @@ def draw_surfel(state, record, color, span, left, top, position, ray_depth, kind
         row = f4(top + y * BLOCK_H)
         dy, blob_y = block_y() + (row - record[CENTRE + 1]), block_y() + (row - record[BLOB + 1])
         row0, row1, row2 = record[C] + dy * record[B], record[C + 1] + dy * record[B + 1], record[C + 2] + dy * record[B + 2]
-        far_y = TWO * blob_y * blob_y
+        far_y = sharp * blob_y * blob_y
         for block in range(x0, x1):
             at = (y * BLOCKS_X + block) * (FIRST + len(color) * LANES)
             dx = block_x() + (f4(left + block * BLOCK_W) - record[CENTRE])
-            u, v, z2, _, on_disk, in_blob = meet_block(dx, dx + shift, a0, a1, a2, row0, row1, row2, far_y)
+            u, v, z2, _, on_disk, in_blob = meet_block(dx, dx + shift, a0, a1, a2, row0, row1, row2, far_y, sharp)
             rho, T = minimum(on_disk, in_blob), load(state, at)
             if not any_lane((rho < reach) & (T > ZERO)):
                 continue
@@ -178,14 +179,14 @@ def write_surfel_tile(state, block, left, top, background, picture, maps):
 
 @kernel
 def surfels_forward(
-    tile_start, members, records, boxes, background, like, ray_depth, kind, ray, picture, maps, tile_stop, share, n_shares
+    tile_start, members, records, boxes, background, sharp, like, ray_depth, kind, ray, picture, maps, tile_stop, share, n_shares
 ):
     """Composite one picture.
 
     Args:
         tile_start int64 [tiles+1], members int32 [M]: each tile's list, front to back. records, boxes: see `prepare_surfels`.
         background: [D]. like: a tuple of D floats, whose length tells the compiler how many channels there are.
-        ray_depth, kind (of distortion), ray [3] or None: see `draw_surfel`.
+        sharp, ray_depth, kind (of distortion), ray [3] or None: see `draw_surfel`.
         picture [H,W,D], maps [7,H,W] (transmittance, stop, depth, distortion, median, two sums), tile_stop int64 [tiles]: written.
     """
     height, width = maps.shape[1:]
@@ -201,7 +202,7 @@ def surfels_forward(
             span = block_span(boxes[j], left, top)
             if span[0] < span[1]:
                 color = channel_read(records[j], COLOR, like)
-                draw_surfel(state, records[j], color, span, left, top, k - first, ray_depth, kind, ray)
+                draw_surfel(state, records[j], color, span, left, top, k - first, sharp, ray_depth, kind, ray)
             if (k - first) % CHECK_EVERY == CHECK_EVERY - 1 and all_stopped(state, block):
                 tile_stop[tile] = k + 1
                 break

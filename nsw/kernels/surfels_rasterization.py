@@ -29,7 +29,7 @@ from nsw.kernels.projecting import check_splats
 from nsw.kernels.projection_reference import View
 from nsw.kernels.settled_gradient import settle_gradient
 from nsw.kernels.surfels_projection import fully_fused_projection_2dgs
-from nsw.kernels.surfels_reference import RayRules, composite_surfels
+from nsw.kernels.surfels_reference import LOW_PASS, RayRules, composite_surfels
 
 RENDER_MODES = ("RGB", "D", "ED", "RGB+D", "RGB+ED")
 
@@ -41,7 +41,7 @@ def rasterization_2dgs(
     sh_degree: int | None = None, packed: bool = False, tile_size: int = 16, backgrounds: Float[Tensor, "*b c d"] | None = None,
     render_mode: Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"] = "RGB", sparse_grad: bool = False, absgrad: bool = False,
     distloss: bool = False, depth_mode: Literal["expected", "median"] = "expected", *, ray_depth: bool = False,
-    distortion_range: tuple[float, float] = (0.2, 100.0),
+    distortion_range: tuple[float, float] = (0.2, 100.0), low_pass: float = LOW_PASS,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor, Tensor, dict]:  # fmt: skip
     """Draw N surfels as C cameras see them (Huang et al. 2024), with the call and the returns of gsplat 1.5.3.
 
@@ -53,6 +53,7 @@ def rasterization_2dgs(
         ray_depth: take the depth where a ray meets the disk, and the distortion of squared differences, as the paper does. False
             is gsplat: the centre's depth, and absolute differences.
         distortion_range: near and far of the paper's distortion.
+        low_pass: standard deviation in pixels, up to gsplat's, of the blob that stands in for discs seen from their edge.
 
     Returns:
         colours [..., C, H, W, X], alphas [..., C, H, W, 1], normals in the world [..., C, H, W, 3] (as long as alpha), normals
@@ -67,7 +68,8 @@ def rasterization_2dgs(
     batch, N, C = check_splats(means, quats, scales, viewmats, Ks)
     _check(opacities, colors, backgrounds, batch, N, C, sh_degree, render_mode, distloss, depth_mode)
     viewmats = settle_gradient(viewmats)
-    rules = RayRules(ray_depth, near_plane, distloss, tuple(distortion_range))
+    _check_low_pass(low_pass)
+    rules = RayRules(ray_depth, near_plane, distloss, tuple(distortion_range), low_pass)
     out = fully_fused_projection_2dgs(
         means, quats, scales, viewmats, Ks, width, height, eps2d, near_plane, far_plane, radius_clip, packed, sparse_grad
     )
@@ -131,6 +133,11 @@ def _check(opacities, colors, backgrounds, batch, N, C, sh_degree, render_mode, 
     if backgrounds is not None and render_mode.startswith("RGB"):
         require(tuple(backgrounds.shape) == batch + (C, tail[-1]), f"backgrounds must be {list(batch + (C, tail[-1]))}, got"
                 f" {list(backgrounds.shape)}.")  # fmt: skip
+
+
+def _check_low_pass(low_pass: float) -> None:
+    if not 0 < low_pass <= LOW_PASS:
+        raise CallError(f"rasterization_2dgs: low_pass must be above 0 and at most {LOW_PASS:.4f} pixels, got {low_pass}.")
 
 
 def _shade(means, colors, viewmats, radii, ids, sh_degree, sizes) -> Float[Tensor, "r d"]:

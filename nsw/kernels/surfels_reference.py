@@ -2,7 +2,8 @@ r"""Composite surfels into pictures in plain torch: the readable form of `surfel
 
 The ray of pixel (x, y) is the meeting of two planes. In the disk's coordinates they are $k=xT_w-T_u$ and $l=yT_w-T_v$, so the ray
 meets the disk at $\zeta=k\times l$, $(u,v)=(\zeta_0/\zeta_2,\ \zeta_1/\zeta_2)$ (Huang et al. 2024, eq. 9-10). Seen from its edge a
-disk would fall between the pixels; a screen-space blob of standard deviation $\sqrt2/2$ px takes over where it is larger:
+disk would fall between the pixels; a screen-space blob, by default of standard deviation $\sqrt2/2$ px, takes over where it is
+larger:
 
 $$\alpha=\min(0.999,\ o\,e^{-\rho/2}),\qquad\rho=\min(u^2+v^2,\ 2\,\|(x,y)-c\|^2)$$
 
@@ -26,19 +27,24 @@ from torch import Tensor
 from nsw.kernels.projection_reference import ALPHA_MIN
 from nsw.kernels.rasterize_reference import ALPHA_MAX, TRANSMITTANCE_MIN, _follow_absolute_gradient, _tile_pixels
 
+# Standard deviation of the screen-space blob in pixels, the paper's and gsplat's; the lists of tiles reckon with no larger one.
+LOW_PASS = 0.5**0.5
+
 
 @dataclass(frozen=True)
 class RayRules:
     """What is taken for a splat's depth on a ray: its centre's (gsplat), or where the ray meets the disk (the paper).
 
     near: intersections nearer than this are skipped. distortion: whether it is computed; distortion_range: near and far of the
-    paper's m; both only matter for `ray_depth`, except that the centre's distortion is computed by the same switch.
+    paper's m; both only matter for `ray_depth`, except that the centre's distortion is computed by the same switch. low_pass:
+    standard deviation of the screen-space blob in pixels.
     """
 
     ray_depth: bool = False
     near: float = 0.01
     distortion: bool = False
     distortion_range: tuple[float, float] = (0.2, 100.0)
+    low_pass: float = LOW_PASS
 
     def mapped(self) -> tuple[float, float]:
         """a and b of m = a - b / d."""
@@ -53,7 +59,7 @@ def meet_disks(pixels, means2d, transforms, opacities, rules: RayRules) -> tuple
     zeta = torch.linalg.cross(k, l)
     meets = zeta[..., 2] != 0
     uv = zeta[..., :2] / torch.where(meets, zeta[..., 2], torch.ones_like(zeta[..., 2]))[..., None]
-    on_disk, in_blob = (uv * uv).sum(-1), 2 * ((means2d - pixels[:, None, :]) ** 2).sum(-1)
+    on_disk, in_blob = (uv * uv).sum(-1), ((means2d - pixels[:, None, :]) ** 2).sum(-1) / rules.low_pass**2
     disk = on_disk <= in_blob
     uv = torch.where(disk[..., None], uv, torch.zeros_like(uv))
     rho = torch.where(disk, (uv * uv).sum(-1), in_blob)

@@ -41,7 +41,7 @@ class RayHits:
 @torch.no_grad()
 def ray_hits(model: Surfels, camera: Cameras, row: int, column: int, depth_range: tuple[float, float]) -> RayHits:
     """Return what the ray of a pixel meets, by the rules of the rasterizer."""
-    rules = RayRules(True, 0.01, True, depth_range)
+    rules = RayRules(True, 0.01, True, depth_range, model.settings.low_pass)
     meta = surfels.render_view(model, camera[0], depth=False).extras["meta"]
     rows = [meta[name][0].cpu() for name in ("means2d", "ray_transforms", "opacities", "depths", "radii")]
     seen = (rows[4] > 0).all(-1)

@@ -7,6 +7,7 @@ these too (density control, `.ply` export, viewers); `nsw.renderers.surfels` dra
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -14,9 +15,23 @@ from torch import Tensor
 
 from nsw.errors import InputError
 from nsw.kernels.projection_reference import rotation_from_quaternion
+from nsw.kernels.surfels_reference import LOW_PASS
 from nsw.models.gaussians import Gaussians, GaussiansSettings
 
 THIN = math.log(1e-6)  # the third raw scale: read by nobody who draws discs, harmless to those who draw ellipsoids
+
+
+@dataclass(frozen=True)
+class SurfelsSettings(GaussiansSettings):
+    """What a set of surfels is besides its numbers.
+
+    Attributes:
+        low_pass: standard deviation in pixels, up to 0.71, of the blob that a disc becomes where its picture is smaller. The
+            default, the official code's, suits photographs in which discs are many pixels wide; in small pictures it takes a
+            good part of all discs for blobs, which have neither plane nor slant.
+    """
+
+    low_pass: float = LOW_PASS
 
 
 class Surfels(Gaussians):
@@ -27,7 +42,12 @@ class Surfels(Gaussians):
     (10, 1.0)
     """
 
+    settings: SurfelsSettings
+
     def __init__(self, settings: GaussiansSettings | None = None):
+        settings = settings or SurfelsSettings()
+        if not isinstance(settings, SurfelsSettings):
+            settings = SurfelsSettings(settings.sh_degree, settings.isotropic)
         super().__init__(settings)
         if self.settings.isotropic:
             raise InputError("Surfels cannot be isotropic: a ball has no plane; use Gaussians.")
@@ -44,13 +64,16 @@ class Surfels(Gaussians):
         return self
 
     @classmethod
-    def from_points(cls, points, rgb=None, *, generator: torch.Generator | None = None, **options) -> Surfels:
+    def from_points(
+        cls, points, rgb=None, *, generator: torch.Generator | None = None, low_pass: float = LOW_PASS, **options
+    ) -> Surfels:
         """Start a round disc of the local point spacing at every point, turned at random, as the official code does.
 
         Args:
-            generator: of the turns, on the CPU; others as in `Gaussians.from_points`.
+            generator: of the turns, on the CPU. low_pass: of the settings. Others as in `Gaussians.from_points`.
         """
         surfels = super().from_points(points, rgb, **options)
+        surfels.settings = replace(surfels.settings, low_pass=low_pass)
         with torch.no_grad():
             turns = torch.randn(surfels.quats.shape, generator=generator)
             surfels.quats.copy_(torch.nn.functional.normalize(turns, dim=-1))

@@ -2,7 +2,8 @@ r"""Surfels and cameras to pictures with depth, normals and distortion: `nsw.ker
 
 A ray meets the plane of a disc in one point (u, v), in units of the disc's two scales; its weight is $e^{-(u^2+v^2)/2}$ and its
 depth that of this very point (Huang et al. 2024, eq. 8-11). gsplat 1.5.3 draws the same colours but takes the depth of the
-disc's centre, and measures distortion on it by absolute differences: on CUDA these two maps follow gsplat.
+disc's centre, and measures distortion on it by absolute differences: on CUDA these two maps follow gsplat, and so does the
+low-pass, whatever the settings say.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ def render_view(
         from nsw.kernels import rasterization_2dgs
 
         options |= dict(ray_depth=ray_depth, distortion_range=distortion_range or (0.2, 100.0))
+        options |= dict(low_pass=surfels.settings.low_pass)
     else:
         from gsplat import rasterization_2dgs
     where = (cameras.cam_from_world, cameras.Ks, cameras.width, cameras.height)

@@ -148,6 +148,21 @@ def test_ray_depth_of_a_slanted_disk_is_that_of_its_plane():
     assert torch.allclose(core.abs(), torch.tensor([math.sin(tilt), 0, math.cos(tilt)]), atol=1e-5)
 
 
+@pytest.mark.parametrize("low_pass", [0.5**0.5, 0.5, 0.3])
+def test_a_point_is_drawn_as_a_blob_of_the_low_pass(low_pass):
+    K = torch.tensor([[[40.0, 0, 16.5], [0, 40, 16.5], [0, 0, 1]]])
+    splat = (torch.tensor([[0.0, 0, 3]]), torch.tensor([[1.0, 0, 0, 0]]), torch.full((1, 3), 1e-4), torch.tensor([0.9]))
+    alpha = rasterization_2dgs(*splat, torch.ones(1, 1), torch.eye(4)[None], K, 33, 33, low_pass=low_pass)[1][0, 16, :, 0]
+    expected = 0.9 * torch.exp(-0.5 * (torch.arange(33) - 16.0) ** 2 / low_pass**2)
+    assert torch.allclose(alpha, torch.where(expected >= 1 / 255, expected, 0.0), atol=1e-5)
+
+
+def test_a_blob_larger_than_the_lists_reckon_with_is_refused():
+    for low_pass in (0.0, 1.0):
+        with pytest.raises(InputError, match="low_pass"):
+            rasterization_2dgs(**disks(3), low_pass=low_pass)
+
+
 # --- compiled against reference ---------------------------------------------------------------------------------------------
 
 OPTIONS = {
@@ -157,6 +172,7 @@ OPTIONS = {
     "median": {"render_mode": "RGB+D", "depth_mode": "median", "packed": True},
     "depth": {"render_mode": "ED"},
     "ray depth": {"render_mode": "RGB+D", "distloss": True, "ray_depth": True, "distortion_range": (0.5, 10.0)},
+    "low pass": {"render_mode": "RGB+ED", "distloss": True, "ray_depth": True, "low_pass": 0.4},
 }
 
 
