@@ -28,6 +28,7 @@ Examples:
   nsw export gaussian_splatting mp4   an orbit video of a trained run
   nsw export scan.ply spz             a file of splats in another format
   nsw convert dvgo --to gaussians --out DIR   a trained run as another kind of model
+  nsw convert scan.ply --to hash      a file of splats as a field, learned from cameras around it
 """
 SCENE_HELP = "Scenes: list them, make them, fetch them, build them from photos."
 Preset = Literal["smoke", "laptop", "gpu"]
@@ -188,12 +189,12 @@ def export(run: Positional[str], what: Positional[str], /, out: OptionalPath = N
 
 
 def convert(run: Positional[str], /, to: str, out: OptionalPath = None, steps: int = 1500, seed: int = 0) -> int:
-    """Turn what a run has learned into another kind of model; nsw view and nsw export open the folder it writes.
+    """Turn what a run has learned, or a file of Gaussians, into another kind of model; nsw view opens the folder it writes.
 
     Args:
-        run: folder or slug of a run.
+        run: folder or slug of a run, or a .ply, .splat, .spz or .glb, which is seen from cameras around it.
         to: hash, vm, dense, mlp or gaussians.
-        out: folder of the new model; by default beside the run's own, where 00_start finds it.
+        out: folder of the new model; by default beside the run's own, where 00_start finds it, or beside the file.
         steps: of training; more of them come closer to the original.
         seed: of the random numbers.
     """

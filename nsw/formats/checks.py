@@ -123,3 +123,12 @@ def y_down(gaussians: Gaussians, up: str) -> Gaussians:
     if up not in ("+z", "-y"):
         raise InputError(f'The direction that is up is "{up}": expected "+z" or "-y".')
     return placed(gaussians, _Z_UP_TO_Y_DOWN) if up == "+z" else gaussians
+
+
+def z_up(gaussians: Gaussians, up: str) -> Gaussians:
+    """Return Gaussians that stand as the workbench's own models do, with "+z" up.
+
+    Args:
+        up: the direction that is up in them, "+z" or "-y", as `nsw.formats.up_of` says.
+    """
+    return placed(gaussians, _Z_UP_TO_Y_DOWN.T) if up == "-y" else gaussians

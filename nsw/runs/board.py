@@ -154,7 +154,9 @@ def board(out: Path | None = None, readme: bool = False, root: Path | None = Non
     if not entries and not models:
         raise InputError(f"There is no run in {root or folders.runs_dir()}: nsw run --all --preset smoke makes them.")
     tables = [terminal(entries)] if entries else []
-    print("\n\n".join(tables + ([text_table(model_table.HEAD, model_table.rows(models))] if models else [])))
+    if models:
+        tables.append(f"{text_table(model_table.HEAD, model_table.rows(models))}\n{model_table.NOTE}")
+    print("\n\n".join(tables))
     page = build(entries, out or folders.runs_dir().parent / "board", models)
     print(f"\nGallery: {page}")
     if readme:

@@ -1,4 +1,4 @@
-"""`nsw convert`: a trained run as a model of another architecture."""
+"""`nsw convert`: a trained run, or a file of splats, as a model of another architecture."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 from nsw.errors import InputError
 
 WORDS = ("hash", "vm", "dense", "mlp", "gaussians")
+N_VIEWS = 4
 
 
 def student_of(word: str) -> Callable:
@@ -32,32 +33,34 @@ def student_of(word: str) -> Callable:
 
 
 def convert_run(name: str, to: str, out: Path | None = None, steps: int = 1500, seed: int = 0) -> Path:
-    """Distil what a run has learned into another architecture, and write it to a folder that appears whole or not at all.
+    """Distil a run's model, or a file of splats, into another architecture: a folder that appears whole or not at all.
+
+    A file of splats comes without a scene: cameras stand on an orbit around it, and no photograph scores the result.
 
     Args:
-        out: the folder; by default it stands beside the run's own model, where `widgets.compare_runs` finds it.
+        name: folder or slug of a run, or a .ply, .splat, .spz or .glb.
+        out: the folder; by default it stands beside the run's own model, where `widgets.compare_runs` finds it, or beside the file.
 
     Raises:
-        InputError: for a word, run, model, number or folder that does not serve.
+        InputError: for a word, run, model, file, number or folder that does not serve.
     """
     import torch
 
     import nsw
     from nsw.methods.pvd import Plan, convert
-    from nsw.models.io import load
-    from nsw.runs.kept import find_run, kept_folder, load_scene
+    from nsw.runs.kept import find_run, kept_folder, splat_file
     from nsw.runs.model_card import measure
     from nsw.runs.settings import check_seed
 
     student = student_of(to)
     if steps < 10:
         raise InputError(f"--steps is {steps}: a student needs at least 10, and some hundred to look like its teacher.")
-    folder = kept_folder(find_run(name))
-    out = folder.with_name(f"{folder.name}-as-{to}") if out is None else Path(out).expanduser().absolute()
+    folder = splat_file(name) or kept_folder(find_run(name))
+    out = folder.absolute().with_name(f"{folder.stem}-as-{to}") if out is None else Path(out).expanduser().absolute()
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise InputError(f"{out} exists already: give --out a folder that is new or empty.")
     device = nsw.device("auto")
-    model, scene = load(folder, device).eval(), load_scene(folder)
+    model, scene = _teacher(folder, device)
     generator = torch.Generator(device).manual_seed(check_seed(seed))
     torch.manual_seed(seed)
     plan = Plan(n_steps=steps) if scene is None else Plan(n_steps=steps, size=min(scene.cameras.width, 256))
@@ -69,7 +72,34 @@ def convert_run(name: str, to: str, out: Path | None = None, steps: int = 1500, 
     if "psnr" in card:
         before = measure(model, scene, "smoke")
         print(f"PSNR on {card['views']} test views: {before['psnr']:.2f} dB before, {card['psnr']:.2f} dB after")
+    else:
+        print(f"PSNR against what was converted, from {N_VIEWS} new cameras: {likeness(learned, model, plan.size, seed):.2f} dB")
     return out
+
+
+def _teacher(source: Path, device: Any) -> tuple[Any, Any]:
+    """Return (model, scene or None) of a run's model, or of a file of splats, turned so that +z is up."""
+    from nsw import formats
+    from nsw.formats.checks import z_up
+    from nsw.models.io import load
+    from nsw.runs.kept import load_scene
+
+    if source.is_dir():
+        return load(source, device).eval(), load_scene(source)
+    return z_up(formats.load(source), formats.up_of(source)).to(device).eval(), None
+
+
+def likeness(learned: Any, model: Any, size: int, seed: int) -> float:
+    """Return the PSNR in dB of a student against its teacher, over black, from cameras that were not trained on."""
+    import torch
+
+    from nsw.methods.pvd_poses import box_of, cameras_seeing
+    from nsw.metrics import psnr
+    from nsw.runs.model_card import draw_timed
+
+    aabb = box_of(model)
+    cameras = cameras_seeing(N_VIEWS, size, torch.Generator().manual_seed(seed + 1), aabb).to(aabb.device)
+    return psnr(*(draw_timed(one, cameras, 0.0)[0].clamp(0, 1) for one in (learned, model)))
 
 
 def _watched(n: int) -> Iterator[int]:

@@ -189,6 +189,11 @@ def _plain_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]])
     return f'<h2>{title}</h2><div class="wide"><table><thead><tr>{_head(head)}</tr></thead><tbody>{cells}</tbody></table></div>'
 
 
+def _models(models: Sequence[Kept]) -> str:
+    table = _plain_table("Trained models", model_table.HEAD, model_table.rows(models))
+    return f'{table}<p class="quiet">{html.escape(model_table.NOTE)}</p>'
+
+
 def _head(names: Sequence[str]) -> str:
     return "".join(f"<th>{name}</th>" for name in names)
 
@@ -207,7 +212,7 @@ def index_page(entries: Sequence[Entry], cards: Sequence[str], models: Sequence[
         f"<title>NSW: executed notebooks and claims</title><style>{_STYLE}</style></head><body>"
         "<h1>NSW: executed notebooks and claims</h1>"
         f'<p class="quiet">{html.escape(note)}</p><ul class="cards">{"".join(cards)}</ul>'
-        f"{_plain_table('Trained models', model_table.HEAD, model_table.rows(models)) if models else ''}"
+        f"{_models(models) if models else ''}"
         f'<h2>Claims</h2><div class="wide"><table><thead><tr>{_head(CLAIM_HEAD)}</tr></thead>'
         f"<tbody>{body}</tbody></table></div></body></html>\n"
     )

@@ -10,6 +10,7 @@ from nsw.runs.progress import duration
 from nsw.runs.settings import PRESETS
 
 HEAD = ["run", "model", "scene", "PSNR", "parameters", "bytes", "training", "pictures/s"]
+NOTE = "Seconds of a distilled model (pvd, pvd_al, nerdf, nsw convert) leave out its teacher's training."
 _PREFERRED = ("laptop", "gpu", "smoke")
 
 
@@ -73,10 +74,10 @@ def _rank(kept: Kept) -> tuple[int, int] | None:
 
 
 def markdown(models: Sequence[Kept]) -> str:
-    """Return the README's table of models, one row a model of `best`."""
+    """Return the README's table of models, one row a model of `best`, and the sentence on its seconds below."""
     lines = ["| " + " | ".join(["notebook, model", *HEAD[1:]]) + " |", "|" + "---|" * len(HEAD)]
     chosen = best(ordered(models))
     for kept, cells in zip(chosen, map(row, chosen), strict=True):
         cells[0] = f"{kept.slug}: {kept.folder.name} ({kept.run.name.partition('-')[0]})"
         lines.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", NOTE])

@@ -139,13 +139,14 @@ def test_the_table_orders_models_and_the_readme_takes_one_run_a_notebook(runs):
         ("start", "smoke-seed0"),
     ]
     text = model_table.markdown(kept.kept_models())
-    assert text.count("\n") == 4 and "NerfMLP" in text and "Gaussians" in text
+    assert text.count("\n") == 6 and "NerfMLP" in text and "Gaussians" in text and text.endswith(f"|\n\n{model_table.NOTE}")
 
 
 def test_board_shows_the_models(runs, capsys):
     assert board.board(runs / "board", root=runs) == 0
-    assert "gaussian_splatting smoke-seed0: full" in capsys.readouterr().out
-    assert "Trained models" in (runs / "board" / "index.html").read_text(encoding="utf-8")
+    told, page = capsys.readouterr().out, (runs / "board" / "index.html").read_text(encoding="utf-8")
+    assert "gaussian_splatting smoke-seed0: full" in told and model_table.NOTE in told
+    assert "Trained models" in page and "leave out its teacher" in page
 
 
 def test_a_damaged_card_is_named(runs):
