@@ -217,7 +217,7 @@ def make_optimizer(model: HashGrid, lr: float = 1e-2, lr_network: float = 1e-2, 
 
 def set_rate(optimizer: MaskedAdam, progress: float, warmup: float = 0.02, factor: float = 0.1) -> None:
     """Set learning rates for a share `progress` of the budget: a linear rise over `warmup`, then a fall by `factor`."""
-    rise = min(1.0, 0.01 + progress / warmup)
+    rise = min(1.0, 0.01 + progress / warmup) if warmup > 0 else 1.0
     for group in optimizer.param_groups:
         group["lr"] = group["start"] * rise * factor**progress
 

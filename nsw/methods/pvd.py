@@ -179,7 +179,8 @@ def losses(
     \text{3: } \lVert\hat C_s - \hat C_t\rVert + \lambda_\sigma\lVert s_s - s_t\rVert + \lambda_c\lVert c_s - c_t\rVert$$
 
     h is log-density and feature, s the log-density, c the colour at a point, C that of a ray. The paper lets its weight of the
-    feature fall by 0.995 a step: after stage 1 it is off in practice, so here it is off.
+    feature fall by 0.995 a step: after stage 1 it is off in practice, so here it is off. A VM student's training adds the mean
+    size of its density's factors in stage 3 (`pvd_students.learner`).
     """
     ours = read(student, samples.points, samples.rays, samples.ray_indices, colour=stage > 1)
     clipped = [clip_through(r.log_density + math.log(teacher.step), *plan.clip) for r in (ours, truth)]

@@ -1,109 +1,29 @@
-"""Looking into distillations: the matrix of all conversions, two fields along one ray, races against the clock, fog."""
+"""Looking into distillations: two fields along one ray, fog, edits, short trainings, races against the clock."""
 
 from __future__ import annotations
 
 import copy
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from nsw.cameras import Cameras, camera_rays, pixel_rays
+from nsw.kernels.packed import counts_of
+from nsw.kernels.packed_rays import packed_weights
 from nsw.methods import instant_ngp as ngp
 from nsw.methods import pvd
 from nsw.methods.instant_ngp_fit import Step
 from nsw.methods.pvd import Learner, Samples
 from nsw.methods.pvd_students import mlp, network_optimizer, new_mlp, photographed
 from nsw.methods.pvd_teacher import Plan, Teacher, is_on, teach
-from nsw.metrics import clock
 from nsw.renderers.volume import march_cells, parts_of
 from nsw.scenes.scene import Scene
 
 Make = Callable[[Teacher, Plan, torch.Generator], Learner]
-
-
-@dataclass(frozen=True)
-class Conversion:
-    """One cell of the matrix: the new model, its PSNR in dB against photographs, and the seconds it took."""
-
-    model: nn.Module
-    psnr: float
-    seconds: float
-
-
-def conversion(
-    model: nn.Module, make: Make, scene: Scene, plan: Plan, score: Callable[[nn.Module], float], seed: int = 0
-) -> Conversion:
-    """Convert a model, and measure what came out and how long it took, all that the student needs included.
-
-    The kernels are compiled by a first, shortest conversion that no clock sees.
-    """
-    device = next(model.parameters()).device
-    for how in (replace(plan, n_steps=2, n_samples=256, n_poses=4), plan):
-        torch.manual_seed(seed)
-        began = clock()
-        learned = pvd.convert(model, make, scene, how, torch.Generator(device).manual_seed(seed))
-        seconds = clock() - began
-    return Conversion(learned, score(learned), seconds)
-
-
-def matrix(
-    first: nn.Module, students: Mapping[str, Make], scene: Scene, plan: Plan, score: Callable[[nn.Module], float], seed: int = 0
-) -> dict[str, dict[str, Conversion]]:
-    """Return every conversion, as {teacher: {student: ...}}.
-
-    The teacher of the row that has the first student's name is `first`; those of the other rows are what it has become, so
-    that a whole row costs no training on photographs. A conversion to the same architecture starts anew as well.
-    """
-    name, *others = students
-    anew = replace(plan, inherit=False)
-    rows = {name: {s: conversion(first, make, scene, anew if s == name else plan, score, seed) for s, make in students.items()}}
-    for teacher in others:
-        model = rows[name][teacher].model
-        rows[teacher] = {
-            s: conversion(model, make, scene, anew if s == teacher else plan, score, seed) for s, make in students.items()
-        }
-    return rows
-
-
-def matrix_chart(rows: Mapping[str, Mapping[str, Conversion]], value: Callable[[Conversion], float], title: str):
-    """Return the matrix as a heat map with its numbers written into it: teachers downwards, students to the right."""
-    from nsw.widgets.charts import figure
-
-    z = [[value(cell) for cell in row.values()] for row in rows.values()]
-    low, high = min(map(min, z)), max(map(max, z))
-    n, notes = len(z), []
-    for i, (teacher, row) in enumerate(zip(rows, z, strict=True)):
-        y = 1 - (i + 0.5) / n - 0.035
-        notes.append(dict(x=-0.12, y=y, text=f"from {teacher}"))
-        for j, number in enumerate(row):
-            dark = number < low + 0.5 * (high - low)
-            notes.append(dict(x=(j + 0.5) / len(row), y=y, text=f"{number:.3g}", font=dict(color="#ffffff" if dark else "#000000")))
-    notes += [dict(x=(j + 0.5) / n, y=1.01, text=f"to {student}") for j, student in enumerate(next(iter(rows.values())))]
-    where = dict(xref="paper", yref="paper", showarrow=False, xanchor="center", yanchor="bottom")
-    heat = dict(type="heatmap", z=z, colorscale="Cividis", zmin=low, zmax=high, showscale=False, hoverinfo="z")
-    hidden = dict(showticklabels=False, showgrid=False, zeroline=False)
-    margin = dict(l=150, r=20, t=80, b=20)
-    return figure(
-        [heat],
-        title=title,
-        height=80 + 62 * n,
-        margin=margin,
-        annotations=[note | where for note in notes],
-        xaxis=hidden,
-        yaxis=hidden | dict(autorange="reversed"),
-    )
-
-
-def cell_pictures(
-    rows: Mapping[str, Mapping[str, Conversion]], teacher: nn.Module, draw: Callable[[nn.Module], Tensor], student: str
-):
-    """Return teacher, one of its students and their difference, enlarged five times, side by side."""
-    theirs, ours = draw(teacher), draw(next(iter(rows.values()))[student].model)
-    return torch.cat([theirs, ours, (5 * (ours - theirs).abs()).clamp(max=1)], dim=1)
 
 
 @torch.no_grad()
@@ -136,6 +56,65 @@ def ray_chart(curves: Mapping[str, tuple[Tensor, Tensor]], clip: tuple[float, fl
     ]
     axes = dict(xaxis=dict(title="distance along the ray"), yaxis=dict(title="log of a sample's optical depth"))
     return figure(data, showlegend=True, **axes)
+
+
+@torch.no_grad()
+def fog(teacher: Teacher, cameras: Cameras, floor: float, everywhere: bool = True) -> tuple[Float[Tensor, "R"], Float[Tensor, "R"]]:
+    """Return for each ray of a camera how long it runs through the box, and what share of its light a floor alone absorbs.
+
+    Args:
+        floor: logarithm of a sample's optical depth, all there is.
+        everywhere: in the whole box, or in the shared cells only.
+    """
+    rays, cells = camera_rays(cameras[:1]), teacher.cells
+    if everywhere:
+        cells = type(cells)(teacher.aabb.reshape(6).tolist(), cells.binaries.shape[-1]).to(teacher.aabb.device)
+        cells.binaries = torch.ones_like(teacher.cells.binaries)
+    ray_indices, t, _ = march_cells(teacher, rays, cells, teacher.step, teacher.near)
+    left = packed_weights(torch.full_like(t, math.exp(floor)), ray_indices, len(rays))[1]
+    return counts_of(ray_indices, len(rays)) * teacher.step, 1 - left
+
+
+def without_corner(grid: nn.Module, x: float, z: float) -> nn.Module:
+    """Return a copy of a dense grid that is empty where both x and z lie above these shares of the box."""
+
+    def carve(copied: nn.Module) -> nn.Module:
+        place = (copied.vertices() - copied.aabb[0]) / (copied.aabb[1] - copied.aabb[0])
+        copied.raw_density.data[(place[..., 0] > x) & (place[..., 2] > z)] = -100.0
+        return copied
+
+    return edited(grid, carve)
+
+
+def ray_and_fog(
+    fields: Mapping[str, nn.Module], teacher: Teacher, cameras: Cameras, row: int, column: int, clip: tuple[float, float]
+):
+    """Return the chart of one ray between the lines of a clip; its title says what the floor alone absorbs of the ray's light."""
+    chart, pixel = ray_chart(along_ray(fields, teacher, cameras, row, column), clip), row * cameras.width + column
+    lost = [float(fog(teacher, cameras, clip[0], everywhere)[1][pixel]) for everywhere in (False, True)]
+    title = f"the floor absorbs {lost[0]:.1%} in shared cells, {lost[1]:.1%} in the whole box"
+    return chart.update_layout(title=title, margin_t=90)
+
+
+def cut_and_taught(
+    grid: nn.Module,
+    make: Make,
+    draw: Callable[[nn.Module], Tensor],
+    x: float,
+    z: float,
+    plan: Plan,
+    seed: int,
+    scene: Scene | None = None,
+    coarse: bool = False,
+) -> Tensor:
+    """Return pictures of a dense grid without a corner and of the student that learned from it; no student where coarse."""
+    cut = without_corner(grid, x, z)
+    left = draw(cut)
+    if coarse:
+        return torch.cat([left, torch.ones_like(left)], dim=1)
+    torch.manual_seed(seed)
+    learned = pvd.convert(cut, make, scene, plan, torch.Generator(grid.aabb.device).manual_seed(seed))
+    return torch.cat([left, draw(learned)], dim=1)
 
 
 def edited(model: nn.Module, edit: Callable[[nn.Module], nn.Module]) -> nn.Module:
@@ -185,6 +164,39 @@ def with_floor(
         white = torch.ones(len(some), 3, device=device)
         pictures.append(pvd.composite(foggy, Samples(some, ray_indices, t, points), teacher.step, white))
     return torch.cat(pictures).view(cameras.height, cameras.width, 3).cpu()
+
+
+def short_training(
+    make: Make, teacher: Teacher, plan: Plan, seed: int = 0, every: int = 4, n_rays: int = 128
+) -> dict[str, tuple[list[int], list[float]]]:
+    """Train a student for a moment, and return how far all four levels are from the teacher, {level: (steps, values)}.
+
+    The levels are compared on the same rays throughout, whichever of them a stage trains on; none is weighted.
+
+    Args:
+        every: steps between two comparisons.
+        n_rays: rays of a comparison.
+    """
+    device = teacher.aabb.device
+    torch.manual_seed(seed)
+    generator, probe = (torch.Generator(device).manual_seed(seed + k) for k in range(2))
+    samples, truth, _ = pvd.draw(teacher, n_rays, plan, probe)
+    learner, plain = make(teacher, plan, generator), replace(plan, feature=1.0, density=1.0, colour=1.0)
+    stages = (1, 3) if pvd.comparable(learner.model, teacher.model) else (3,)
+    curves: dict[str, tuple[list[int], list[float]]] = {}
+    for k in range(plan.n_steps + 1):
+        if k % every == 0 or k == plan.n_steps:
+            with torch.no_grad():
+                for stage in stages:
+                    for name, term in pvd.losses(
+                        learner.model, teacher, samples, truth, stage, plain, probe.manual_seed(0)
+                    ).items():
+                        steps, values = curves.setdefault(name, ([], []))
+                        steps.append(k)
+                        values.append(float(term))
+        if k < plan.n_steps:
+            learner.step(k)
+    return curves
 
 
 def racer(learner: Learner) -> Step:

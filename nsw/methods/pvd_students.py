@@ -118,7 +118,10 @@ def learner(model: nn.Module, optimizer: MaskedAdam, teacher: Teacher, plan: Pla
         ngp.set_rate(optimizer, k / plan.n_steps, plan.warmup, plan.last_rate)
         if seen is None:
             samples, truth, n_marched = pvd.draw(teacher, state["n_rays"], plan, generator)
-            terms = pvd.losses(model, teacher, samples, truth, pvd.stage_of(k, plan, feature), plan, generator)
+            stage = pvd.stage_of(k, plan, feature)
+            terms = pvd.losses(model, teacher, samples, truth, stage, plan, generator)
+            if stage == 3 and isinstance(model, VMGrid) and plan.factors > 0:
+                terms["factors"] = plan.factors * tensorf.loss_size(model)
         else:
             terms, n_marched = picture_losses(model, teacher, seen.draw(state["n_rays"], generator), generator)
         sum(terms.values()).backward()

@@ -35,6 +35,7 @@ class Plan:
         feature: weight of the first stage's term. Adam does not see it there, but remembers it: with a weight of 1 the steps of
             the second stage are as good as none.
         density, colour: weights of the two point terms beside the picture's, which has 1. `PAPER` has the paper's, as means.
+        factors: weight of the mean size of a VM student's density factors in the last stage; no other student has such.
         threshold: samples that the teacher sees less light behind are dropped.
         steps_across: samples along the longest side of the box; 0 takes the teacher's own step, or 128 where it has none.
         n_cells: cells of the shared occupancy grid along an axis.
@@ -51,6 +52,7 @@ class Plan:
     feature: float = 0.05
     density: float = 0.06
     colour: float = 0.1
+    factors: float = 1e-4
     threshold: float = 1e-3
     steps_across: int = 0
     n_cells: int = 48
@@ -69,6 +71,7 @@ PAPER = Plan(
     feature=0.02,
     density=0.006,
     colour=0.01,
+    factors=9e-7,
     steps_across=1024,
     n_cells=128,
     n_poses=312,

@@ -42,6 +42,8 @@ _HOME = {
     "camera_figure": "camera_chart",
     "pull_figure": "pull_chart",
     "mesh_figure": "mesh_chart",
+    "matrix": "matrix_panel",
+    "staged": "stage_chart",
 }
 
 __all__ = sorted(_HOME)

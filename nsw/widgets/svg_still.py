@@ -238,7 +238,7 @@ def _scatter_marks(x: np.ndarray, y: np.ndarray, trace: dict, colour: str) -> li
                 path.append(f"{pen}{px:.1f} {py:.1f}")
             pen = "L" if good else "M"
         line = trace.get("line", {})
-        if trace.get("fill") == "tozeroy" and path:
+        if trace.get("fill") in ("tozeroy", "toself") and path:
             parts.append(f'<path d="{"".join(path)}" fill="{colour}" fill-opacity="0.15" stroke="none"/>')
         dash = _DASH.get(line.get("dash", ""), "")
         parts.append(

@@ -34,7 +34,7 @@ SECTIONS = [
     "Exercises",
     "Take it away",
 ]
-FIGURES = {"show", "images", "heat", "lines", "bars", "sliders", "viewer", "compare", "ray_inspector"}
+FIGURES = {"show", "images", "heat", "lines", "bars", "sliders", "viewer", "compare", "ray_inspector", "matrix"}
 FORBIDDEN = re.compile(r"\b(simply|just|obviously|trivially|of course|we|let's|let us)\b", re.I)
 UNSAFE_MAPS = re.compile(r"\b(jet|rainbow|hsv|gist_rainbow|nipy_spectral|RdYlGn)\b")
 
@@ -218,7 +218,7 @@ def test_what_is_dragged_later_draws_what_it_drew_at_first(path, read):
                 functions[node.targets[0].id] = asked_for(node.value)
             elif isinstance(node, ast.FunctionDef):
                 functions[node.name] = asked_for(node)
-        drawn = [call.args[0] for name, call in widget_calls(cell) if name in ("sliders", "viewer", "ray_inspector")]
+        drawn = [call.args[0] for name, call in widget_calls(cell) if name in ("sliders", "viewer", "ray_inspector", "matrix")]
         needed = set().union(
             *(asked_for(d) if isinstance(d, ast.Lambda) else {n.id for n in ast.walk(d) if isinstance(n, ast.Name)} for d in drawn)
         )

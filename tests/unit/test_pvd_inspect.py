@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from functools import partial
@@ -14,6 +15,7 @@ from nsw.methods import instant_ngp as ngp
 from nsw.methods import instant_ngp_fit as fitting
 from nsw.methods import pvd
 from nsw.methods import pvd_inspect as look
+from nsw.methods import pvd_matrix as crossing
 from nsw.methods import pvd_students as students
 from nsw.models.dense_grid import DenseGrid, DenseGridSettings
 from nsw.renderers import render_view
@@ -41,15 +43,26 @@ def ball() -> DenseGrid:
 
 
 def test_every_teacher_meets_every_student(scene, model):
-    rows = look.matrix(model, KINDS, scene, PLAN, lambda field: float(field.aabb[0, 0]))
+    rows = crossing.matrix(model, KINDS, scene, PLAN, lambda field: float(field.aabb[0, 0]))
     assert list(rows) == list(KINDS) == list(rows["mlp"])
     assert all(cell.seconds > 0 and math.isfinite(cell.psnr) for row in rows.values() for cell in row.values())
     assert not torch.equal(rows["hash"]["hash"].model.table, model.table)  # a copy would say nothing about distilling
-    chart = look.matrix_chart(rows, lambda cell: cell.psnr, "PSNR")
-    drawn = svg(chart, "all conversions")
-    assert "from hash" in drawn and "to mlp" in drawn and drawn.count("<text") == 1 + 2 + 2 + 4
-    sheet = look.cell_pictures(rows, model, lambda field: render_view(field, scene.views("test")[0]).rgb[0].detach(), "mlp")
-    assert sheet.shape == (24, 72, 3)
+
+    def draw(field):
+        return render_view(field, scene.views("test")[0]).rgb[0].detach()
+
+    shown = crossing.pair(rows, model, draw, "mlp", "hash")
+    assert all(picture.shape == (24, 24, 3) for picture in shown.values())
+    assert torch.equal(shown["teacher, mlp"], draw(rows["hash"]["mlp"].model))
+    assert torch.equal(crossing.pair(rows, model, draw, "hash", "mlp")["teacher, hash"], draw(model))
+
+
+def test_the_matrix_is_kept(scene, model, tmp_path):
+    rows = crossing.matrix(model, KINDS, scene, replace(PLAN, n_steps=2), lambda field: float(field.aabb[0, 0]))
+    told = json.loads(crossing.save_matrix(tmp_path / "matrix.json", rows, model, 30.0).read_text())["conversions"]
+    assert [(e["teacher"], e["student"]) for e in told] == [(t, s) for t in KINDS for s in KINDS]
+    assert told[0]["teacher_psnr"] == 30.0 and told[2]["teacher_psnr"] == told[1]["psnr"] and told[3]["student_model"] == "TrunkMLP"
+    assert all(e["seconds"] > 0 and e["student_parameters"] > 0 for e in told)
 
 
 def test_two_fields_along_one_ray():
@@ -73,6 +86,39 @@ def test_a_floor_is_fog_only_outside_of_the_shared_cells():
     assert float((clear - plain).abs()[4, 4].max()) < 0.02
     corner = (1, 4)  # beside the ball, inside of the box
     assert float(clear[corner].min()) > 0.99 and float(fog[corner].max()) < 0.95
+
+
+def test_a_floor_absorbs_what_its_depth_and_the_way_through_the_box_say():
+    teacher = pvd.teach(ball(), None, PLAN, torch.Generator().manual_seed(0))
+    camera = orbit(1, 4.0, 0.0, width=9, height=9)
+    length, absorbed = look.fog(teacher, camera, math.log(0.1 * teacher.step))
+    torch.testing.assert_close(absorbed, 1 - torch.exp(-0.1 * length), atol=1e-4, rtol=1e-4)
+    assert float(length.view(9, 9)[4, 4]) == pytest.approx(2.0, abs=2 * teacher.step)
+    shared = look.fog(teacher, camera, math.log(0.1 * teacher.step), everywhere=False)[1]
+    assert bool((shared <= absorbed + 1e-6).all()) and float(shared.view(9, 9)[0, 4]) == 0.0
+
+
+def test_a_corner_is_cut_from_a_copy():
+    grid = ball()
+    cut = look.without_corner(grid, 0.5, 0.5)
+
+    def ask(model, x, z):
+        return float(model.density(torch.tensor([[x, 0.0, z]])).detach())
+
+    assert ask(cut, 0.3, 0.3) < 1e-3 < ask(grid, 0.3, 0.3) and ask(cut, -0.3, 0.3) == pytest.approx(ask(grid, -0.3, 0.3))
+
+
+def test_a_short_training_compares_all_levels_at_the_same_points(scene, model):
+    teacher = pvd.teach(model, scene, PLAN, torch.Generator().manual_seed(0))
+    plan = replace(PLAN, n_steps=9, stage1=0.4, stage2=0.3)
+    found = look.short_training(KINDS["mlp"], teacher, plan, every=4)
+    assert set(found) == {"feature", "density", "colour", "picture"}
+    assert all(steps == [0, 4, 8, 9] and all(math.isfinite(v) for v in values) for steps, values in found.values())
+    assert found == look.short_training(KINDS["mlp"], teacher, plan, every=4)
+    anew = look.short_training(KINDS["mlp"], teacher, replace(plan, inherit=False), every=4)
+    assert anew["feature"][1][0] != found["feature"][1][0]
+    splat_like = look.short_training(partial(students.dense, n_voxels=8**3), teacher, plan)
+    assert "feature" not in splat_like
 
 
 def test_fog_does_not_depend_on_how_rays_are_parted(monkeypatch):

@@ -1,0 +1,97 @@
+"""The matrix of all conversions: every architecture as a teacher of every other one, measured, shown in pairs and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from nsw.methods import pvd
+from nsw.methods.pvd_inspect import Make
+from nsw.methods.pvd_teacher import Plan
+from nsw.metrics import PROTOCOL, PROTOCOL_VERSION, clock
+from nsw.models.state import write_json
+from nsw.scenes.scene import Scene
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """One cell of the matrix: the new model, its PSNR in dB against photographs, and the seconds it took."""
+
+    model: nn.Module
+    psnr: float
+    seconds: float
+
+
+def conversion(
+    model: nn.Module, make: Make, scene: Scene, plan: Plan, score: Callable[[nn.Module], float], seed: int = 0
+) -> Conversion:
+    """Convert a model, and measure what came out and how long it took, all that the student needs included.
+
+    The kernels are compiled by a first, shortest conversion that no clock sees.
+    """
+    device = next(model.parameters()).device
+    for how in (replace(plan, n_steps=2, n_samples=256, n_poses=4), plan):
+        torch.manual_seed(seed)
+        began = clock()
+        learned = pvd.convert(model, make, scene, how, torch.Generator(device).manual_seed(seed))
+        seconds = clock() - began
+    return Conversion(learned, score(learned), seconds)
+
+
+def matrix(
+    first: nn.Module, students: Mapping[str, Make], scene: Scene, plan: Plan, score: Callable[[nn.Module], float], seed: int = 0
+) -> dict[str, dict[str, Conversion]]:
+    """Return every conversion, as {teacher: {student: ...}}.
+
+    The teacher of the row that has the first student's name is `first`; those of the other rows are what it has become, so
+    that a whole row costs no training on photographs. A conversion to the same architecture starts anew as well.
+    """
+    name, *others = students
+    anew = replace(plan, inherit=False)
+    rows = {name: {s: conversion(first, make, scene, anew if s == name else plan, score, seed) for s, make in students.items()}}
+    for teacher in others:
+        model = rows[name][teacher].model
+        rows[teacher] = {
+            s: conversion(model, make, scene, anew if s == teacher else plan, score, seed) for s, make in students.items()
+        }
+    return rows
+
+
+def teacher_of(rows: Mapping[str, Mapping[str, Conversion]], first: nn.Module, teacher: str) -> nn.Module:
+    """Return the model that taught a row of the matrix."""
+    name = next(iter(rows))
+    return first if teacher == name else rows[name][teacher].model
+
+
+def pair(rows: Mapping[str, Mapping[str, Conversion]], first: nn.Module, draw: Callable, teacher: str, student: str) -> dict:
+    """Return titled pictures of one entry of the matrix: its teacher, its student, five times their difference."""
+    theirs, ours = draw(teacher_of(rows, first, teacher)), draw(rows[teacher][student].model)
+    gap = (5 * (ours - theirs).abs()).clamp(max=1)
+    return {f"teacher, {teacher}": theirs, f"student, {student}": ours, "difference, five times": gap}
+
+
+def save_matrix(path: Path, rows: Mapping[str, Mapping[str, Conversion]], first: nn.Module, first_psnr: float) -> Path:
+    """Write every entry of the matrix to a JSON file, whole or not at all: architectures, sizes, PSNR in dB, seconds."""
+    name = next(iter(rows))
+    taught = {t: first_psnr if t == name else rows[name][t].psnr for t in rows}
+    entries = [
+        {
+            "teacher": t,
+            "student": s,
+            "teacher_model": type(teacher_of(rows, first, t)).__name__,
+            "student_model": type(cell.model).__name__,
+            "student_parameters": sum(p.numel() for p in cell.model.parameters()),
+            "teacher_psnr": round(taught[t], 3),
+            "psnr": round(cell.psnr, 3),
+            "seconds": round(cell.seconds, 3),
+        }
+        for t, row in rows.items()
+        for s, cell in row.items()
+    ]
+    protocol = {"name": PROTOCOL, "version": PROTOCOL_VERSION}
+    write_json(path, {"format": 1, "protocol": protocol, "seconds_without": "the teacher's training", "conversions": entries})
+    return path
