@@ -27,14 +27,21 @@ class Conversion:
 
 
 def conversion(
-    model: nn.Module, make: Make, scene: Scene, plan: Plan, score: Callable[[nn.Module], float], seed: int = 0
+    model: nn.Module,
+    make: Make,
+    scene: Scene,
+    plan: Plan,
+    score: Callable[[nn.Module], float],
+    seed: int = 0,
+    warm: bool = True,
 ) -> Conversion:
     """Convert a model, and measure what came out and how long it took, all that the student needs included.
 
-    The kernels are compiled by a first, shortest conversion that no clock sees.
+    Args:
+        warm: compile the kernels by a first, shortest conversion that no clock sees; not needed where that was done before.
     """
     device = next(model.parameters()).device
-    for how in (replace(plan, n_steps=2, n_samples=256, n_poses=4), plan):
+    for how in (replace(plan, n_steps=2, n_samples=256, n_poses=4), plan)[not warm :]:
         torch.manual_seed(seed)
         began = clock()
         learned = pvd.convert(model, make, scene, how, torch.Generator(device).manual_seed(seed))
@@ -48,7 +55,8 @@ def matrix(
     """Return every conversion, as {teacher: {student: ...}}.
 
     The teacher of the row that has the first student's name is `first`; those of the other rows are what it has become, so
-    that a whole row costs no training on photographs. A conversion to the same architecture starts anew as well.
+    that a whole row costs no training on photographs. A conversion to the same architecture starts anew as well. Once every
+    architecture was student and teacher, all kernels are compiled.
     """
     name, *others = students
     anew = replace(plan, inherit=False)
@@ -56,7 +64,8 @@ def matrix(
     for teacher in others:
         model = rows[name][teacher].model
         rows[teacher] = {
-            s: conversion(model, make, scene, anew if s == teacher else plan, score, seed) for s, make in students.items()
+            s: conversion(model, make, scene, anew if s == teacher else plan, score, seed, warm=s == name)
+            for s, make in students.items()
         }
     return rows
 

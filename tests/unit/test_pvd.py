@@ -182,6 +182,17 @@ def test_terms_are_weighted_as_the_plan_says():
             assert name not in one or float(other[name].detach()) == pytest.approx(factor * float(one[name].detach()), rel=1e-4)
 
 
+def test_a_factored_student_keeps_its_density_small_in_the_last_stage_only():
+    plan = replace(PLAN, stage1=0.0, stage2=0.5)
+    for name, has in (("vm", True), ("dense", False)):
+        learner = STUDENTS[name](teach(ball(), None, plan, seeded()), plan, seeded())
+        assert "factors" not in learner.step(0) and ("factors" in (last := learner.step(plan.n_steps - 1))) == has
+        if has:
+            size = sum(f.abs().mean() for f in learner.model.factors.density)
+            assert float(last["factors"].detach()) == pytest.approx(1e-4 * float(size.detach()), rel=0.2)
+    assert "factors" not in STUDENTS["vm"](teach(ball(), None, plan, seeded()), replace(plan, factors=0.0), seeded()).step(19)
+
+
 def test_samples_lie_in_shared_cells_and_where_light_reaches():
     model = ball()
     teacher = teach(model, None, PLAN, seeded())
