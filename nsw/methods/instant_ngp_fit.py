@@ -1,9 +1,9 @@
-"""Training Instant-NGP as one function, and against the clock, for baselines, ablations and scripts."""
+"""Training Instant-NGP as one function, or step by step as a race wants it, for baselines, ablations and scripts."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,7 +20,6 @@ from nsw.renderers.volume import render_rays
 from nsw.scenes.scene import Scene
 
 Step = Callable[[float], object]  # takes the share of the budget that is spent, in [0, 1]
-Trace = list[tuple[float, float]]  # (seconds of training, PSNR in dB)
 
 
 @dataclass(frozen=True)
@@ -155,40 +154,6 @@ def fit(
     return out
 
 
-def race(
-    contestants: Mapping[str, tuple[Step, Callable[[], float]]],
-    budget: float,
-    at: Sequence[float] = (),
-    cost: Callable[[object], float] | None = None,
-) -> dict[str, Trace]:
-    """Train several models on equal budgets, and return their scores when the given parts of it are spent and at the end.
-
-    They take turns, a step each time to the one that has spent least, so that whatever else the machine does slows them all; a
-    contestant's clock stops while it is scored and while others train.
-
-    Args:
-        contestants: name -> (step, which takes the share of the budget that is spent; score in dB).
-        budget: seconds of training, or the sum of the costs.
-        at: seconds, or costs, at which to score too.
-        cost: of a step, from what it returned, such as its number of rays: a budget that buys the same on every machine.
-            The times of the traces are seconds of training all the same.
-    """
-    spent, clock = dict.fromkeys(contestants, 0.0), dict.fromkeys(contestants, 0.0)
-    traces, due = {name: [] for name in contestants}, {name: sorted(t for t in at if t < budget) for name in contestants}
-    while min(spent.values()) < budget:
-        name = min(spent, key=spent.get)
-        step, score = contestants[name]
-        began = metrics.clock()
-        out = step(min(1.0, spent[name] / budget))
-        took = metrics.clock() - began
-        clock[name] += took
-        spent[name] += took if cost is None else cost(out)
-        if due[name] and spent[name] >= due[name][0]:
-            due[name] = [t for t in due[name] if t > spent[name]]
-            traces[name].append((clock[name], score()))
-    return {name: [*trace, (clock[name], contestants[name][1]())] for name, trace in traces.items()}
-
-
 def score_of(model: Field, render_view: Callable[[Cameras], object], scene: Scene, split: str = "test") -> Callable[[], float]:
     """Return the function that renders a split and gives its PSNR in dB."""
     cameras, truth = scene.views(split).to(model.aabb.device), scene.pixels(split)
@@ -198,17 +163,3 @@ def score_of(model: Field, render_view: Callable[[Cameras], object], scene: Scen
 def score_hash(model: HashGrid, scene: Scene, split: str = "test") -> Callable[[], float]:
     """Return the function that gives a hash grid's PSNR in dB."""
     return score_of(model, lambda cameras: ngp.render_view(model, cameras, scene.near), scene, split)
-
-
-def seconds_to(trace: Trace, level: float) -> float:
-    """Return when a trace passes a level in dB, by straight lines between scores; infinity where it never does.
-
-    >>> seconds_to([(1.0, 20.0), (3.0, 24.0)], 22.0)
-    2.0
-    """
-    before = None
-    for t, value in trace:
-        if value >= level:
-            return t if before is None else before[0] + (t - before[0]) * (level - before[1]) / (value - before[1])
-        before = (t, value)
-    return float("inf")

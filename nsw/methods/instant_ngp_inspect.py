@@ -13,7 +13,7 @@ from nsw.cameras import Cameras
 from nsw.kernels.hash_encoding import hash_levels, hash_rows
 from nsw.losses import loss_mse
 from nsw.methods import instant_ngp as ngp
-from nsw.methods.instant_ngp_fit import Plan, Trace, fit, new_model
+from nsw.methods.instant_ngp_fit import Plan, fit, new_model
 from nsw.methods.instant_ngp_pull import Pull, pull_of, sharing
 from nsw.models.hash_grid import HashGrid
 from nsw.renderers.parts import rays_of_some
@@ -174,20 +174,3 @@ def row_picture(n_vertices: int, bits: int, height: int = 0) -> Float[Tensor, "Y
     levels = hash_levels(1, n - 1, n - 1, bits)
     plane = torch.cartesian_prod(torch.arange(n), torch.arange(n), torch.tensor([height]))
     return (hash_rows(plane, levels, 0).float() / levels.n_rows).view(n, n).T.flip(0)
-
-
-def lead(ours: Trace, theirs: Trace) -> float:
-    """Return by how many dB a trace is ahead of another at least, over the scores after the first; straight lines between.
-
-    >>> lead([(1.0, 20.0), (2.0, 24.0), (4.0, 25.0)], [(1.5, 10.0), (3.0, 20.0)])
-    4.5
-    """
-    differences = []
-    for t, value in theirs:
-        after = next((k for k, point in enumerate(ours) if point[0] >= t), None)
-        if after is None:
-            differences.append(ours[-1][1] - value)
-        elif after > 0:
-            (t0, v0), (t1, v1) = ours[after - 1 : after + 1]
-            differences.append(v0 + (v1 - v0) * (t - t0) / (t1 - t0) - value)
-    return min(differences)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from nsw.errors import InputError
 from nsw.models.state import read_json, write_bytes, write_json
 from nsw.runs import folders, measured, provenance
-from nsw.runs.claims import HOLDS, stops
+from nsw.runs.claims import FAILS, HOLDS, Claim, stops
 from nsw.runs.kernel import Execution, Outcome
 from nsw.runs.notebooks import all_notebooks, check_parameters, find_notebook, parameters, read_notebook, slug_of
 from nsw.runs.screen import Screen
@@ -230,7 +231,7 @@ def report(jobs: Sequence[Job]) -> str:
                 coloured(word, colour),
             ]
         )
-    lines = [text_table(["notebook", "preset", "seed", "seconds", "peak MB", "claims held", "verdict"], rows), ""]
+    lines = [text_table(["notebook", "preset", "seed", "seconds", "peak MB", "claims held", "verdict"], rows), "", *paired(jobs)]
     for job in jobs:
         if job.outcome is None:
             continue
@@ -241,6 +242,33 @@ def report(jobs: Sequence[Job]) -> str:
         lines += [f"  {row['verdict']}: {row['title']}" for row in (job.claims or {}).get("claims", [])]
         lines += [f"  {coloured(job.outcome.reason, 'red')}"] if job.outcome.reason else []
     return "\n".join(lines)
+
+
+def paired(jobs: Sequence[Job]) -> list[str]:
+    """Return, for notebooks that ran with several seeds, each claim's gain over them, every seed against its own baseline."""
+    groups: dict[tuple[str, str], dict[int, list[Claim]]] = {}
+    for job in jobs:
+        if job.claims:
+            rows = [Claim(**row) for row in job.claims["claims"]]
+            groups.setdefault((job.path.stem, job.preset), {})[job.seed] = rows
+    lines = []
+    for (name, preset), of_seed in groups.items():
+        if len(of_seed) < 2:
+            continue
+        titles = dict.fromkeys(row.title for rows in of_seed.values() for row in rows)
+        every = [[row for rows in of_seed.values() for row in rows if row.title == title] for title in titles]
+        seeds = f"{name} ({preset}), gain over seeds {', '.join(map(str, of_seed))}"
+        lines += [text_table([seeds, "mean", "range", "asked", "met"], [_over_seeds(rows) for rows in every]), ""]
+    return lines
+
+
+def _over_seeds(rows: Sequence[Claim]) -> list[str]:
+    """Return a claim's line: mean and range of the gains that are numbers, what was asked, and how many runs met it."""
+    gains = [row.gain for row in rows if row.gain is not None]
+    mean = replace(rows[0], gain=statistics.fmean(gains)).measured if gains else "none"
+    ends = f"{min(gains):.3g} to {max(gains):.3g}" if gains else "none"
+    met = f"{sum(row.verdict != FAILS for row in rows)}/{len(rows)}" if rows[0].asked else ""
+    return [rows[0].title, mean, ends, rows[0].asked, met]
 
 
 def _relative(path: Path) -> str:

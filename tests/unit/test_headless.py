@@ -14,8 +14,10 @@ import pytest
 
 from nsw import InputError
 from nsw.runs import headless, measured
+from nsw.runs.claims import make_claim
 from nsw.runs.kernel import MemoryWatch
 from nsw.runs.notebooks import all_notebooks, find_notebook, parameters, read_notebook, slug_of
+from nsw.runs.run import _finite
 
 PARAMETERS = """preset: str = "laptop"  # smoke, laptop or gpu
 seed: int = 0  # of all random numbers
@@ -139,6 +141,24 @@ def test_good_and_bad_claims_side_by_side(place, capsys):
     assert budget["status"] == "ok" and budget["seconds"] > 0 and budget["peak_mb"] > 50
     recorded = json.loads((place / "measured.json").read_text())
     assert list(recorded) == ["good"] and recorded["good"]["smoke"]["seeds"]["0"]["ours is better"]["gain"] == 2.0
+
+
+def test_several_seeds_are_compared_each_with_its_own_baseline(place):
+    path = write(place, "01_demo.ipynb")
+    jobs = headless.plan([str(path)], preset="smoke", seeds=(0, 1, 2))
+    assert headless.paired(jobs) == [] == headless.paired(jobs[:1])  # nothing ran yet
+    for job, (ours, baseline) in zip(jobs, ((27.0, 25.0), (30.0, 29.5), (24.0, 22.5)), strict=True):
+        claims = (
+            make_claim("sharper", preset="smoke", ours=ours, baseline=baseline, at_least=1.0),
+            make_claim("never", preset="smoke", ours=1.0, baseline=0.0, measure="ratio", at_most=2.0, presets=()),
+        )
+        job.claims = json.loads(json.dumps({"claims": [_finite(row.as_dict()) for row in claims]}))
+    table, _ = headless.paired(jobs)
+    head, _, sharper, never = (" ".join(line.split()) for line in table.splitlines())
+    assert head.startswith("01_demo (smoke), gain over seeds 0, 1, 2 mean range")
+    assert sharper == "sharper +1.33 dB 0.5 to 2 at least 1 dB better 2/3"
+    assert never == "never none none at most 2 x 0/3"
+    assert table in headless.report(jobs) and headless.paired(jobs[:1]) == []
 
 
 def test_death_time_limit_and_error_are_reported(place, capsys):

@@ -1,0 +1,75 @@
+"""Comparisons on equal budgets: models that take turns until each has had the same seconds, or the same rays, of training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from nsw.metrics import clock as now
+
+Contestant = tuple[Callable[[float], object], Callable[[], float]]  # a step, told which share of the budget is spent; a score in dB
+Trace = list[tuple[float, float]]  # (seconds of training, score in dB)
+
+
+def race(
+    contestants: Mapping[str, Contestant],
+    budget: float,
+    at: Sequence[float] = (),
+    cost: Callable[[object], float] | None = None,
+) -> dict[str, Trace]:
+    """Train several models on equal budgets, and return their scores when the given parts of it are spent and at the end.
+
+    They take turns, a step each time to the one that has spent least, so that whatever else the machine does slows them all; a
+    contestant's clock stops while it is scored and while others train.
+
+    Args:
+        contestants: name -> (step, which takes the share of the budget that is spent; score in dB).
+        budget: seconds of training, or the sum of the costs.
+        at: seconds, or costs, at which to score too.
+        cost: of a step, from what it returned, such as its number of rays: a budget that buys the same on every machine.
+            The times of the traces are seconds of training all the same.
+    """
+    spent, clock = dict.fromkeys(contestants, 0.0), dict.fromkeys(contestants, 0.0)
+    traces, due = {name: [] for name in contestants}, {name: sorted(t for t in at if t < budget) for name in contestants}
+    while min(spent.values()) < budget:
+        name = min(spent, key=spent.get)
+        step, score = contestants[name]
+        began = now()
+        out = step(min(1.0, spent[name] / budget))
+        took = now() - began
+        clock[name] += took
+        spent[name] += took if cost is None else cost(out)
+        if due[name] and spent[name] >= due[name][0]:
+            due[name] = [t for t in due[name] if t > spent[name]]
+            traces[name].append((clock[name], score()))
+    return {name: [*trace, (clock[name], contestants[name][1]())] for name, trace in traces.items()}
+
+
+def seconds_to(trace: Trace, level: float) -> float:
+    """Return when a trace passes a level in dB, by straight lines between scores; infinity where it never does.
+
+    >>> seconds_to([(1.0, 20.0), (3.0, 24.0)], 22.0)
+    2.0
+    """
+    before = None
+    for t, value in trace:
+        if value >= level:
+            return t if before is None else before[0] + (t - before[0]) * (level - before[1]) / (value - before[1])
+        before = (t, value)
+    return float("inf")
+
+
+def lead(ours: Trace, theirs: Trace) -> float:
+    """Return by how many dB a trace is ahead of another at least, over the scores after the first; straight lines between.
+
+    >>> lead([(1.0, 20.0), (2.0, 24.0), (4.0, 25.0)], [(1.5, 10.0), (3.0, 20.0)])
+    4.5
+    """
+    differences = []
+    for t, value in theirs:
+        after = next((k for k, point in enumerate(ours) if point[0] >= t), None)
+        if after is None:
+            differences.append(ours[-1][1] - value)
+        elif after > 0:
+            (t0, v0), (t1, v1) = ours[after - 1 : after + 1]
+            differences.append(v0 + (v1 - v0) * (t - t0) / (t1 - t0) - value)
+    return min(differences)
