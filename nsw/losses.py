@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 import torch
@@ -131,25 +131,20 @@ def loss_entropy(probability: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
     return -(p * p.log() + (1 - p) * (1 - p).log()).mean()
 
 
-def loss_tv(grid: Float[Tensor, "X Y Z *channels"]) -> Float[Tensor, ""]:
-    """Return the total variation of a voxel grid: the mean squared difference of neighbours, summed over the three axes."""
-    return sum((grid.diff(dim=axis).square().mean() for axis in range(3)), grid.new_zeros(()))
+def loss_tv(grids: Iterable[Float[Tensor, "*n channels"]]) -> Float[Tensor, ""]:
+    """Return the total variation of grids: mean squared differences of neighbours, summed over all grids and their dimensions.
 
-
-def loss_distortion(weights: Float[Tensor, "R S"], edges: Float[Tensor, "R S+1"]) -> Float[Tensor, ""]:
-    """Return the distortion loss of mip-NeRF 360 (Barron et al. 2022, eq. 15), averaged over rays, in O(S).
-
-    L = sum_ij w_i w_j |m_i - m_j| + 1/3 sum_i w_i^2 (s_{i+1} - s_i), with m the interval mid-points. The double sum
-    over sorted mid-points is 2 sum_i w_i (m_i W_i - M_i), with W_i and M_i the sums of w and w m before i
-    (Sun et al. 2022, Improved DVGO).
-
-    Args:
-        weights: compositing weights, >= 0.
-        edges: interval borders along the ray, ascending, normalised to [0, 1].
+    >>> ramp = torch.arange(5.0)[:, None, None].expand(5, 4, 1)
+    >>> loss_tv([ramp]).item(), loss_tv([ramp, 2 * ramp]).item()
+    (1.0, 5.0)
     """
-    middle = 0.5 * (edges[:, 1:] + edges[:, :-1])
-    before = torch.nn.functional.pad(weights.cumsum(1)[:, :-1], (1, 0))
-    moment = torch.nn.functional.pad((weights * middle).cumsum(1)[:, :-1], (1, 0))
-    between = 2 * (weights * (middle * before - moment)).sum(1)
-    within = (weights.square() * edges.diff(dim=1)).sum(1) / 3
-    return (between + within).mean()
+    return sum(grid.diff(dim=k).square().mean() for grid in grids for k in range(grid.ndim - 1))
+
+
+def loss_size(parameters: Iterable[Float[Tensor, "*shape"]]) -> Float[Tensor, ""]:
+    r"""Return the L1 norm of parameters, the sum of their mean absolute values: $\sum_m \overline{|\theta_m|}$.
+
+    >>> loss_size([torch.tensor([-1.0, 3.0]), torch.ones(5)]).item()
+    3.0
+    """
+    return sum(p.abs().mean() for p in parameters)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
@@ -32,9 +34,9 @@ class RowRMSProp(torch.optim.Optimizer):
     ) -> None:
         super().__init__([values], dict(lr=lr, lr_colour=lr_colour, beta=beta, eps=eps, momentum=momentum))
 
-    def replace(self, values: Tensor) -> None:
-        """Train another table, with fresh memory."""
-        self.param_groups[0]["params"] = [values]
+    def replace(self, old: Sequence[Tensor], new: Sequence[Tensor]) -> None:
+        """Train another table in the place of the old one, with fresh memory."""
+        self.param_groups[0]["params"] = list(new)
         self.state.clear()
 
     @torch.no_grad()

@@ -99,13 +99,6 @@ def make_optimizer(model: DenseGrid, lr: float = 0.1, lr_network: float = 1e-3, 
     return optimizer
 
 
-def grow(model: DenseGrid, optimizer: MaskedAdam, n_voxels: int) -> None:
-    """Interpolate the grid at more voxels, lower the shift by 1 (both of the official code), and begin with fresh moments."""
-    old = (model.raw_density, model.features)
-    model.resize(n_voxels, shift_change=-1.0)
-    optimizer.replace(old, (model.raw_density, model.features))
-
-
 def decay(optimizer: MaskedAdam, progress: float, factor: float = 0.1) -> None:
     """Set learning rates to `factor` to the power of `progress` times their start."""
     for group in optimizer.param_groups:

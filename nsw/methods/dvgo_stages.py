@@ -15,6 +15,7 @@ from nsw.methods import dvgo
 from nsw.methods.instant_ngp import next_batch, worth_asking
 from nsw.metrics import clock
 from nsw.models.dense_grid import DenseGrid, DenseGridSettings, post_activation
+from nsw.models.rebuilding import rebuild
 from nsw.renderers.volume import render_rays
 from nsw.scenes.scene import Scene
 
@@ -151,7 +152,8 @@ def maintain(model: DenseGrid, optimizer: dvgo.MaskedAdam, step: int, stage: Sta
     if step not in stage.grow:
         return False
     missing = len(stage.grow) - 1 - stage.grow.index(step)
-    dvgo.grow(model, optimizer, stage.n_voxels // 2**missing)
+    n_voxels = stage.n_voxels // 2**missing
+    rebuild(model, optimizer, lambda: model.resize(n_voxels, shift_change=-1.0))  # both of the official code
     return True
 
 

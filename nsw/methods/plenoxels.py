@@ -19,6 +19,7 @@ from nsw.kernels.row_rmsprop import RowRMSProp
 from nsw.kernels.voxel_march import max_weights
 from nsw.kernels.voxel_tv import total_variation
 from nsw.models.plenoxel_grid import PlenoxelGrid
+from nsw.models.rebuilding import rebuild
 from nsw.renderers.voxels import VoxelRender as VoxelRender
 from nsw.renderers.voxels import march_arguments, rays_in_torch_calls
 from nsw.renderers.voxels import render as render
@@ -125,13 +126,5 @@ def prune(
             f"No voxel has a weight of {threshold:g} on any training ray, so pruning would leave nothing: train longer before "
             "it, or check near, the box and the background (a white scene over white looks empty)."
         )
-    model.prune(keep, dilate)
-    if optimizer is not None:
-        optimizer.replace(model.values)
+    rebuild(model, optimizer, lambda: model.prune(keep, dilate))
     return float(model.kept.float().mean())
-
-
-def grow(model: PlenoxelGrid, optimizer: RowRMSProp, n_voxels: int) -> None:
-    """Interpolate the grid at more voxels and begin with fresh memory."""
-    model.resize(n_voxels)
-    optimizer.replace(model.values)

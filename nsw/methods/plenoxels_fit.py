@@ -20,6 +20,7 @@ from nsw.models.dense_grid import grid_shape
 from nsw.models.field import host_box
 from nsw.models.mlp import CoarseFine, CoarseFineSettings
 from nsw.models.plenoxel_grid import PlenoxelGrid, PlenoxelGridSettings
+from nsw.models.rebuilding import rebuild
 from nsw.renderers.volume import render_rays
 from nsw.scenes.scene import Scene
 
@@ -110,7 +111,7 @@ def maintain(model: PlenoxelGrid, optimizer: RowRMSProp, progress: float, recipe
     if level + 2 == len(recipe.sizes) and recipe.prune > 0:
         weight = plenoxels.visible_weight(model, voters(rays, recipe.n_votes), near)
         plenoxels.prune(model, optimizer, weight, recipe.prune * plenoxels.prune_threshold(size), recipe.dilate)
-    plenoxels.grow(model, optimizer, size**3)
+    rebuild(model, optimizer, lambda: model.resize(size**3))
     return True
 
 

@@ -16,8 +16,10 @@ from torch import Tensor
 from torch.nn.functional import max_pool3d
 
 from nsw.kernels.masked_adam import MaskedAdam
+from nsw.losses import loss_size, loss_tv
 from nsw.methods.instant_ngp import Pixels, meets
 from nsw.models.dense_grid import lattice
+from nsw.models.rebuilding import rebuild
 from nsw.models.vm_grid import VMGrid
 
 EPSILON = 1e-15  # of Adam: a field that starts nearly empty has gradients which the usual 1e-8 would drown
@@ -77,23 +79,17 @@ PAPER = Plan(
 )
 
 
-def loss_size(model: VMGrid) -> Float[Tensor, ""]:
-    r"""Return the L1 norm of the density's factors, $\sum_m \overline{|M^m|} + \overline{|v^m|}$ (TensoRF, eq. 9)."""
-    return sum(factor.abs().mean() for factor in model.factors.density)
-
-
-def loss_roughness(part: torch.nn.ParameterList) -> Float[Tensor, ""]:
-    """Return the mean squared difference of neighbours, summed over factors and their dimensions, times 1e-2 (TensoRF, eq. 10)."""
-    return 1e-2 * sum(f.diff(dim=k).square().mean() for f in part for k in range(f.ndim - 1))
-
-
 def losses(model: VMGrid, plan: Plan, progress: float) -> dict[str, Tensor]:
-    """Return what is added to the colour's error, weighted; terms of weight 0 are left out."""
+    r"""Return what is added to the colour's error, weighted; terms of weight 0 are left out.
+
+    $$\lambda_1 \textstyle\sum_m \overline{|M^m|} + \overline{|v^m|}$$  (TensoRF, eq. 9) and the factors' total variation (eq. 10),
+    times 1e-2 as in the official code.
+    """
     first = plan.mask_at[0] if plan.mask_at else 1.0
     terms = {
-        "size": (plan.l1 if progress <= first else plan.l1_later, lambda: loss_size(model)),
-        "tv_density": (plan.tv_density, lambda: loss_roughness(model.factors.density)),
-        "tv_colour": (plan.tv_colour, lambda: loss_roughness(model.factors.colour)),
+        "size": (plan.l1 if progress <= first else plan.l1_later, lambda: loss_size(model.factors.density)),
+        "tv_density": (plan.tv_density, lambda: 1e-2 * loss_tv(model.factors.density)),
+        "tv_colour": (plan.tv_colour, lambda: 1e-2 * loss_tv(model.factors.colour)),
     }
     return {name: weight * term() for name, (weight, term) in terms.items() if weight > 0}
 
@@ -123,11 +119,6 @@ def voxels_at(plan: Plan, n_start: int, n_growths: int) -> int:
     [4096, 16384, 262144]
     """
     return round(n_start * (plan.n_voxels / n_start) ** (n_growths / max(len(plan.grow_at), 1)))
-
-
-def replaced(optimizer: MaskedAdam, old: list[Tensor], model: VMGrid) -> None:
-    """Train the factors that a model has now in the place of `old` ones, with fresh moments for everything."""
-    optimizer.replace(old, list(model.factors.parameters()))
 
 
 @torch.no_grad()
@@ -162,17 +153,9 @@ def refresh_mask(model: VMGrid, threshold: float = 1e-4) -> float:
 
 def shrink(model: VMGrid, optimizer: MaskedAdam, threshold: float = 1e-4) -> None:
     """Crop the grid to what the alpha mask leaves, and mask what is left."""
-    old = list(model.factors.parameters())
-    model.shrink(box_around(opaque_cells(model, threshold), model.aabb))
-    replaced(optimizer, old, model)
+    box = box_around(opaque_cells(model, threshold), model.aabb)
+    rebuild(model, optimizer, lambda: model.shrink(box))
     refresh_mask(model, threshold)
-
-
-def grow(model: VMGrid, optimizer: MaskedAdam, n_voxels: int) -> None:
-    """Interpolate the factors at more voxels, and begin with fresh moments."""
-    old = list(model.factors.parameters())
-    model.resize(n_voxels)
-    replaced(optimizer, old, model)
 
 
 def maintain(
@@ -194,7 +177,8 @@ def maintain(
     if growths:
         if watch is not None:
             watch(f"{grid_name(model)} before")
-        grow(model, optimizer, voxels_at(plan, model.settings.n_voxels, plan.grow_at.index(growths[-1]) + 1))
+        n_voxels = voxels_at(plan, model.settings.n_voxels, plan.grow_at.index(growths[-1]) + 1)
+        rebuild(model, optimizer, lambda: model.resize(n_voxels))
         if watch is not None:
             watch(f"{grid_name(model)} after")
     set_rate(optimizer, plan, now)

@@ -189,7 +189,7 @@ class PlenoxelGrid(nn.Module):
     def prune(self, keep: Bool[Tensor, "X Y Z"], dilate: int = 2) -> None:
         """Drop the rows of vertices outside of `keep`, which is spread by `dilate` voxels first, or edges are eaten.
 
-        The parameter is a new object: tell the optimiser, as `nsw.kernels.row_rmsprop.RowRMSProp.replace` does.
+        The parameter is a new object: `nsw.models.rebuilding.rebuild` tells the optimiser.
         """
         wide = max_pool3d(keep[None, None].float(), 2 * dilate + 1, stride=1, padding=dilate)[0, 0] > 0
         self._adopt(self.dense(), wide & self.kept)
@@ -198,7 +198,7 @@ class PlenoxelGrid(nn.Module):
     def resize(self, n_voxels: int) -> None:
         """Interpolate at another number of vertices; a new one is kept where any corner of its old cell was.
 
-        The parameter is a new object: tell the optimiser.
+        The parameter is a new object: `nsw.models.rebuilding.rebuild` tells the optimiser.
         """
         shape = grid_shape(host_box(self), n_voxels)
         volume = torch.cat([self.dense(), self.kept[..., None].float()], -1).permute(3, 0, 1, 2)[None]

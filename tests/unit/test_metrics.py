@@ -129,21 +129,6 @@ def test_damaged_lpips_weights_and_small_pictures_are_named(tmp_path, vgg_folder
         metrics.lpips(*pictures(1), weights=tmp_path)
 
 
-def test_distortion_equals_the_double_sum():
-    generator = torch.Generator().manual_seed(1)
-    weights = torch.rand(3, 7, generator=generator, dtype=torch.float64)
-    edges = torch.rand(3, 8, generator=generator, dtype=torch.float64).sort(dim=1).values
-    middle = 0.5 * (edges[:, 1:] + edges[:, :-1])
-    pairs = weights[:, :, None] * weights[:, None] * (middle[:, :, None] - middle[:, None]).abs()
-    expected = (pairs.sum((1, 2)) + (weights.square() * edges.diff(dim=1)).sum(1) / 3).mean()
-    assert losses.loss_distortion(weights, edges).item() == pytest.approx(expected.item(), rel=1e-12)
-
-
-def test_total_variation_of_a_ramp():
-    ramp = torch.arange(5.0).view(5, 1, 1).expand(5, 4, 3)
-    assert losses.loss_tv(ramp).item() == pytest.approx(1.0)
-
-
 def test_acts_take_turns_and_the_least_of_the_counted_rounds_is_kept(monkeypatch):
     clock, calls = [0.0], []
     costs = {"a": iter([0.5, 4.0, 2.0, 3.0]), "b": iter([9.0, 7.0, 6.0, 8.0])}  # the first of each only warms up

@@ -10,6 +10,7 @@ import torch
 import nsw.scenes
 from nsw.cameras import camera_rays, orbit
 from nsw.kernels import masked_adam
+from nsw.losses import loss_size, loss_tv
 from nsw.methods import instant_ngp as ngp
 from nsw.methods import tensorf, tensorf_fit
 from nsw.methods import tensorf_inspect as look
@@ -39,14 +40,19 @@ def _with_block() -> VMGrid:
 
 def test_size_is_the_mean_absolute_value_of_planes_and_lines():
     model = _with_block()
-    assert float(tensorf.loss_size(model).detach()) == pytest.approx(9 * 30 / (81 * 2) + 3 / 18)
+    assert float(loss_size(model.factors.density).detach()) == pytest.approx(9 * 30 / (81 * 2) + 3 / 18)
 
 
 def test_roughness_is_zero_for_constants_and_counts_neighbours():
-    part = torch.nn.ParameterList([torch.full((4, 5, 2), 3.0)])
-    assert float(tensorf.loss_roughness(part).detach()) == 0.0
-    ramp = torch.nn.ParameterList([torch.arange(4.0)[:, None, None].expand(4, 5, 2).clone()])
-    assert float(tensorf.loss_roughness(ramp).detach()) == pytest.approx(1e-2)
+    assert float(loss_tv([torch.full((4, 5, 2), 3.0)])) == 0.0
+    plane, line = torch.arange(4.0)[:, None, None].expand(4, 5, 2), 3 * torch.arange(6.0)[:, None].expand(6, 2)
+    assert float(loss_tv([plane, line])) == pytest.approx(1 + 9)
+    model = _empty()
+    with torch.no_grad():
+        for factor in model.factors.colour:
+            factor.zero_()
+        model.factors.colour[0].copy_(torch.arange(9.0)[:, None, None].expand(9, 9, 2))
+    assert float(tensorf.losses(model, tensorf.Plan(l1=0.0, tv_colour=3.0), 0.0)["tv_colour"].detach()) == pytest.approx(3e-2)
 
 
 def test_terms_of_no_weight_are_left_out_and_the_size_counts_less_after_the_first_mask():
