@@ -161,6 +161,13 @@ def pixel_rays(cameras: Cameras, camera_index: Int[Tensor, "R"], rows: Int[Tenso
     return Rays(world_from_cam[:, :3, 3], directions, z_per_t, cameras.background)
 
 
+def random_rays(cameras: Cameras, n_rays: int, generator: torch.Generator) -> tuple[Rays, Int[Tensor, "R"]]:
+    """Return rays through random pixels of random ones of these cameras, and which camera each belongs to."""
+    sizes, device = (len(cameras), cameras.height, cameras.width), cameras.Ks.device
+    camera, row, column = (torch.randint(size, (n_rays,), generator=generator, device=device) for size in sizes)
+    return pixel_rays(cameras, camera, row, column), camera
+
+
 def camera_rays(cameras: Cameras) -> Rays:
     """Return the rays of every pixel of every camera, in the order camera, row, column: C*H*W rays."""
     grid = torch.meshgrid(

@@ -16,7 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from nsw.cameras import Cameras, Rays, pixel_rays
+from nsw.cameras import Cameras, Rays
+from nsw.cameras import random_rays as any_rays
 from nsw.kernels.occupancy import ray_aabb_intersect
 from nsw.kernels.volume import render_weight_from_density
 from nsw.losses import loss_mse
@@ -99,9 +100,7 @@ def random_rays(cameras: Cameras, n_rays: int, generator: torch.Generator, aabb:
     Args:
         aabb: rays that miss this box are left out; there are then fewer than `n_rays`.
     """
-    sizes = (len(cameras), cameras.height, cameras.width)
-    picks = [torch.randint(size, (n_rays,), generator=generator, device=cameras.Ks.device) for size in sizes]
-    rays = pixel_rays(cameras, *picks)
+    rays, _ = any_rays(cameras, n_rays, generator)
     return rays if aabb is None else rays[ray_aabb_intersect(rays.origins, rays.directions, aabb.reshape(1, 6))[2][:, 0]]
 
 

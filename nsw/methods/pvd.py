@@ -17,20 +17,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from nsw.cameras import Rays, pixel_rays
+from nsw.cameras import Rays, random_rays
 from nsw.kernels.packed import counts_of
 from nsw.kernels.packed_rays import packed_weights
 from nsw.methods.pvd_teacher import PAPER, Plan, Teacher, teach
-from nsw.models.dense_grid import DenseGrid
 from nsw.models.field import Field, FieldOutput
-from nsw.models.hash_grid import HashGrid
-from nsw.models.headed_vm_grid import HeadedVMGrid
-from nsw.models.trunk_mlp import TrunkMLP
-from nsw.models.vm_grid import VMGrid
 from nsw.renderers.volume import march_cells, packed_backend, sum_on_rays
 from nsw.scenes.scene import Scene
 
-__all__ = ["PAPER", "Plan", "Teacher", "convert", "losses", "teach"]
+__all__ = ["PAPER", "Plan", "Teacher", "convert", "losses", "random_rays", "teach"]
 
 
 @dataclass(frozen=True)
@@ -60,23 +55,22 @@ class Samples(NamedTuple):
     marched: Int[Tensor, "R"] | None = None
 
 
-def has_heads(field: nn.Module) -> bool:
-    """Return whether a field has the two blocks of the paper: position -> density and 15 numbers -> colour."""
-    return isinstance(field, HashGrid | TrunkMLP | HeadedVMGrid)
+@torch.no_grad()
+def n_features(field: Field) -> int:
+    """Return how many numbers the colour of a field is read from, as its answer at the middle of its box says; 0 without any."""
+    middle = field.aabb.mean(0, keepdim=True)
+    feature = field.query(middle, torch.eye(3).to(middle)[2:]).feature
+    return 0 if feature is None else feature.shape[1]
 
 
-def comparable(student: nn.Module, teacher: nn.Module) -> bool:
+def comparable(student: Field, teacher: Field) -> bool:
     """Return whether both have features, and as many of them: then there is a first stage."""
-    return has_heads(student) and has_heads(teacher) and student.settings.n_geometry == teacher.settings.n_geometry
+    return 0 < n_features(student) == n_features(teacher)
 
 
 def first_block(field: Field, points: Float[Tensor, "K 3"]) -> tuple[Float[Tensor, "K"], Float[Tensor, "K G"] | None]:
-    """Return density in 1 / world unit, and what the field's own colour network reads, None where there is no such network."""
-    if isinstance(field, HashGrid | TrunkMLP | VMGrid):
-        return field.geometry(points)
-    if isinstance(field, DenseGrid):  # without its mask: the cells are shared
-        return field.sigma(points) / field.voxel, None
-    return field.density(points), None
+    """Return density in 1 / world unit and, of a field that has its answer in two parts, the feature."""
+    return field.geometry(points) if hasattr(field, "geometry") else (field.density(points), None)
 
 
 def read(
@@ -88,15 +82,15 @@ def read(
     known: tuple[Tensor, Tensor | None] | None = None,
 ) -> Reading:
     """Return log-density, feature and, where asked for, colour at points; `known` is what the first block said there."""
+    if not hasattr(field, "geometry"):  # it answers at once, or not at all
+        out = field.query(points, rays.directions.index_select(0, ray_indices))
+        return Reading(out.log_density, out.feature, out.rgb)
     density, feature = first_block(field, points) if known is None else known
     rgb = None
-    if colour and isinstance(field, HashGrid | TrunkMLP | VMGrid):
-        rgb = field.colour(feature, rays.directions, ray_indices)
-    elif colour and isinstance(field, DenseGrid):
-        rgb = field.colour(points, rays.directions, ray_indices)
-    elif colour:
-        rgb = field.query(points, rays.directions.index_select(0, ray_indices)).rgb
-    return Reading(FieldOutput(density, rgb).log_density, feature if has_heads(field) else None, rgb)
+    if colour:
+        x, shade = (points, field.colour_at) if feature is None else (feature, field.colour)
+        rgb = shade(x, rays.directions, ray_indices)
+    return Reading(FieldOutput(density, rgb).log_density, feature, rgb)
 
 
 def clip_through(s: Float[Tensor, "N"], low: float, high: float) -> Float[Tensor, "N"]:
@@ -131,15 +125,7 @@ def stage_of(step: int, plan: Plan, feature: bool = True) -> int:
 
 def draw(teacher: Teacher, n_rays: int, plan: Plan, generator: torch.Generator) -> tuple[Samples, Reading, int]:
     """Return samples on random rays of random poses, what the teacher says there, and how many samples were marched."""
-    return ask(teacher, random_rays(teacher, n_rays, generator)[0], plan, generator)
-
-
-def random_rays(teacher: Teacher, n_rays: int, generator: torch.Generator) -> tuple[Rays, Int[Tensor, "R"]]:
-    """Return rays through random pixels of random poses, and the pose of each."""
-    cameras = teacher.cameras
-    shape = (len(cameras), cameras.height, cameras.width)
-    pose, row, column = (torch.randint(n, (n_rays,), generator=generator, device=teacher.aabb.device) for n in shape)
-    return pixel_rays(cameras, pose, row, column), pose
+    return ask(teacher, random_rays(teacher.cameras, n_rays, generator)[0], plan, generator)
 
 
 @torch.no_grad()
@@ -206,7 +192,7 @@ def inherit(student: nn.Module, teacher: Teacher, plan: Plan, generator: torch.G
     shared = [(name, p) for name, p in student.named_parameters() if name in theirs and theirs[name].shape == p.shape]
     for name, parameter in shared:
         parameter.copy_(theirs[name])
-    if isinstance(student, TrunkMLP) and any(name.startswith("density_net") for name, _ in shared):
+    if hasattr(student, "trunk") and any(name.startswith("density_net") for name, _ in shared):
         points = draw(teacher, 1024, plan, generator)[0].points
         (wanted, shift), (found, now) = (torch.std_mean(field.encode(points), dim=0) for field in (teacher.model, student))
         scale, last = wanted / found.clamp_min(1e-6), student.trunk[-1]

@@ -191,7 +191,7 @@ class ActiveLearner:
                 self._renew()
             self.errors, self.counts = torch.zeros(2, len(self.errors), device=self.errors.device)
         n_old = round(self.levels.hard * self.n_rays) if self.levels.ray and self.pool.full else 0
-        rays, pose = pvd.random_rays(self.teacher, self.n_rays - n_old, self.generator)
+        rays, pose = pvd.random_rays(self.teacher.cameras, self.n_rays - n_old, self.generator)
         slots, old = self.pool.draw(n_old, self.generator)
         rays = Rays(*(torch.cat([getattr(r, x) for r in (rays, old)]) for x in ("origins", "directions", "z_per_t")))
         samples, truth, _ = pvd.ask(self.teacher, rays, self.plan, self.generator)

@@ -126,7 +126,7 @@ def remeasured(learner: ActiveLearner, n: int, seed: int = 0) -> tuple[float, fl
     generator = torch.Generator(learner.errors.device).manual_seed(seed)
     n = min(n, len(learner.pool.born))
     found = []
-    for rays in (learner.pool.draw(n, generator)[1], pvd.random_rays(learner.teacher, n, generator)[0]):
+    for rays in (learner.pool.draw(n, generator)[1], pvd.random_rays(learner.teacher.cameras, n, generator)[0]):
         found.append(float(torch.cat([errors for errors, _ in _asked(learner, rays, generator)]).mean()))
     return found[0], found[1]
 

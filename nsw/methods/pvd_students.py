@@ -49,14 +49,15 @@ def new_mlp(teacher: Teacher, plan: Plan, **sizes) -> TrunkMLP:
         first, theirs = teacher.model.density_net[0].weight, teacher.model.settings
         heads = dict(n_head=first.shape[1], head_width=first.shape[0], n_geometry=theirs.n_geometry, shift=theirs.shift)
         sizes = {**heads, **sizes}
-    elif pvd.has_heads(teacher.model):
-        sizes = {**dict(zip(("n_geometry", "head_width"), colour_head(teacher.model), strict=True)), **sizes}
+    else:
+        sizes = {**dict(zip(("n_geometry", "head_width"), colour_head(teacher.model), strict=False)), **sizes}
     return TrunkMLP(TrunkMLPSettings(_box(teacher), n_cells=plan.n_cells, step=teacher.step, **sizes)).to(teacher.aabb.device)
 
 
-def colour_head(field: nn.Module) -> tuple[int, int]:
-    """Return how many features the colour head of a field reads, and how wide its hidden layers are."""
-    return field.settings.n_geometry, field.colour_net[0].out_features
+def colour_head(field: nn.Module) -> tuple[int, ...]:
+    """Return how many features a field's colour head reads and how wide its hidden layers are; nothing without a `colour_net`."""
+    first = next(iter(getattr(field, "colour_net", ())), None)
+    return (pvd.n_features(field), first.out_features) if isinstance(first, nn.Linear) else ()
 
 
 def share_cells(model: HashGrid | TrunkMLP | VMGrid, teacher: Teacher) -> None:
@@ -94,8 +95,7 @@ def vm(
     **sizes,
 ) -> Learner:
     """Return a vector-matrix grid (TensoRF) that learns from a teacher; its colour head has the sizes of the teacher's, if any."""
-    if pvd.has_heads(teacher.model):
-        sizes = {**dict(zip(("n_features", "mlp_width"), colour_head(teacher.model), strict=True)), **sizes}
+    sizes = {**dict(zip(("n_features", "mlp_width"), colour_head(teacher.model), strict=False)), **sizes}
     settings = HeadedVMGridSettings(_box(teacher), n_voxels, VMSizes(n_density, n_colour), n_cells=plan.n_cells, **sizes)
     model = HeadedVMGrid(settings).to(teacher.aabb.device)
     share_cells(model, teacher)
@@ -110,7 +110,7 @@ def learner(model: nn.Module, optimizer: MaskedAdam, teacher: Teacher, plan: Pla
     """Return the training of a field: by the levels of its teacher's volume, or by the pictures and depths of splats."""
     if plan.inherit and teacher.pictures is None:
         pvd.inherit(model, teacher, plan, generator)
-    feature = pvd.comparable(model, teacher.model)
+    feature = teacher.pictures is None and pvd.comparable(model, teacher.model)
     state = {"n_rays": ngp.first_batch(max(plan.n_samples // 16, 64), teacher.aabb, teacher.step)}
     seen = None if teacher.pictures is None else picture_rays(teacher)
 

@@ -147,16 +147,26 @@ class DenseGrid(nn.Module):
         """Return density in 1 / full-size voxel, without asking the mask."""
         return self.activation(lambda grid: self.interpolate(grid, points_world), self.raw_density, self.shift).squeeze(1)
 
-    def colour(
+    def geometry(self, points_world: Float[Tensor, "N 3"]) -> tuple[Float[Tensor, "N"], Float[Tensor, "N C"] | None]:
+        """Return density in 1 / world unit, without asking the mask, and what the colour network reads, if there is one."""
+        features = None if self.mlp is None else self.interpolate(self.features, points_world)
+        return self.sigma(points_world) / self.voxel, features
+
+    def colour_at(
         self, points_world: Float[Tensor, "N 3"], directions: Float[Tensor, "R 3"], ray_indices: Int[Tensor, "N"] | None = None
     ) -> Float[Tensor, "N 3"]:
-        """Return rgb in [0, 1].
+        """Return rgb in [0, 1] at points; the rest as for `colour`."""
+        return self.colour(self.interpolate(self.features, points_world), directions, ray_indices)
+
+    def colour(
+        self, features: Float[Tensor, "N C"], directions: Float[Tensor, "R 3"], ray_indices: Int[Tensor, "N"] | None = None
+    ) -> Float[Tensor, "N 3"]:
+        """Return rgb in [0, 1] from interpolated features.
 
         Args:
             directions: unit vectors, one for each point, or one for each ray where `ray_indices` names the points' rays:
                 whatever depends on the direction alone is then worked out once a ray.
         """
-        features = self.interpolate(self.features, points_world)
         if self.mlp is not None:
             first, n = self.mlp[0], self.settings.n_features
             seen = linear(frequency_encoding(directions, self.settings.n_frequencies), first.weight[:, n:], first.bias)
@@ -181,8 +191,9 @@ class DenseGrid(nn.Module):
         return self.sigma(points_world) / self.voxel * self.is_occupied(points_world)
 
     def query(self, points_world: Float[Tensor, "N 3"], directions: Float[Tensor, "N 3"]) -> FieldOutput:
-        """Return density in 1 / world unit, and colour."""
-        return FieldOutput(self.density(points_world), self.colour(points_world, directions))
+        """Return density in 1 / world unit, colour, and what the colour network reads, if there is one."""
+        density, features = self.density(points_world), self.interpolate(self.features, points_world)
+        return FieldOutput(density, self.colour(features, directions), features if self.mlp is not None else None)
 
     @property
     def sample_length(self) -> float:
@@ -223,8 +234,8 @@ class DenseGrid(nn.Module):
     def resize(self, n_voxels: int, shift_change: float = 0.0) -> None:
         """Interpolate both grids at another number of voxels; what rays see stays the same up to interpolation.
 
-        The parameters are new objects, because a graph still held by an old picture remembers the old ones' shape: tell the
-        optimiser, as `nsw.kernels.masked_adam.MaskedAdam.replace` does.
+        The parameters are new objects, because a graph still held by an old picture remembers the old ones' shape:
+        `nsw.models.rebuilding.rebuild` tells the optimiser.
 
         Args:
             n_voxels: of the box; use factors of 8 to halve the voxels' edges.

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 
 class FieldOutput(NamedTuple):
-    """Values at N points seen along N directions: density [N] (1 / world unit, >= 0) and rgb [N, 3] in [0, 1].
-
-    Hash grids, factored grids and trunks also have `geometry(points)`: density, and the feature that their colour network reads.
+    """Values at N points seen along N directions: density [N] (1 / world unit, >= 0), rgb [N, 3] in [0, 1], and the feature [N, G]
+    that the field's colour network reads there, None where it has no such network or keeps it to itself.
 
     >>> import torch
     >>> [round(s, 2) for s in FieldOutput(torch.tensor([1.0, 0.0]), torch.zeros(2, 3)).log_density.tolist()]
@@ -20,6 +19,7 @@ class FieldOutput(NamedTuple):
 
     density: Float[Tensor, "N"]
     rgb: Float[Tensor, "N 3"]
+    feature: Float[Tensor, "N G"] | None = None
 
     @property
     def log_density(self) -> Float[Tensor, "N"]:
@@ -43,12 +43,17 @@ def host_box(model: nn.Module) -> Float[Tensor, "2 3"]:
 
 
 class Field(Protocol):
-    """A density and a colour at every point; `aabb` [2, 3] bounds where density may be above zero."""
+    """A density and a colour at every point; `aabb` [2, 3] bounds where density may be above zero.
+
+    That is all that is asked of a field. One whose colour follows from a feature may offer both halves too, for those who ask for
+    colours at fewer points than densities, or at many points of a ray: `geometry(points)` gives density and feature, and
+    `colour(feature, directions, ray_indices)` the rgb. With None for a feature, `colour_at(points, directions, ray_indices)` does.
+    """
 
     aabb: Float[Tensor, "2 3"]
 
     def query(self, points_world: Float[Tensor, "N 3"], directions: Float[Tensor, "N 3"]) -> FieldOutput:
-        """Return density and colour; `directions` are unit vectors from the camera."""
+        """Return density, colour and, where there is one, feature; `directions` are unit vectors from the camera."""
         ...
 
     def density(self, points_world: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:

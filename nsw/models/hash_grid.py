@@ -119,9 +119,9 @@ class HashGrid(nn.Module):
         return self.colour_net[1:](torch.addmm(seen, geometry, first.weight[:, :n].T)).sigmoid()
 
     def query(self, points_world: Float[Tensor, "N 3"], directions: Float[Tensor, "N 3"]) -> FieldOutput:
-        """Return density in 1 / world unit, and colour."""
+        """Return density in 1 / world unit, colour, and what the colour network reads."""
         density, geometry = self.geometry(points_world)
-        return FieldOutput(density, self.colour(geometry, directions))
+        return FieldOutput(density, self.colour(geometry, directions), geometry)
 
     @property
     def sample_length(self) -> float:

@@ -136,9 +136,9 @@ class VMGrid(nn.Module):
         return self.mlp[1:](torch.addmm(seen, encoded, first.weight[:, :n].T)).sigmoid()
 
     def query(self, points_world: Float[Tensor, "N 3"], directions: Float[Tensor, "N 3"]) -> FieldOutput:
-        """Return density in 1 / world unit, and colour."""
+        """Return density in 1 / world unit, colour, and what the colour network reads."""
         density, features = self.geometry(points_world)
-        return FieldOutput(density, self.colour(features, directions))
+        return FieldOutput(density, self.colour(features, directions), features)
 
     @property
     def sample_length(self) -> float:
@@ -161,7 +161,7 @@ class VMGrid(nn.Module):
         """Interpolate all factors at another number of voxels of the present box.
 
         With twice as many cells along each axis nothing changes, because a product of straight lines that get more vertices on
-        the way is the same product. The parameters are new objects: build the optimiser again.
+        the way is the same product. The parameters are new objects: `nsw.models.rebuilding.rebuild` tells the optimiser.
         """
         shape = grid_shape(host_box(self), n_voxels)
         self.factors.change(lambda factor, dimension, axis: resampled(factor, dimension, shape[axis]))
@@ -171,7 +171,7 @@ class VMGrid(nn.Module):
         """Crop box and factors to the smallest part of the grid that holds a box.
 
         The new box comes from the vertices that were kept: taking the given one would shift the scene by up to a voxel. The mask
-        is full again, because its cells have another size. The parameters are new objects: build the optimiser again.
+        is full again, because its cells have another size. The parameters are new objects, as after `resize`.
         """
         n = self.aabb.new_tensor(self.shape)
         place = (aabb.to(self.aabb) - self.aabb[0]) / (self.aabb[1] - self.aabb[0]) * (n - 1)

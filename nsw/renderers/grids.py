@@ -65,7 +65,7 @@ def render(
         kept = ((weights > threshold) & (depth > threshold)).nonzero()[:, 0]
     n_asked, t, ray_indices, points = len(t), t[kept], ray_indices[kept], points[kept]
     weights, left = packed_weights(model.sigma(points) * length, ray_indices, len(rays))
-    rgbs = model.colour(points, rays.directions, ray_indices)
+    rgbs = model.colour_at(points, rays.directions, ray_indices)
     rgb, distance = sum_on_rays(weights, left, rgbs, t, ray_indices, background)
     return GridRender(rgb, left, distance, weights, rgbs, t, ray_indices, n_asked)
 

@@ -242,7 +242,7 @@ def render_at(
         rgbs = densities.new_zeros(len(points), 3)
         rgbs[seen] = field.query(points[seen], directions[seen]).rgb
     else:
-        densities, rgbs = field.query(points, directions)
+        densities, rgbs = field.query(points, directions)[:2]
     densities, rgbs = densities.view(t.shape), rgbs.view(*t.shape, 3)
     rgb, alpha, weights = composite(densities, rgbs, edges, background)
     depth = (weights * t).sum(-1) / alpha.clamp_min(torch.finfo(alpha.dtype).eps)
@@ -356,7 +356,7 @@ def _render_packed(
         early_stop_eps=early_stop,
     )
     t, along = (t_starts + t_ends) / 2, rays[ray_indices]
-    densities, rgbs = field.query(along.origins + t[:, None] * along.directions, along.directions)
+    densities, rgbs = field.query(along.origins + t[:, None] * along.directions, along.directions)[:2]
     backend, where = packed_backend(near.device), dict(ray_indices=ray_indices, n_rays=len(rays))
     weights, _, _ = backend.render_weight_from_density(t_starts, t_ends, densities, **where)
     alpha = backend.accumulate_along_rays(weights, None, **where)

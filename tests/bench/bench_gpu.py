@@ -88,7 +88,7 @@ def volume_overhead(n_rays: int) -> dict[str, float]:
         return rays.origins[ray_indices] + 0.5 * (t_starts + t_ends)[:, None] * d, d
 
     def colour(*sample) -> tuple[torch.Tensor, torch.Tensor]:
-        density, rgb = field.query(*at(*sample))
+        density, rgb, _ = field.query(*at(*sample))
         return rgb, density
 
     def raw() -> None:

@@ -24,7 +24,7 @@ def test_fused_lookups_give_what_the_reference_gives(sigmoid_first):
     weights = torch.randn(500, 4)
     gradients = []
     for model, kind in ((fast, torch.float32), (exact, torch.float64)):
-        density, rgb = model.query(points.to(kind), directions.to(kind))
+        density, rgb, _ = model.query(points.to(kind), directions.to(kind))
         values = torch.cat([density[:, None], rgb], dim=-1)
         found = torch.autograd.grad((values * weights.to(kind)).sum(), list(model.parameters()))
         gradients.append((values.detach().double(), *(g.double() for g in found)))

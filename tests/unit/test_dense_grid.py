@@ -145,7 +145,7 @@ def test_packed_and_batched_rendering_agree():
 def test_colours_are_colours_and_everything_learns(settings):
     grid = DenseGrid(DenseGridSettings(n_voxels=6**3, alpha_init=0.1, **settings))
     directions = torch.nn.functional.normalize(torch.randn(20, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
-    density, rgb = grid.query(torch.rand(20, 3) * 2 - 1, directions)
+    density, rgb, _ = grid.query(torch.rand(20, 3) * 2 - 1, directions)
     assert density.shape == (20,) and rgb.shape == (20, 3)
     assert float(rgb.min()) >= 0 and float(rgb.max()) <= 1
     (density.sum() + rgb.square().sum()).backward()

@@ -31,7 +31,7 @@ def _inputs(n: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_query_gives_density_and_colour_of_their_kinds():
     model, (points, directions) = _grid(), _inputs()
-    density, rgb = model.query(points, directions)
+    density, rgb, _ = model.query(points, directions)
     assert density.shape == (40,) and rgb.shape == (40, 3) and float(density.detach().min()) > 0
     assert float(rgb.detach().min()) >= 0 and float(rgb.detach().max()) <= 1
     torch.testing.assert_close(model.density(points), density)
@@ -41,7 +41,7 @@ def test_an_untrained_field_is_thin_grey_and_the_same_everywhere():
     torch.manual_seed(0)
     model, (points, directions) = HashGrid(SMALL), _inputs()
     assert float(model.table.detach().abs().max()) <= 1e-4
-    density, rgb = model.query(points, directions)
+    density, rgb, _ = model.query(points, directions)
     torch.testing.assert_close(density, torch.full((40,), torch.e**-1), atol=1e-3, rtol=0)
     assert float((rgb.detach() - 0.5).abs().max()) < 0.2
 
@@ -87,7 +87,7 @@ def test_gradients_reach_table_and_networks_in_place():
     model.table.grad = torch.zeros_like(model.table)
     model.gradients_in_place = True
     before = model.table.grad.data_ptr()
-    density, rgb = model.query(points, directions)
+    density, rgb, _ = model.query(points, directions)
     (density.sum() + rgb.sum()).backward()
     assert model.table.grad.data_ptr() == before and float(model.table.grad.abs().sum()) > 0
     assert all(float(p.grad.abs().sum()) > 0 for p in model.parameters())

@@ -92,7 +92,7 @@ def test_logits_are_interpolated_before_the_sigmoid_unless_told_otherwise():
 
 def test_gradients_reach_logits_and_table_but_the_gate_moves_the_saliency_alone():
     model, points = _grid(), _points()
-    density, rgb = model.query(points, points)
+    density, rgb, _ = model.query(points, points)
     (density.sum() + rgb.sum()).backward()
     assert all(float(p.grad.abs().sum()) > 0 for p in model.parameters())
     features = torch.randn(7, 6, requires_grad=True)

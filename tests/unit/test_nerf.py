@@ -75,7 +75,7 @@ def test_the_default_network_is_the_papers():
 
 def test_density_is_never_negative_zero_outside_the_box_and_the_same_by_both_calls():
     model, (points, directions) = NerfMLP(SMALL), _points()
-    density, rgb = model.query(points, directions)
+    density, rgb, _ = model.query(points, directions)
     assert (density > 0).all() and (rgb >= 0).all() and (rgb <= 1).all()
     assert torch.equal(model.density(points), density)
     assert torch.equal(model.density(points + 2.5), torch.zeros(50))

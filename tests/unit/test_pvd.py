@@ -19,6 +19,7 @@ from nsw.methods.pvd_teacher import cells_of_pictures, is_on, pictures_of, share
 from nsw.models import io
 from nsw.models.dense_grid import DenseGrid, DenseGridSettings
 from nsw.models.factors import CPSizes, VMSizes
+from nsw.models.field import FieldOutput
 from nsw.models.gaussians import Gaussians
 from nsw.models.hash_grid import HashGrid, HashGridSettings
 from nsw.models.headed_vm_grid import HeadedVMGrid, HeadedVMGridSettings
@@ -90,6 +91,62 @@ def small_headed_vm() -> HeadedVMGrid:
 
 FIELDS = {"dense": ball(), "hash": hashed(), "mlp": small_mlp(), "vm": small_vm(), "hollow": small_hollow()}
 FIELDS["vm with a head"] = small_headed_vm()
+FIELDS["dense with a head"] = DenseGrid(DenseGridSettings(n_voxels=12**3, n_features=6, mlp_width=8, alpha_init=0.3))
+
+
+class Waves(torch.nn.Module):
+    """An architecture that the package does not know: sines of the position, read by two heads; it answers as `Field` asks."""
+
+    def __init__(self, n_features: int, n_waves: int = 24):
+        super().__init__()
+        self.register_buffer("aabb", torch.tensor([[-1.0, -1, -1], [1, 1, 1]]))
+        self.waves, self.body = torch.nn.Linear(3, n_waves), torch.nn.Linear(n_waves, 1 + n_features)
+        self.head = torch.nn.Linear(n_features + 3, 3)
+
+    def _body(self, points):
+        raw, feature = self.body((3 * self.waves(points)).sin()).split([1, self.body.out_features - 1], dim=1)
+        return raw[:, 0].exp(), feature
+
+    def query(self, points_world, directions):
+        density, feature = self._body(points_world)
+        return FieldOutput(density, self.head(torch.cat([feature, directions], dim=1)).sigmoid(), feature)
+
+    def density(self, points_world):
+        return self._body(points_world)[0]
+
+
+class TwoPartWaves(Waves):
+    """The same with its answer in two parts."""
+
+    geometry = Waves._body
+
+    def colour(self, feature, directions, ray_indices):
+        return self.head(torch.cat([feature, directions[ray_indices]], dim=1)).sigmoid()
+
+
+@pytest.mark.parametrize("kind", [Waves, TwoPartWaves])
+def test_an_unknown_architecture_teaches_and_learns_by_the_protocol(kind):
+    """It takes part in every stage, the first one too, with a `query` and a `density` alone."""
+    torch.manual_seed(0)
+    grid, teacher, student = hashed(), kind(15), kind(15)
+    assert pvd.n_features(teacher) == 15 and pvd.comparable(student, grid) and not pvd.comparable(kind(4), grid)
+    learned = pvd.convert(teacher, STUDENTS["hash"], plan=replace(PLAN, n_steps=3, stage1=0.4, stage2=0.4), generator=seeded())
+    assert pvd.comparable(learned, teacher)
+    plan, taught = replace(PLAN, n_steps=60, stage1=0.3, stage2=0.3), teach(grid, None, PLAN, seeded())
+    learner = students.learner(student, students.network_optimizer(student, 1e-2), taught, plan, seeded(1))
+    terms = [learner.step(k) for k in range(60)]
+    assert [list(terms[k]) for k in (0, 20, 59)] == [["feature"], ["density", "colour"], ["density", "colour", "picture"]]
+    assert float(terms[17]["feature"].detach()) < 0.9 * float(terms[0]["feature"].detach())
+    assert float(terms[59]["colour"].detach()) < 0.9 * float(terms[18]["colour"].detach())
+
+
+def test_both_ways_to_answer_say_the_same():
+    torch.manual_seed(0)
+    whole, parts = Waves(5), TwoPartWaves(5)
+    parts.load_state_dict(whole.state_dict())
+    found = [pvd.draw(teach(field, None, PLAN, seeded()), 64, PLAN, seeded(2))[1] for field in (whole, parts)]
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("field", FIELDS.values(), ids=FIELDS)
@@ -103,8 +160,10 @@ def test_reading_is_the_field_s_own_answer(field):
     seen = field.density(points) > 1e-3  # the logarithm of next to nothing says little
     torch.testing.assert_close(found.log_density[seen], asked.log_density[seen], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(found.rgb, asked.rgb, rtol=1e-4, atol=1e-5)
-    assert (found.feature is None) == (not pvd.has_heads(field))
-    assert pvd.has_heads(field) == (not isinstance(field, DenseGrid) and type(field) is not VMGrid)
+    assert (found.feature is None) == (asked.feature is None) == (pvd.n_features(field) == 0)
+    if asked.feature is not None:
+        assert found.feature.shape == (40, pvd.n_features(field))
+        torch.testing.assert_close(found.feature, asked.feature, rtol=1e-4, atol=1e-5)
 
 
 def test_a_trunk_answers_like_its_heads():

@@ -145,7 +145,7 @@ def test_errors_of_a_view_are_measured_a_few_rays_at_a_time(teacher, monkeypatch
 
 def test_errors_are_booked_on_their_own_pose(teacher, monkeypatch):
     mine = learner(teacher, al.Levels(pose=True, epoch=1000))
-    monkeypatch.setattr(pvd, "random_rays", lambda teacher, n, generator: (_rays(teacher, n), torch.arange(n) % 20))
+    monkeypatch.setattr(pvd, "random_rays", lambda cameras, n, generator: (_rays(teacher, n), torch.arange(n) % 20))
     for k in range(3):
         mine.terms(k)
         if k == 0:

@@ -43,7 +43,7 @@ def _same(ours, theirs) -> None:
 def test_query_gives_density_and_colour_of_their_kinds(factors):
     model = _grid(factors)
     points, directions = _inputs(model)
-    density, rgb = model.query(points, directions)
+    density, rgb, _ = model.query(points, directions)
     assert density.shape == (60,) and rgb.shape == (60, 3) and float(density.detach().min()) > 0
     assert float(rgb.detach().min()) >= 0 and float(rgb.detach().max()) <= 1
     torch.testing.assert_close(model.density(points), density)
@@ -152,7 +152,7 @@ def test_gradients_reach_everything_in_place(factors):
         parameter.grad = torch.zeros_like(parameter)
     model.gradients_in_place = True
     before = [f.grad.data_ptr() for f in model.factors.parameters()]
-    density, rgb = model.query(points, directions)
+    density, rgb, _ = model.query(points, directions)
     (density.sum() + rgb.sum()).backward()
     assert [f.grad.data_ptr() for f in model.factors.parameters()] == before
     assert all(float(p.grad.abs().sum()) > 0 for p in model.parameters())

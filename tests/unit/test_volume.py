@@ -150,7 +150,7 @@ def test_no_gradient_flows_through_the_places_of_fine_samples():
         scale = torch.nn.Parameter(torch.tensor(1.0))
 
         def query(self, points_world, directions):
-            density, rgb = super().query(points_world, directions)
+            density, rgb, _ = super().query(points_world, directions)
             return FieldOutput(self.scale * density, rgb)
 
     out = render_rays(Learned(), _downward(), n_samples=8, n_fine=8)
@@ -188,7 +188,7 @@ def test_packed_samples_give_what_batched_ones_give_with_gradients(full_grid):
             self.scale = torch.tensor(1.3, dtype=torch.float64, requires_grad=True)
 
         def query(self, points_world, directions):
-            density, rgb = super().query(points_world, directions)
+            density, rgb, _ = super().query(points_world, directions)
             return FieldOutput(self.scale * density, rgb * self.scale.sigmoid())
 
     rays, step = _downward(7, torch.float64), 2.0 / 32
