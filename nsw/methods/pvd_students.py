@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nsw.kernels.masked_adam import MaskedAdam
-from nsw.losses import loss_mse
+from nsw.losses import loss_mse, loss_size
 from nsw.methods import dvgo, pvd, tensorf
 from nsw.methods import instant_ngp as ngp
 from nsw.methods.pvd import Learner
@@ -121,7 +121,7 @@ def learner(model: nn.Module, optimizer: MaskedAdam, teacher: Teacher, plan: Pla
             stage = pvd.stage_of(k, plan, feature)
             terms = pvd.losses(model, teacher, samples, truth, stage, plan, generator)
             if stage == 3 and isinstance(model, VMGrid) and plan.factors > 0:
-                terms["factors"] = plan.factors * tensorf.loss_size(model)
+                terms["factors"] = plan.factors * loss_size(model.factors.density)
         else:
             terms, n_marched = picture_losses(model, teacher, seen.draw(state["n_rays"], generator), generator)
         sum(terms.values()).backward()
