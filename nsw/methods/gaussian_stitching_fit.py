@@ -22,13 +22,14 @@ class Stitch:
     """Settings of the two phases; weights as in the paper where it gives them.
 
     Attributes:
-        color, grad, tune: weights of the terms beside the feature loss.
+        feature, color, grad, tune: weights of the terms.
         tune_from: share of the steps after which the palette joins (inferred).
         lr: Adam's step for the constant harmonic; a twentieth for the others, as in 3DGS.
         beta, tau, k: of the boundary, see `find_boundary`.
         gamma: of the shaken places.
     """
 
+    feature: float = 1.0
     color: float = 1.0
     grad: float = 2.0
     tune: float = 2.0
@@ -71,7 +72,7 @@ class Stitching:
         camera, harmonics = self.cameras[view], self.target.sh
         directions = torch.nn.functional.normalize(self.target.means - camera.origins, dim=-1)
         given = self.boundary, self.drivers, self.target.activated_opacities
-        terms = {"feature": stitch.loss_feature(harmonics, self.boundary)}
+        terms = {"feature": s.feature * stitch.loss_feature(harmonics, self.boundary)}
         terms["color"] = s.color * stitch.loss_color(harmonics, directions, *given)
         render = render_view(self.target, camera, depth=False)
         terms["grad"] = s.grad * stitch.loss_grad(render.rgb, self.gradients[view], self.seen[view])

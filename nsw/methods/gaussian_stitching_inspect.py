@@ -8,9 +8,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nsw.cameras import Cameras
-from nsw.methods.gaussian_stitching import sobel
+from nsw.errors import InputError
+from nsw.methods.gaussian_stitching import gaps, sobel
 from nsw.models.gaussians import Gaussians
 from nsw.models.parts import joined
+from nsw.models.sh import sh_basis
 from nsw.renderers.splat_probe import recoloured
 from nsw.renderers.splats import render_view
 
@@ -51,6 +53,70 @@ def seam_contrast(model: Gaussians, source: Gaussians, target: Gaussians, truth:
         ours, whole = (render_view(m, cameras[i], depth=False).rgb[0].clamp(0, 1) for m in (model, truth))
         excess.append(jump(ours, *masks) - jump(whole, *masks))
     return sum(excess) / len(excess)
+
+
+@torch.no_grad()
+def mean_jump(model: Gaussians, source: Gaussians, target: Gaussians, cameras: Cameras) -> float:
+    """Return the mean jump at the seam in RGB units, whatever the object should look like: for parts without a truth."""
+    jumps = [jump(render_view(model, c, depth=False).rgb[0].clamp(0, 1), *shares(source, target, c)) for c in cameras_of(cameras)]
+    return sum(jumps) / len(jumps)
+
+
+def cameras_of(cameras: Cameras) -> list[Cameras]:
+    """Return the cameras one by one."""
+    return [cameras[i] for i in range(len(cameras))]
+
+
+@torch.no_grad()
+def far_step(
+    model: Gaussians, source: Gaussians, target: Gaussians, truth: Gaussians, cameras: Cameras, beta: float = 0.05, k: int = 8
+) -> float:
+    r"""Return the step of tone that is left two boundary widths from the border, in RGB units.
+
+    $$\Big\|\overline{I(p)} - \overline{I^{true}(p)}\Big\| \quad \text{over pixels p of splats with } 2\beta < g(a) < 3\beta$$
+
+    g are the `gaps` to the source, and pixels count that show nothing else; those of all views make one mean, so that veins, which
+    differ between looks, average out and the tone is left.
+
+    Raises:
+        InputError: when no view shows the band.
+    """
+    gap = gaps(source, target, k)[0]
+    band = ((gap > 2 * beta) & (gap < 3 * beta)).float()[:, None].expand(-1, 3)
+    painted = joined(recoloured(source, torch.zeros_like(source.means)), recoloured(target, band))
+    ours, whole = [], []
+    for camera in cameras_of(cameras):
+        render = render_view(painted, camera, background=0.0, depth=False)
+        at = (render.alpha[0] > 0.9) & (render.rgb[0, :, :, 0] > 0.7)
+        for pixels, shown in ((ours, model), (whole, truth)):
+            pixels.append(render_view(shown, camera, depth=False).rgb[0].clamp(0, 1)[at])
+    if not sum(map(len, ours)):
+        raise InputError(f"No view shows splats between {2 * beta:.3g} and {3 * beta:.3g} sizes of the object from the source.")
+    return float((torch.cat(ours).mean(dim=0) - torch.cat(whole).mean(dim=0)).norm())
+
+
+@torch.no_grad()
+def target_psnr(model: Gaussians, source: Gaussians, target: Gaussians, truth: Gaussians, cameras: Cameras) -> float:
+    """Return the PSNR in dB of the pixels that show the target, all views together, against the whole object."""
+    errors = []
+    for camera in cameras_of(cameras):
+        mask = shares(source, target, camera)[1]
+        ours, whole = (render_view(m, camera, depth=False).rgb[0].clamp(0, 1)[mask] for m in (model, truth))
+        errors.append((ours - whole).square())
+    return float(-10 * torch.cat(errors).mean().log10())
+
+
+@torch.no_grad()
+def flicker(part: Gaussians, cameras: Cameras) -> float:
+    r"""Return how much a splat's colour changes from view to view, in RGB units: $\sqrt{\overline{\mathrm{Var}_v\,c_a(d_v)}}$.
+
+    The mean is over splats, weighted by opacity, and channels. 0 where colours are the same from all sides.
+    """
+    directions = F.normalize(part.means[None] - cameras.to(part.means.device).origins[:, None], dim=-1)
+    basis = sh_basis(part.settings.sh_degree, directions)
+    colours = (0.5 + torch.einsum("vnk,nkc->vnc", basis, part.sh)).clamp_min(0)
+    w = part.activated_opacities / part.activated_opacities.sum()
+    return float((w[:, None] * colours.var(dim=0, unbiased=False)).sum(dim=0).mean().sqrt())
 
 
 @torch.no_grad()

@@ -1,20 +1,25 @@
 """Two looks of one vase: a part of the first and a part of the second are stitched, and the first whole is the truth.
 
 The vase is a surface of revolution with a marble pattern, itself made of many small splats, so that its pictures cost milliseconds.
-The second look has another hue, brightness and contrast, and veins from another seed.
+The second look has another hue, brightness and contrast, and veins from another seed. An object of another scene, lifted from its
+pictures, is a second case: nobody knows how that should look.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from nsw.cameras import orbit
+from nsw.errors import InputError
+from nsw.methods.gaussian_splatting import starting_points
 from nsw.models.gaussians import Gaussians
+from nsw.models.parts import part_of
 from nsw.renderers.splats import render_view
 from nsw.scenes.scene import Scene
 
@@ -75,6 +80,12 @@ def vase(look: Look, n: int = 16_000) -> Gaussians:
     return Gaussians.from_values(points, scales.expand(len(z), 3), quats, torch.full((len(z),), 0.95), marble(points, look))
 
 
+def halves(n: int, low: Look = ORIGINAL, high: Look = OTHER) -> tuple[Gaussians, Gaussians]:
+    """Return the lower half of a vase of n splats in one look and the upper half in another; nothing of it is trained."""
+    below = vase(low, n).means[:, 2] < 0
+    return part_of(vase(low, n), below), part_of(vase(high, n), ~below)
+
+
 @torch.no_grad()
 def vase_scene(look: Look, size: int, n_train: int, n_test: int = 4) -> Scene:
     """Return pictures of the vase with alpha and depth, from an upper and a lower ring of cameras; test views stand between."""
@@ -95,3 +106,26 @@ def vase_scene(look: Look, size: int, n_train: int, n_test: int = 4) -> Scene:
     splits = {"train": torch.arange(n_train), "test": torch.arange(n_train, n_train + n_test)}
     box = torch.tensor([[-0.55, -0.55, -HALF - 0.05], [0.55, 0.55, HALF + 0.05]])
     return Scene(f"vase-{look.seed}", images, whole, splits, box, 1.0, 4.5, depth=depth)
+
+
+@torch.no_grad()
+def lifted(scene: Scene, name: str, n: int, sh_degree: int = 0, seed: int = 0) -> Gaussians:
+    """Return one object of a scene as n opaque splats, none of them trained: its pixels of the training views at their depth.
+
+    Pixels at the object's outline are left out, their colour is mixed with what stands behind.
+
+    Args:
+        scene: with depth and ids.
+        name: one of `scene.id_names`.
+        n: splats; fewer where fewer pixels show the object.
+
+    Raises:
+        InputError: when the scene has no depth or no object of that name.
+    """
+    if scene.depth is None or scene.ids is None or name not in scene.id_names:
+        raise InputError(f'Scene {scene.name} has no object "{name}" with depth; its objects: {", ".join(scene.id_names or ())}.')
+    frames = scene.splits["train"]
+    shows = (scene.ids[frames] == list(scene.id_names).index(name)).float()
+    inside = -F.max_pool2d(-shows[:, None], 3, 1, 1)[:, 0] > 0.5
+    alone = replace(scene, points=None, depth=scene.depth.index_put((frames,), torch.where(inside, scene.depth[frames], 0.0)))
+    return Gaussians.from_points(starting_points(alone, n, seed), sh_degree=sh_degree, opacity=0.95, scale=1.2)

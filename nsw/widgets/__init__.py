@@ -20,6 +20,7 @@ _HOME = {
     "sliders": "slider_panel",
     "weight_sliders": "weight_bank",
     "film": "film_player",
+    "gauged": "gauges",
     "viewer": "inline_viewer",
     "compare": "comparison",
     "compare_runs": "run_comparison",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,11 +12,14 @@ from nsw.errors import InputError
 from nsw.methods import gaussian_stitching as stitch
 from nsw.methods import gaussian_stitching_fit as fitting
 from nsw.methods import gaussian_stitching_inspect as inspect
+from nsw.methods import gaussian_stitching_mixer as mixing
 from nsw.methods import gaussian_stitching_parts as parts
-from nsw.models.gaussians import NAMES
+from nsw.models.gaussians import NAMES, Gaussians
 from nsw.models.parts import joined, part_of
 from nsw.models.sh import sh_basis
+from nsw.renderers.splats import render_view
 from nsw.widgets import assembly_bench
+from nsw.widgets.gauges import gauged
 
 GENERATOR = torch.Generator().manual_seed(0)
 
@@ -143,6 +147,72 @@ def test_poisson_keeps_differences_when_the_boundary_asks_for_a_shift(vases):
     shifted = stitch.Boundary(boundary.rows, target.sh[boundary.rows] + 0.3)
     moved = fitting.poisson(source, target, shifted).sh0 - target.sh0
     assert torch.allclose(moved, torch.full_like(moved, 0.3), atol=2e-3)
+
+
+def test_a_step_of_tone_far_from_the_seam_is_what_was_added(vases, cameras):
+    source, target, whole = vases
+    above = part_of(whole, whole.means[:, 2] >= 0)
+    measure = lambda part: inspect.far_step(joined(source, part), source, part, whole, cameras, 0.05)  # noqa: E731
+    assert measure(above) < 1e-3
+    darker = part_of(above)
+    darker.sh0.data -= 0.1 / 0.28209479
+    assert math.isclose(measure(darker), 0.1 * math.sqrt(3), abs_tol=0.01)
+    near = part_of(darker)
+    far = stitch.gaps(source, above)[0] > 0.09
+    near.sh0.data[far] = above.sh0[far]  # wrong at the seam only
+    assert measure(near) < 0.3 * measure(darker)
+    assert inspect.target_psnr(joined(source, above), source, above, whole, cameras) > 60
+    assert math.isclose(inspect.target_psnr(joined(source, darker), source, darker, whole, cameras), 20.0, abs_tol=0.5)
+    with pytest.raises(InputError, match="No view shows splats"):
+        inspect.far_step(joined(source, above), source, above, whole, cameras, 0.9)
+
+
+def test_flicker_is_the_spread_of_a_colour_over_views(cameras):
+    start = Gaussians.from_points(torch.zeros(1, 3), torch.full((1, 3), 0.5), sh_degree=1)
+    assert inspect.flicker(start, cameras) == 0.0
+    start.shN.data[0, 1] = 0.2  # along z
+    z = -torch.nn.functional.normalize(cameras.origins, dim=1)[:, 2]
+    assert math.isclose(inspect.flicker(start, cameras), 0.2 * 0.48860251 * float(z.std(unbiased=False)), rel_tol=1e-4)
+
+
+def test_an_object_is_lifted_from_pictures_where_it_stands():
+    scene = parts.vase_scene(parts.ORIGINAL, 32, 3, 2)
+    left = torch.where(torch.arange(32) < 16, 0, -1).expand(5, 32, 32)
+    scene = replace(scene, ids=left, id_names=("wall",), depth=torch.full((5, 32, 32), 2.0))
+    wall = parts.lifted(scene, "wall", 200, sh_degree=1)
+    assert len(wall) == 200 and wall.settings.sh_degree == 1
+    cameras = scene.views("train")
+    ahead = (
+        torch.einsum("cij,nj->cni", cameras.cam_from_world[:, :3, :3], wall.means.detach()) + cameras.cam_from_world[:, None, :3, 3]
+    )
+    column = torch.einsum("cij,cnj->cni", cameras.Ks, ahead / ahead[..., 2:])[..., 0]
+    there = ((ahead[..., 2] - 2.0).abs() < 1e-4) & (column < 15) & (column > 0)  # column 15 is its outline
+    assert bool(there.any(dim=0).all())
+    for wrong in (replace(scene, ids=None), replace(scene, depth=None)):
+        with pytest.raises(InputError, match='no object "wall"'):
+            parts.lifted(wrong, "wall", 10)
+    with pytest.raises(InputError, match="its objects: wall"):
+        parts.lifted(scene, "duck", 10)
+
+
+def test_cached_weights_draw_what_the_renderer_draws_and_mixing_trades_seam_for_texture():
+    source, target = parts.halves(1500)
+    cameras = parts.vase_scene(parts.ORIGINAL, 40, 12, 4).cameras[torch.tensor([0, 2, 4, 7, 9, 13])]
+    mixer = mixing.Mixer(source, target, cameras)
+    union = joined(source, target)
+    assert torch.allclose(mixer.picture(target.sh0.detach()), render_view(union, cameras[0]).rgb[0].clamp(0, 1), atol=5e-3)
+    assert torch.allclose(mixer._alone(0, target.sh0), render_view(target, cameras[0]).rgb, atol=5e-3)
+    weights = mixing.blend_weights(union, cameras[0])
+    assert torch.allclose(weights.sum(dim=1), render_view(union, cameras[0]).alpha.flatten(), atol=5e-3)
+    assert mixer.gauges(mixer.start) == pytest.approx({"seam left": 1.0, "texture kept": 1.0}, abs=1e-5)
+    free, held = mixer.mixed(0.0, 2.0)[1], mixer.mixed(20.0, 2.0)[1]
+    assert free["seam left"] < held["seam left"] < 1.0 and free["texture kept"] < 0.6 < held["texture kept"]
+
+
+def test_gauges_fill_with_their_values():
+    full, half = (gauged(torch.zeros(4, 4), {"seam left": value}, side=40) for value in (1.0, 0.5))
+    orange = lambda sheet: int((sheet == torch.tensor([213, 94, 0]).numpy()).all(-1).sum())  # noqa: E731
+    assert orange(full) == 40 * 20 and orange(half) == 20 * 20 and orange(gauged(torch.zeros(4, 4), {"a": -3.0}, side=40)) == 0
 
 
 def test_looks_differ_in_hue_and_share_their_places():
