@@ -96,9 +96,8 @@ def training_view(
 ) -> tuple[Cameras, Float[Tensor, "M H W 3"], Float[Tensor, "3"]]:
     """Return the cameras, pictures and background of a step; one camera unless n_views says more.
 
-    Pictures with alpha get a random background at every step (unless one is given): splats learn to paint a constant one.
-    Others get the cameras' own, a plain backdrop's or white.
-    A pixel that the scene's masks leave out is NaN, and no loss of `nsw.losses` counts it.
+    Without a given background, pictures with alpha get a random one (splats learn to paint a constant one), others the cameras'
+    own. A pixel that the scene's masks leave out is NaN, and no loss of `nsw.losses` counts it.
     """
     picked = scene.splits["train"][frames_at(step, len(scene.splits["train"]), seed, n_views)]
     cameras = scene.cameras[picked].to(device)
@@ -243,10 +242,9 @@ def fit(
     absgrad = training.control is not None and training.control.absgrad
     for step in steps:
         camera, target, behind = training_view(scene, step, seed, background, device=splats.means.device)
-        degree = sh_degree_at(step, n_steps, splats.settings.sh_degree)
-        render = draw(splats, camera, background=behind, sh_degree=degree, absgrad=absgrad, depth=False)
+        options = dict(sh_degree=sh_degree_at(step, n_steps, splats.settings.sh_degree), absgrad=absgrad, depth=False)
+        render = draw(splats, camera, background=behind, **options)
         loss = loss_photometric(render.rgb, target, ssim) if ssim else loss_l1(render.rgb, target)
-        loss = loss + penalty(step) if penalty else loss
-        loss.backward()
+        (loss + penalty(step) if penalty else loss).backward()
         training.step(step, render.extras["meta"])
     return training

@@ -231,20 +231,18 @@ def render_at(
     coarse: RayRender | None = None,
 ) -> RayRender:
     """Render rays with samples at the given distances, [R, S] on the batched path, over their own background by default."""
-    background = rays.background if background is None else background
     edges = edges_around(t, near, far)
     points = (rays.origins[:, None] + t[..., None] * rays.directions[:, None]).reshape(-1, 3)
     directions = rays.directions[:, None].expand(*t.shape, 3).reshape(-1, 3)
     if colour_threshold > 0 and not torch.is_grad_enabled():
         densities = field.density(points).view(t.shape)
-        weights = cpu_kernels.render_weight_from_density(edges[:, :-1], edges[:, 1:], densities)[0]
-        seen = (weights >= colour_threshold).view(-1)
+        seen = (cpu_kernels.render_weight_from_density(edges[:, :-1], edges[:, 1:], densities)[0] >= colour_threshold).view(-1)
         rgbs = densities.new_zeros(len(points), 3)
         rgbs[seen] = field.query(points[seen], directions[seen]).rgb
     else:
         densities, rgbs = field.query(points, directions)[:2]
     densities, rgbs = densities.view(t.shape), rgbs.view(*t.shape, 3)
-    rgb, alpha, weights = composite(densities, rgbs, edges, background)
+    rgb, alpha, weights = composite(densities, rgbs, edges, rays.background if background is None else background)
     depth = (weights * t).sum(-1) / alpha.clamp_min(torch.finfo(alpha.dtype).eps)
     return RayRender(rgb, alpha, depth, weights, t, edges[:, :-1], edges[:, 1:], densities, rgbs, coarse=coarse)
 
