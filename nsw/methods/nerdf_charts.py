@@ -103,7 +103,7 @@ def ray_chart(
     Args:
         changes: 4 x K numbers, for density, red, green and blue.
     """
-    from nsw.widgets.charts import COLOURS, figure
+    from nsw.widgets.charts import COLOURS, css, figure
 
     rays = _ray(camera, row, column)
     first, last, hit = ray_bounds(student, rays, near)
@@ -126,7 +126,7 @@ def ray_chart(
         data.append(style | dict(y=share.tolist(), name=who, yaxis="y2"))
         per_length = out.weights[0] / (out.t_ends - out.t_starts)[0].clamp_min(1e-9)
         data.append(style | dict(y=per_length.tolist(), name=who, yaxis="y3", showlegend=False))
-        strip = dict(size=9, symbol="square", color=_css(out.rgbs[0, ::3]))
+        strip = dict(size=9, symbol="square", color=css(out.rgbs[0, ::3]))
         place = dict(x=out.t[0, ::3].tolist(), y=[who] * len(out.t[0, ::3]), xaxis="x2", yaxis="y4", showlegend=False)
         data.append(dict(type="scatter", mode="markers", marker=strip) | place)
     data.append(_pixels({"teacher": theirs.rgb[0], "changed": ours.rgb[0], "network": plain.rgb[0]}, "5"))
@@ -152,14 +152,11 @@ def _missed(row: int, column: int) -> str:
     return f"The ray of pixel (row {row}, column {column}) misses the box: choose another one"
 
 
-def _css(rgb: Float[Tensor, "n 3"]) -> list[str]:
-    """Return colours as a page writes them."""
-    return [f"rgb({r},{g},{b})" for r, g, b in (rgb.clamp(0, 1) * 255).round().int().tolist()]
-
-
 def _pixels(named: dict[str, Float[Tensor, "3"]], axis: str) -> dict:
     """Return a trace of large dots in the colours of pixels, upwards in their order."""
-    look = dict(size=26, color=_css(torch.stack(list(named.values()))), line=dict(color="#444", width=1))
+    from nsw.widgets.charts import css
+
+    look = dict(size=26, color=css(torch.stack(list(named.values()))), line=dict(color="#444", width=1))
     place = dict(x=[0.0] * len(named), y=list(named), xaxis=f"x{axis}", yaxis=f"y{axis}")
     return dict(type="scatter", mode="markers", marker=look, showlegend=False) | place
 

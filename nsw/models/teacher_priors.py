@@ -32,9 +32,10 @@ def find_teacher(folder: str | Path = "", device: torch.device | str = "cpu", ne
     kind = config.get("model_type") if isinstance(config, dict) else None
     if kind not in kinds:
         raise InputError(f'{folder} holds a model of type "{kind}": a feature teacher is {", ".join(kinds)}.')
-    if needs_words and kind == "sam":
-        raise InputError(f"{folder} holds SAM, which answers points and boxes and knows no words: name a folder of CLIP or LSeg.")
-    return kinds[kind](folder, device)
+    teacher = kinds[kind](folder, device)
+    if needs_words and not teacher.words:
+        raise InputError(f"{teacher.name} answers points and boxes and knows no words: name a folder of CLIP or LSeg.")
+    return teacher
 
 
 def transformers_or_say():

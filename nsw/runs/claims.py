@@ -116,6 +116,16 @@ def _gain(measure: str, better: str, ours: float, baseline: float | None) -> flo
     return ours - baseline if better == "higher" else baseline - ours
 
 
+def meets(gain: float | None, at_least: float | None, at_most: float | None) -> bool:
+    """Return whether a gain is a number between the thresholds; None is no threshold, and for the gain no number.
+
+    >>> meets(0.4, 0.5, None), meets(0.4, None, 0.5), meets(math.nan, None, None)
+    (False, True, False)
+    """
+    number = gain is not None and math.isfinite(gain)
+    return number and (at_least is None or gain >= at_least) and (at_most is None or gain <= at_most)
+
+
 def make_claim(
     title: str,
     *,
@@ -153,8 +163,7 @@ def make_claim(
     gain = _gain(measure, better, mean_mine, mean_theirs)
     has_threshold = judged and (low is not None or high is not None)
     asserted = has_threshold and preset in presets
-    met = math.isfinite(gain) and (low is None or gain >= low) and (high is None or gain <= high)
-    verdict = FAILS if has_threshold and not met else HOLDS if asserted else SHOWN
+    verdict = FAILS if has_threshold and not meets(gain, low, high) else HOLDS if asserted else SHOWN
     return Claim(
         title=title,
         ours=mean_mine,

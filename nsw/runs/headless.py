@@ -16,7 +16,7 @@ from typing import Any
 from nsw.errors import InputError
 from nsw.models.state import read_json, write_bytes, write_json
 from nsw.runs import folders, measured, provenance
-from nsw.runs.claims import FAILS, HOLDS, Claim, stops
+from nsw.runs.claims import HOLDS, Claim, meets, stops
 from nsw.runs.kernel import Execution, Outcome
 from nsw.runs.notebooks import all_notebooks, check_parameters, find_notebook, parameters, read_notebook, slug_of
 from nsw.runs.screen import Screen
@@ -267,7 +267,7 @@ def _over_seeds(rows: Sequence[Claim]) -> list[str]:
     gains = [row.gain for row in rows if row.gain is not None]
     mean = replace(rows[0], gain=statistics.fmean(gains)).measured if gains else "none"
     ends = f"{min(gains):.3g} to {max(gains):.3g}" if gains else "none"
-    met = f"{sum(row.verdict != FAILS for row in rows)}/{len(rows)}" if rows[0].asked else ""
+    met = f"{sum(meets(row.gain, row.at_least, row.at_most) for row in rows)}/{len(rows)}" if rows[0].asked else ""
     return [rows[0].title, mean, ends, rows[0].asked, met]
 
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nsw.widgets.charts import COLOURS, DASHES, figure
+from nsw.widgets.charts import COLOURS, DASHES, css, figure
 from nsw.widgets.heatmaps import coloured
 from nsw.widgets.pictures import data_url, enlarged, png_bytes
 
@@ -30,14 +30,13 @@ def pose_sky(upward: Float[Tensor, "C 3"], errors: Float[Tensor, "C"], hard: flo
     ringed = torch.where(there, errors, -math.inf).topk(n_hard).indices
     unit = torch.nn.functional.normalize(upward, dim=1)
     flat = torch.nn.functional.normalize(unit[:, :2], dim=1) * (1 - unit[:, 2:]).clamp_min(0).sqrt()
-    hexes = ["#{:02x}{:02x}{:02x}".format(*rgb) for rgb in coloured(errors[None].numpy(), *scale)[0].tolist()]
-    ends = ["#{:02x}{:02x}{:02x}".format(*rgb) for rgb in coloured([list(scale)], *scale)[0].tolist()]
+    shades, ends = (css(coloured(values, *scale)[0] / 255) for values in (errors[None].numpy(), [list(scale)]))
     turn = torch.linspace(0, 2 * math.pi, 73)
     horizon = dict(x=turn.cos().tolist(), y=turn.sin().tolist(), mode="lines", line=dict(color="#999999", width=1.5))
     data = [
         dict(type="scatter", showlegend=False, hoverinfo="skip", **horizon),
         _dots(flat[ringed], "hard", ["#D55E00"] * n_hard, 22),
-        _dots(flat[there], "", [c for c, ok in zip(hexes, there.tolist(), strict=True) if ok], 14),
+        _dots(flat[there], "", [c for c, ok in zip(shades, there.tolist(), strict=True) if ok], 14),
         *(_dots(flat[:0], f"error {value:.3f}", [end], 14) for value, end in zip(scale, ends, strict=True)),
     ]
     data[2] |= dict(text=[f"{error:.3f}" for error in errors[there].tolist()], hoverinfo="text", showlegend=False)

@@ -8,6 +8,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from nsw.runs.table import short
 from nsw.widgets.frontend import emit
 from nsw.widgets.pictures import need_alt
@@ -16,6 +18,15 @@ from nsw.widgets.pictures import need_alt
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "solid", "dash", "dot")
 WIDTH, HEIGHT = 720, 360
+
+
+def css(colours: Any) -> list[str]:
+    """Return colours [n, 3] in [0, 1] as a page writes them; what lies outside is cut off.
+
+    >>> css([[0.0, 0.5, 2.0]])
+    ['rgb(0,128,255)']
+    """
+    return [f"rgb({r},{g},{b})" for r, g, b in (np.clip(np.asarray(colours), 0, 1) * 255).round().astype(int).tolist()]
 
 
 def figure(data: Sequence[Any] = (), **layout: Any):

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from nsw.widgets import pictures
-
-COLOURS = ((213, 94, 0), (0, 114, 178), (0, 158, 115), (204, 121, 167))  # Okabe and Ito: apart for every eye
+from nsw.widgets.charts import COLOURS
 
 
 def gauged(picture: Any, values: Mapping[str, float], title: str = "", side: int = 200) -> np.ndarray:
@@ -26,10 +25,12 @@ def gauged(picture: Any, values: Mapping[str, float], title: str = "", side: int
     >>> gauged(np.ones((4, 4)), {"seam left": 0.5}, side=40).shape[2]
     3
     """
+    from PIL import ImageColor
+
     array = pictures.to_array(picture)
     tiles = {title: pictures.enlarged(array, round(side * array.shape[1] / array.shape[0]), side)}
-    for (name, value), colour in zip(values.items(), COLOURS, strict=False):
+    for (name, value), colour in zip(values.items(), (COLOURS[1], COLOURS[0], *COLOURS[2:]), strict=False):
         bar = np.full((side, side // 2, 3), 236, np.uint8)
-        bar[side - round(side * min(max(value, 0.0), 1.0)) :] = colour
+        bar[side - round(side * min(max(value, 0.0), 1.0)) :] = ImageColor.getrgb(colour)
         tiles[f"{name} {value:.2f}"] = bar
     return pictures.contact_sheet(tiles, len(tiles))

@@ -13,7 +13,7 @@ import torch
 from nsw.cameras import Cameras, Rays, pixel_rays
 from nsw.errors import InputError
 from nsw.widgets import pictures
-from nsw.widgets.charts import COLOURS, figure
+from nsw.widgets.charts import COLOURS, css, figure
 from nsw.widgets.frontend import Latest, emit, live
 
 
@@ -66,7 +66,7 @@ def ray_figure(samples: RaySamples, true_t: float | None, title: str):
     import plotly.graph_objects as go
 
     t = samples.t.tolist()
-    colours = [f"rgb({','.join(str(int(v)) for v in (np.clip(c, 0, 1) * 255).round())})" for c in samples.rgb]
+    colours = css(samples.rgb)
 
     def curve(y: np.ndarray, name: str, axis: str, colour: str, **more: Any):
         return go.Scatter(x=t, y=y.tolist(), name=name, yaxis=axis, mode="lines", line=dict(color=colour, width=2), **more)

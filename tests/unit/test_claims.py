@@ -94,6 +94,16 @@ def test_claims_are_asserted_on_the_scene_their_thresholds_were_set_on(run, caps
     assert run.claim("before", **values).verdict == "not asserted"
 
 
+def test_claims_are_not_asserted_when_something_else_stands_in_for_what_they_were_set_on(run, capsys, tmp_path):
+    (tmp_path / "manifest.json").write_text("{}")
+    tea = dataclasses.replace(own_scene(tmp_path), name="tea", source=tmp_path)
+    run.use_scene(tea, "tea")
+    assert not capsys.readouterr().out
+    run.use_scene(tea, "tea", instead="another teacher")
+    assert "Another teacher: the claims below are measured and shown, none is asserted." in capsys.readouterr().out
+    assert run.claim("before", ours=28.0, baseline=25.0, at_least=9).verdict == "not asserted"
+
+
 @pytest.mark.parametrize("ours", [float("nan"), float("inf"), [30.0, float("nan")]])
 def test_what_is_not_a_number_never_holds(ours):
     assert make_claim("x", preset="smoke", ours=ours, baseline=25.0, at_least=1.0).verdict == "not reproduced"

@@ -151,12 +151,14 @@ def test_several_seeds_are_compared_each_with_its_own_baseline(place):
         claims = (
             make_claim("sharper", preset="smoke", ours=ours, baseline=baseline, at_least=1.0),
             make_claim("never", preset="smoke", ours=1.0, baseline=0.0, measure="ratio", at_most=2.0, presets=()),
+            make_claim("on another scene", preset="smoke", ours=ours, baseline=baseline, at_least=1.0, judged=False),
         )
         job.claims = json.loads(json.dumps({"claims": [_finite(row.as_dict()) for row in claims]}))
     table, _ = headless.paired(jobs)
-    head, _, sharper, never = (" ".join(line.split()) for line in table.splitlines())
+    head, _, sharper, never, elsewhere = (" ".join(line.split()) for line in table.splitlines())
     assert head.startswith("01_demo (smoke), gain over seeds 0, 1, 2 mean range")
     assert sharper == "sharper +1.33 dB 0.5 to 2 at least 1 dB better 2/3"
+    assert elsewhere.endswith("2/3")  # not judged, and not met by all either
     assert never == "never none none at most 2 x 0/3"
     assert table in headless.report(jobs) and headless.paired(jobs[:1]) == []
 

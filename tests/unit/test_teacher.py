@@ -228,3 +228,6 @@ def test_clip_and_sam_keep_the_interface(tmp_path):
     assert masks[0].shape == (4, 4) and not torch.allclose(*masks)
     with pytest.raises(InputError, match="knows no words"):
         sam.embed("ball")
+    with pytest.raises(InputError, match="knows no words: name a folder of CLIP or LSeg"):
+        find_teacher(tmp_path / "sam", needs_words=True)
+    assert find_teacher(tmp_path / "clip", needs_words=True).words
