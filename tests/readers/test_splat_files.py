@@ -70,6 +70,50 @@ def test_a_glb_of_another_program_holds_the_splats_it_was_made_of(name):
     assert_same(formats.load(SPLATS / f"{name}.glb"), columns(SPLATS / f"{name}.ply"))
 
 
+@pytest.mark.parametrize(
+    ("form", "suffix", "steps"),
+    [
+        ("ply", ".ply", {"means": 0.0, "scales": 0.0, "opacities": 0.0, "rgb": 0.0, "shN": 0.0, "angle": 1e-3}),
+        ("splat", ".splat", {"means": 0.0, "scales": 1e-5, "opacities": 1 / 255, "rgb": 1 / 255, "angle": 2.0}),
+        # 11 and 10 bits between the ends of a chunk, which is 256 splats wide here; 8 bits of colour, opacity and harmonics
+        (
+            "ply_compressed",
+            ".compressed.ply",
+            {"means": 2 / 1023, "scales": 4 / 1023, "opacities": 1 / 255, "rgb": 1 / 255, "shN": 8 / 256, "angle": 0.5},
+        ),
+    ],
+)
+def test_what_gsplat_exports_is_read_as_it_was(form, suffix, steps, tmp_path):
+    from gsplat import export_splats
+    from gsplat.exporter import sort_centers
+
+    generator = torch.Generator().manual_seed(1)
+    splats = Gaussians.random(torch.tensor([[-1.0, -1, -1], [1, 1, 1]]), 300, generator, sh_degree=3).requires_grad_(False)
+    for name in ("quats", "shN", "scales"):
+        splats.params[name].add_(0.3 * torch.randn(splats.params[name].shape, generator=generator))
+    splats.opacities.normal_(generator=generator)
+    raw = [splats.params[name].clone() for name in ("means", "scales", "quats", "opacities", "sh0", "shN")]
+    (tmp_path / f"theirs{suffix}").write_bytes(export_splats(*raw, format=form))
+    read = formats.load(tmp_path / f"theirs{suffix}").requires_grad_(False)
+    order = torch.arange(300)
+    if form != "ply":  # written along a space-filling curve
+        order = sort_centers(splats.means, order)
+    seen = {
+        "means": (read.means, splats.means),
+        "scales": (read.scales, splats.scales),
+        "opacities": (read.activated_opacities, splats.activated_opacities),
+        "rgb": (read.base_rgb.clamp(0, 1), splats.base_rgb.clamp(0, 1)),
+        "shN": (read.shN, splats.shN.clamp(-4, 4 - 1 / 32)),
+    }
+    for name in steps.keys() & seen.keys():
+        theirs, ours = seen[name]
+        assert float((theirs - ours[order]).abs().max()) <= steps[name] + 1e-6, name
+    one, other = (torch.nn.functional.normalize(q.double(), dim=1) for q in (read.quats, splats.quats[order]))
+    cosine = (one * other).sum(dim=1).abs().clamp(max=1)
+    assert float(2 * torch.rad2deg(torch.acos(cosine)).max()) <= steps["angle"]
+    assert ("shN" in steps) == (read.settings.sh_degree == 3)
+
+
 @pytest.mark.parametrize("name", DEGREES)
 def test_our_spz_holds_the_bytes_of_niantics(name, tmp_path):
     ours = formats.save(formats.load(SPLATS / f"{name}.ply"), tmp_path / "ours.spz", up="-y")

@@ -161,6 +161,23 @@ def test_a_wide_scene_gets_fewer_bits_of_fraction_in_an_spz_and_the_widest_none(
     assert not (tmp_path / "b.spz").exists()
 
 
+def test_splat_decoded_from_the_specification(tmp_path):
+    splats = some()
+    splats.opacities.detach().normal_(generator=torch.Generator().manual_seed(2))
+    data = formats.save(splats, tmp_path / "a.splat", up="-y").read_bytes()
+    rows = [struct.unpack_from("<6f8B", data, 32 * i) for i in range(len(data) // 32)]
+    centres = torch.tensor([row[:3] for row in rows])
+    order = torch.cdist(centres, splats.means.detach()).argmin(dim=1)
+    assert len(rows) == 6 and sorted(order.tolist()) == list(range(6))
+    with torch.no_grad():
+        rgba = torch.cat([splats.base_rgb, splats.activated_opacities[:, None]], dim=1).clamp(0, 1)
+        quats = torch.nn.functional.normalize(splats.quats, dim=1)
+        assert torch.equal(centres, splats.means[order])
+        assert torch.allclose(torch.tensor([row[3:6] for row in rows]), splats.activated_scales[order], rtol=1e-6)
+        bytes_ = torch.cat([255 * rgba, (128 * quats + 128).clamp(max=255)], dim=1)[order]
+        assert float((torch.tensor([row[6:] for row in rows]) - bytes_).abs().max()) <= 0.5 + 1e-3
+
+
 def test_a_glb_is_gltf_that_trimesh_opens_as_coloured_points(tmp_path):
     splats = some()
     path = formats.save(splats, tmp_path / "a.glb", up="-y")
@@ -179,9 +196,19 @@ def test_a_glb_is_gltf_that_trimesh_opens_as_coloured_points(tmp_path):
         "sortingMethod": "cameraDistance",
     }
     assert primitive["extensions"]["KHR_gaussian_splatting"] == about
-    view = document["bufferViews"][primitive["attributes"]["KHR_gaussian_splatting:SCALE"]]
-    scales = np.frombuffer(data, "<f4", 3, 28 + size + view["byteOffset"])
-    assert np.allclose(scales, splats.activated_scales[0].detach())  # lengths, as the ratified extension has it
+    stored = {}
+    for name, at in primitive["attributes"].items():
+        accessor = document["accessors"][at]
+        view, columns = document["bufferViews"][accessor["bufferView"]], {"SCALAR": 1, "VEC3": 3, "VEC4": 4}[accessor["type"]]
+        kind, top = {5126: ("<f4", 1), 5121: ("u1", 255)}[accessor["componentType"]]
+        values = np.frombuffer(data, kind, 6 * columns, 28 + size + view["byteOffset"]).reshape(6, columns)
+        stored[name.removeprefix("KHR_gaussian_splatting:")] = torch.from_numpy(values / np.float32(top))
+    with torch.no_grad():
+        quats = torch.nn.functional.normalize(splats.quats, dim=1)[:, [1, 2, 3, 0]] * torch.tensor([-1, -1, 1, 1])  # x, y, z, w
+        assert torch.allclose(stored["SCALE"], splats.activated_scales)  # lengths, as the ratified extension has it
+        assert torch.allclose(stored["OPACITY"][:, 0], splats.activated_opacities, atol=1e-6)
+        assert torch.allclose((stored["ROTATION"] * quats).sum(dim=1).abs(), torch.ones(6), atol=1e-6)
+        assert torch.allclose(stored["SH_DEGREE_0_COEF_0"], splats.sh0[:, 0], atol=1e-6)
     assert len(primitive["attributes"]) == 6 + 15 and all(v["byteOffset"] % 4 == 0 for v in document["bufferViews"])
 
 
