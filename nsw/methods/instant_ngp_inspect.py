@@ -72,21 +72,26 @@ def pull_on(model: HashGrid, pixels: ngp.Pixels, level: int, near: float, n_rays
     return pull_of(model.levels, level, unit.clamp(0, 1), length)
 
 
-def microscope(model: HashGrid, pixels: ngp.Pixels, level: int, near: float, rank: int = 0, n_context: int = 1500):
+def microscope(model: HashGrid, pull: Pull, rank: int = 0, bits: int | None = None, n_context: int = 1500):
     """Return a 3D chart of all vertices that share one entry, coloured and sized by how strongly each pulls at it.
 
     Args:
+        pull: of `pull_on`, at the level to look at.
         rank: 0 takes the entry with the largest total gradient that several vertices pull at, 1 the next, and so on.
+        bits: hash the same vertices into a table of 2^bits entries a level; the model's own size by default.
         n_context: vertices of other entries shown in grey, those that are pulled most: the scene's surface.
     """
     from nsw.widgets.charts import figure
 
-    pull = pull_on(model, pixels, level, near)
+    s, level = model.settings, pull.level
+    bits = s.log2_entries if bits is None else bits
+    levels = hash_levels(s.n_levels, s.n_min, s.n_max, bits)
+    pull = pull.hashed_into(levels)
     row = pull.shared_row(rank)
-    mine, own = sharing(model.levels, level, row), pull.rows == row
-    mass = dict(zip(map(tuple, pull.vertices[own].tolist()), pull.mass[own].tolist(), strict=True))
-    share = torch.tensor([mass.get(tuple(vertex), 0.0) for vertex in mine.tolist()])
-    share = share / share.sum().clamp_min(1e-12)
+    mine, own = sharing(levels, level, row), pull.rows == row
+    place = lambda v: v @ torch.tensor([levels.n_vertices[level] ** k for k in (2, 1, 0)])  # noqa: E731
+    share = torch.zeros(len(mine))
+    share[torch.searchsorted(place(mine), place(pull.vertices[own]))] = pull.mass[own] / pull.mass[own].sum()
     shown = share.argsort(descending=True)[:n_context].sort().values  # of a fine level's billions, many thousands share an entry
     n_mine, mine, share = len(mine), mine[shown], share[shown]
     x, y, z = vertex_positions(model, level, mine).T.tolist()
@@ -96,7 +101,7 @@ def microscope(model: HashGrid, pixels: ngp.Pixels, level: int, near: float, ran
     marker = dict(size=(5 + 12 * share).tolist(), color=share.tolist(), colorscale="Cividis", cmin=0, cmax=1, showscale=True)
     marker["colorbar"] = dict(title="share of the gradient")
     entry = dict(type="scatter3d", x=x, y=y, z=z, mode="markers", name=f"entry {row}", marker=marker, text=text)
-    title = f"{n_mine} vertices share one entry; the strongest: {float(share.max()):.0%}"
+    title = f"2^{bits} entries, {pull.colliding:.0%} of pulled vertices collide; strongest of these {n_mine}: {share.max():.0%}"
     return figure([grey, entry], title=title, height=460)
 
 
@@ -109,19 +114,18 @@ def pull_columns(model: HashGrid, pull: Pull, surface: Bool[Tensor, "n n n"] | N
     return row | {"gradient at surfaces": f"{gradient:.0%}", "vertices at surfaces": f"{vertices:.0%}"}
 
 
-def table_of_levels(
-    model: HashGrid, pixels: ngp.Pixels, near: float, surface: Bool[Tensor, "n n n"] | None
-) -> list[dict[str, object]]:
+def table_of_levels(model: HashGrid, pulls: list[Pull], surface: Bool[Tensor, "n n n"] | None) -> list[dict[str, object]]:
     """Return one row a level: vertices, entries, measured collisions, the strongest vertex's share, the surface's share.
 
     Args:
+        pulls: of `pull_on`, one a level.
         surface: cells that truly hold a surface, from `true_cells`; None where that is not known.
     """
     rows = []
-    for level, n in enumerate(model.levels.n_vertices):
-        n_rows = model.levels.first_rows[level + 1] - model.levels.first_rows[level]
-        pull = pull_on(model, pixels, level, near)
-        rows.append({"level": level, "vertices": n**3, "entries": n_rows} | pull_columns(model, pull, surface))
+    for pull in pulls:
+        first, end = model.levels.first_rows[pull.level : pull.level + 2]
+        row = {"level": pull.level, "vertices": model.levels.n_vertices[pull.level] ** 3, "entries": end - first}
+        rows.append(row | pull_columns(model, pull, surface))
     return rows
 
 
@@ -133,16 +137,6 @@ def retrained(scene: Scene, pixels: ngp.Pixels, plan: Plan, seed: int = 0, steps
         model = new_model(scene, steps_across, **sizes).to(device)
         fit(model, pixels, plan, torch.Generator(device).manual_seed(seed), scene.near)
     return model
-
-
-def from_above(cells: Bool[Tensor, "X Y Z"]) -> Float[Tensor, "Y X"]:
-    """Return the share of occupied cells along each vertical line, seen from above."""
-    return cells.float().mean(2).T.flip(0)
-
-
-def from_the_side(cells: Bool[Tensor, "X Y Z"]) -> Float[Tensor, "Z X"]:
-    """Return the share of occupied cells along each line from front to back, seen from the side with z upwards."""
-    return cells.float().mean(1).T.flip(0)
 
 
 def without_skipping(model: HashGrid) -> HashGrid:

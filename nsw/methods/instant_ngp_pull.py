@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -62,10 +62,18 @@ class Pull:
         return float(largest[shared].sum() / total[shared].sum()) if bool(shared.any()) else 1.0
 
     def shared_row(self, rank: int = 0) -> int:
-        """Return the row at which several vertices pull and which is pulled most in all; rank 1 is the next, and so on."""
+        """Return the row at which several vertices pull and which is pulled most in all; rank 1 is the next, and so on.
+
+        Rows at which one vertex pulls come last: of a level that is stored there are no others.
+        """
         rows, inverse, count = self.rows.unique(return_inverse=True, return_counts=True)
         totals = torch.zeros(len(rows)).scatter_add(0, inverse, self.mass)
-        return int(rows[torch.where(count > 1, totals, 0.0).argsort(descending=True)[min(rank, len(rows) - 1)]])
+        alone_last = torch.where(count > 1, totals + totals.sum(), totals)
+        return int(rows[alone_last.argsort(descending=True)[min(rank, len(rows) - 1)]])
+
+    def hashed_into(self, levels: HashLevels) -> Pull:
+        """Return the same pull on the same vertices, sent to the rows of another table."""
+        return replace(self, rows=hash_rows(self.vertices, levels, self.level))
 
 
 def pull_of(levels: HashLevels, level: int, points_unit: Float[Tensor, "K 3"], length: Float[Tensor, "K"]) -> Pull:

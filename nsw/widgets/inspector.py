@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ class RaySamples:
         weights: w [S], the share of the pixel that each sample gives.
         rgb: colours [S, 3] in [0, 1].
         depth: expected distance of the ray.
+        skipped: [G, 2] where stretches begin and end in which no sample stands for the field, ascending.
     """
 
     t: np.ndarray
@@ -36,12 +37,17 @@ class RaySamples:
     weights: np.ndarray
     rgb: np.ndarray
     depth: float
+    skipped: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
 
 
-def samples_of(answer: Any) -> RaySamples:
+def samples_of(answer: Any, between: tuple[float, float] | None = None) -> RaySamples:
     """Return the samples of one ray from a `RayRender` of one ray, or a mapping with the same names.
 
-    Needed: t (or t_starts and t_ends), densities, weights, rgbs.
+    Needed: t (or t_starts and t_ends), densities, weights, rgbs. What lies between one sample's t_ends and the next one's
+    t_starts was skipped.
+
+    Args:
+        between: where the ray enters and leaves the field; what lies before the first and behind the last sample was skipped too.
     """
 
     def get(name: str) -> np.ndarray | None:
@@ -58,23 +64,50 @@ def samples_of(answer: Any) -> RaySamples:
     # T_i = 1 - sum of the weights before i, which holds for every way of compositing.
     transmittance = 1.0 - np.concatenate([[0.0], np.cumsum(weights)[:-1]]) if len(weights) else weights
     total = weights.sum()
-    return RaySamples(t, density, transmittance, weights, rgb, float((weights * t).sum() / total) if total > 1e-6 else 0.0)
+    depth = float((weights * t).sum() / total) if total > 1e-6 else 0.0
+    skipped = np.zeros((0, 2)) if starts is None or ends is None else gaps(starts.reshape(-1), ends.reshape(-1), between)
+    return RaySamples(t, density, transmittance, weights, rgb, depth, skipped)
+
+
+def gaps(starts: np.ndarray, ends: np.ndarray, between: tuple[float, float] | None = None) -> np.ndarray:
+    """Return the stretches [G, 2] between intervals [S] in ascending order; what is shorter than half an interval is none.
+
+    >>> gaps(np.array([1.0, 2.0, 5.0]), np.array([2.0, 3.0, 6.0]), (0.0, 6.1)).tolist()
+    [[0.0, 1.0], [3.0, 5.0]]
+    """
+    first, last = between or ((starts[0], ends[-1]) if len(starts) else (0.0, 0.0))
+    stretches = np.stack([np.concatenate([[first], ends]), np.concatenate([starts, [last]])], axis=-1)
+    least = 0.5 * float(np.median(ends - starts)) if len(starts) else 0.0
+    return stretches[stretches[:, 1] - stretches[:, 0] > least]
+
+
+def with_skipped(samples: RaySamples) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return distances, densities, transmittances and weights with two points more at each gap: nothing stands in it."""
+    edges = samples.skipped.reshape(-1)
+    t = np.concatenate([samples.t, edges])
+    order, nothing = np.argsort(t, kind="stable"), np.zeros(len(edges))
+    density, weights = (np.concatenate([values, nothing])[order] for values in (samples.density, samples.weights))
+    return t[order], density, 1.0 - np.concatenate([[0.0], np.cumsum(weights)])[: len(t)], weights
 
 
 def ray_figure(samples: RaySamples, true_t: float | None, title: str):
     """Return the chart of one ray: density above, transmittance and weights below it, and the colours as a strip."""
     import plotly.graph_objects as go
 
-    t = samples.t.tolist()
-    colours = css(samples.rgb)
+    along, density, transmittance, weights = with_skipped(samples)
+    shown = [*along[:1], *along[-1:], *([] if true_t is None else [true_t])]
+    t, colours = samples.t.tolist(), css(samples.rgb)
 
     def curve(y: np.ndarray, name: str, axis: str, colour: str, **more: Any):
-        return go.Scatter(x=t, y=y.tolist(), name=name, yaxis=axis, mode="lines", line=dict(color=colour, width=2), **more)
+        line = dict(color=colour, width=2)
+        return go.Scatter(x=along.tolist(), y=y.tolist(), name=name, yaxis=axis, mode="lines", line=line, **more)
 
     data = [
-        curve(samples.density, "density \u03c3(t)", "y", COLOURS[0], fill="tozeroy"),
-        curve(samples.transmittance, "transmittance T(t)", "y2", COLOURS[2], line_dash="dash"),
-        curve(samples.weights, "weight w(t)", "y2", COLOURS[1]),
+        *_bands(samples.skipped, "y", float(density.max(initial=0.0)) or 1.0),
+        *_bands(samples.skipped, "y2", 1.0, name="skipped"),
+        curve(density, "density \u03c3(t)", "y", COLOURS[0], fill="tozeroy"),
+        curve(transmittance, "transmittance T(t)", "y2", COLOURS[2], line_dash="dash"),
+        curve(weights, "weight w(t)", "y2", COLOURS[1]),
         go.Scatter(
             x=t,
             y=[0.5] * len(t),
@@ -95,12 +128,20 @@ def ray_figure(samples: RaySamples, true_t: float | None, title: str):
             )
     chart = figure(data, title=title, width=520, height=460, margin=dict(l=65, r=15, t=95, b=55), showlegend=True)
     chart.update_layout(
-        xaxis=dict(title="distance t along the ray (world units)", anchor="y3"),
+        xaxis=dict(title="distance t along the ray (world units)", anchor="y3", range=[min(shown), max(shown)] if shown else None),
         yaxis=dict(title="\u03c3", domain=[0.58, 1.0]),
         yaxis2=dict(title="T, w", domain=[0.12, 0.5], range=[-0.03, 1.05], anchor="x", gridcolor="#e3e3e3"),
         yaxis3=dict(domain=[0.0, 0.06], range=[0, 1], showticklabels=False, anchor="x"),
     )
     return chart
+
+
+def _bands(skipped: np.ndarray, axis: str, top: float, name: str | None = None) -> list[dict[str, Any]]:
+    """Return a grey area from 0 to `top` over each stretch that was skipped; none where there are none."""
+    x = [v for a, b in skipped.tolist() for v in (a, b, b, a, a, None)]
+    y = [v for _ in skipped for v in (0.0, 0.0, top, top, 0.0, None)]
+    look = dict(mode="lines", fill="toself", fillcolor="#dddddd", line=dict(color="#bbbbbb", width=0), hoverinfo="skip")
+    return [dict(type="scatter", x=x, y=y, yaxis=axis, name=name, showlegend=name is not None, **look)] if x else []
 
 
 def ray_inspector(
@@ -132,7 +173,7 @@ def ray_inspector(
     shown = pictures.to_array(scene.pixels([frame])[0] if picture is None else picture)
     if shown.shape[:2] != (cameras.height, cameras.width):
         raise InputError(f"ray_inspector(): the picture is {shown.shape[:2]}, but the camera is {(cameras.height, cameras.width)}.")
-    glass = _Glass(_sampler(sample, options), scene, frame, cameras)
+    glass = _Glass(_sampler(sample, options), scene, frame, cameras, _bounds(sample, options))
     row = cameras.height // 2 if row is None else max(0, min(cameras.height - 1, row))
     column = cameras.width // 2 if column is None else max(0, min(cameras.width - 1, column))
     chart = glass.chart(row, column)
@@ -152,16 +193,28 @@ def _sampler(sample: Any, options: dict[str, Any]) -> Callable[[Rays], Any]:
     return lambda rays: render_rays(sample, beside(sample, rays), **settings)
 
 
+def _bounds(sample: Any, options: dict[str, Any]) -> Callable[[Rays], tuple[float, float] | None]:
+    """Return the function that says where a ray enters and leaves a field with a box; nothing is known of other functions."""
+    from nsw.renderers import beside
+    from nsw.renderers.volume import ray_bounds
+
+    def between(rays: Rays) -> tuple[float, float]:
+        first, last, _ = ray_bounds(sample, beside(sample, rays), options.get("near"), options.get("far"))
+        return float(first), float(last)
+
+    return between if getattr(sample, "aabb", None) is not None else lambda rays: None
+
+
 class _Glass:
     """Answers a pixel with the chart of its ray."""
 
-    def __init__(self, sample: Callable[[Rays], Any], scene: Any, frame: int, cameras: Cameras):
-        self.sample, self.scene, self.frame, self.cameras = sample, scene, frame, cameras
+    def __init__(self, sample: Callable[[Rays], Any], scene: Any, frame: int, cameras: Cameras, between: Callable[[Rays], Any]):
+        self.sample, self.scene, self.frame, self.cameras, self.between = sample, scene, frame, cameras, between
 
     def chart(self, row: int, column: int):
         rays = pixel_rays(self.cameras, *(torch.tensor([v]) for v in (0, row, column)))
         with torch.no_grad():
-            samples = samples_of(self.sample(rays))
+            samples = samples_of(self.sample(rays), self.between(rays))
         true_t = None
         if self.scene.depth is not None:
             z = float(self.scene.depth[self.frame, row, column])

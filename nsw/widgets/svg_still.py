@@ -239,7 +239,9 @@ def _scatter_marks(x: np.ndarray, y: np.ndarray, trace: dict, colour: str) -> li
             pen = "L" if good else "M"
         line = trace.get("line", {})
         if trace.get("fill") in ("tozeroy", "toself") and path:
-            parts.append(f'<path d="{"".join(path)}" fill="{colour}" fill-opacity="0.15" stroke="none"/>')
+            opaque = trace.get("fillcolor", "").startswith("#")  # without a colour of its own an area is see-through
+            fill, opacity = (html.escape(trace["fillcolor"], quote=True), 1) if opaque else (colour, 0.15)
+            parts.append(f'<path d="{"".join(path)}" fill="{fill}" fill-opacity="{opacity}" stroke="none"/>')
         dash = _DASH.get(line.get("dash", ""), "")
         parts.append(
             f'<path d="{"".join(path)}" fill="none" stroke="{colour}" '

@@ -13,6 +13,7 @@ from nsw.cameras import Rays, camera_rays, orbit
 from nsw.errors import InputError
 from nsw.kernels.hash_encoding import hash_levels, hash_rows
 from nsw.methods import instant_ngp as ngp
+from nsw.methods import instant_ngp_cells as cells_look
 from nsw.methods import instant_ngp_fit as fitting
 from nsw.methods import instant_ngp_inspect as look
 from nsw.methods import occupied_cells
@@ -20,6 +21,7 @@ from nsw.methods.instant_ngp_pull import pull_of
 from nsw.models.hash_grid import HashGrid, HashGridSettings
 from nsw.renderers import parts, volume
 from nsw.renderers.volume import render_rays
+from nsw.widgets.svg_still import svg
 
 SIZES = dict(n_levels=6, n_features=2, log2_entries=11, n_min=8, n_max=64, width=16, n_cells=24)
 PLAN = fitting.Plan(n_steps=100, n_samples=4096)
@@ -257,22 +259,61 @@ def test_levels_can_be_switched_off(scene, trained):
 
 def test_the_microscope_is_a_chart_with_shares_that_add_up(scene, trained):
     pixels, model = trained
-    chart = look.microscope(model, pixels, 5, scene.near, n_context=50)
+    pulls = [look.pull_on(model, pixels, level, scene.near) for level in range(6)]
+    chart = look.microscope(model, pulls[5], n_context=50)
     spec = json.loads(chart.to_json())
     assert [trace["type"] for trace in spec["data"]] == ["scatter3d"] * 2
     assert sum(chart.data[1].marker.color) == pytest.approx(1.0, abs=1e-4)
     surface = ngp.true_cells(scene, model.aabb, 24)
-    table = look.table_of_levels(model, pixels, scene.near, surface)
+    table = look.table_of_levels(model, pulls, surface)
     assert len(table) == 6 and table[0]["in collision"] == "0%"
-    less = look.table_of_levels(model, pixels, scene.near, None)
+    less = look.table_of_levels(model, pulls, None)
     assert [row | more for row, more in zip(table, less, strict=True)] == table
     assert set(table[0]) - set(less[0]) == {"gradient at surfaces", "vertices at surfaces"}
+
+
+def test_a_larger_table_under_the_microscope_has_fewer_collisions_and_one_that_is_stored_has_none(scene, trained):
+    pixels, model = trained
+    pull, s = look.pull_on(model, pixels, 5, scene.near, n_rays=256), model.settings
+    tables = {bits: pull.hashed_into(hash_levels(s.n_levels, s.n_min, s.n_max, bits)) for bits in (6, s.log2_entries, 14, 19)}
+    assert torch.equal(tables[s.log2_entries].rows, pull.rows)
+    colliding = [table.colliding for table in tables.values()]
+    assert colliding == sorted(colliding, reverse=True) and colliding[0] == 1.0 and colliding[-1] == 0.0
+    for bits in tables:
+        chart = look.microscope(model, pull, rank=2, bits=bits)
+        assert f"2^{bits} entries" in chart.layout.title.text and sum(chart.data[1].marker.color) == pytest.approx(1.0, abs=1e-4)
+    assert len(chart.data[1].x) == 1  # the level is stored
 
 
 def test_cells_seen_from_two_sides():
     cells = torch.zeros(4, 4, 4, dtype=torch.bool)
     cells[0, 1, 3] = True
-    assert look.from_above(cells)[2, 0] == 0.25 and look.from_the_side(cells)[0, 0] == 0.25
+    nothing = torch.zeros_like(cells)
+    for above, row in ((True, 2), (False, 0)):
+        extra, missed, right = (cells_look.overlay(*pair, above) for pair in ((cells, nothing), (nothing, cells), (cells, None)))
+        assert torch.equal(extra[3, 3], torch.ones(3))  # white air
+        torch.testing.assert_close(missed[row, 0], torch.full((3,), 0.6))  # black, 40 % of it
+        assert extra[row, 0, 0] > 0.9 > extra[row, 0, 2] and right[row, 0, 0] < right[row, 0, 2]  # orange and blue
+    cells[0, 1, 2] = True
+    truth = cells.clone()
+    hidden = cells_look.overlay(cells, truth, True)[2, 0]
+    truth[0, 1, 2] = False
+    assert hidden[2] > cells_look.overlay(cells, truth, True)[2, 0, 2] > extra[0, 0, 2]  # what lies below shows through
+
+
+def test_snapshots_of_the_cells_outlive_a_restart_and_are_drawn(trained):
+    _, model = trained
+    film, again = cells_look.Snapshots(), cells_look.Snapshots()
+    film.take(0, _grid(n_cells=24))
+    film.take(100, model)
+    again.load_state_dict(film.state_dict())
+    assert len(again) == 2 and all(torch.equal(again.grids[step], grid) for step, grid in film.grids.items())
+    assert bool(film.grids[0].all()) and torch.equal(film.grids[100], model.occupancy.binaries[0])
+    marched = ([0, 50, 99], [40.0, 20.0, 10.0])
+    for truth, recalled in ((None, False), (film.grids[100], True)):
+        chart = cells_look.chart(again, 1, truth, marched)
+        assert "Step 100" in chart.layout.title.text and "10.0 samples" in chart.layout.title.text
+        assert ("recall 1.000" in chart.layout.title.text) == recalled and "<image" in svg(chart, "two pictures and a curve")
 
 
 def test_orbit_pictures_have_all_maps(scene, trained):

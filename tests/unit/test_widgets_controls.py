@@ -298,6 +298,23 @@ def test_ray_samples_add_up(shown, scene):
         widgets.ray_inspector(lambda rays: out, scene, alt="x", n_samples=3)
 
 
+def test_stretches_without_samples_are_grey_and_nothing_stands_in_them(shown, scene):
+    def answer(*starts: float) -> dict:
+        at = torch.tensor(starts)
+        full = torch.ones(len(starts))
+        return dict(t_starts=at, t_ends=at + 1, densities=full, weights=full / 4, rgbs=torch.rand(len(starts), 3))
+
+    samples = inspector.samples_of(answer(1.0, 2.0, 5.0), (0.0, 6.2))
+    assert samples.skipped.tolist() == [[0.0, 1.0], [3.0, 5.0]]
+    t, density, transmittance, weights = inspector.with_skipped(samples)
+    assert t.tolist() == [0.0, 1.0, 1.5, 2.5, 3.0, 5.0, 5.5] and density.tolist() == [0, 0, 1, 1, 0, 0, 1] == (4 * weights).tolist()
+    assert transmittance.tolist() == [1.0, 1.0, 1.0, 0.75, 0.5, 0.5, 0.5]
+    assert inspector.samples_of(answer(), (1.0, 4.0)).skipped.tolist() == [[1.0, 4.0]]
+    assert "skipped" in [trace.name for trace in inspector.ray_figure(samples, None, "a ray").data]
+    widgets.ray_inspector(Ball(), scene, alt="one ray", n_samples=48)
+    assert "skipped" not in shown[0]["text/html"]  # samples in equal parts of the ray leave out nothing
+
+
 def test_ray_inspector_follows_clicks_and_sliders(shown, scene, front_end):
     async def use():
         widgets.ray_inspector(Ball(), scene, alt="one ray", row=8, column=12, n_samples=32)
