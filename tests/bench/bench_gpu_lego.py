@@ -8,54 +8,29 @@ their folder is `shared/data/lego` beside the checkout or `$NSW_LEGO`. They are 
 from __future__ import annotations
 
 import argparse
-import ast
 import datetime
 import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import nsw.scenes  # before torch: it says how torch's threads wait
 
 # isort: split
-import nbformat
+import preset_sizes
 import torch
-from bench_gpu_presets import settings_table
 from bench_lego import LEGO
 
 from nsw import metrics
-from nsw.methods import (
-    dvgo,
-    dvgo_stages,
-    gaussian_splatting,
-    instant_ngp_fit,
-    mcmc_chain,
-    plenoxels,
-    plenoxels_fit,
-    tensorf,
-    tensorf_fit,
-)
+from nsw.methods import dvgo, dvgo_stages, gaussian_splatting, instant_ngp_fit, mcmc_chain, plenoxels, plenoxels_fit, tensorf_fit
 from nsw.methods import instant_ngp as ngp
-from nsw.methods.density_control import DensityControl
-from nsw.models.factors import VMSizes
 from nsw.models.gaussians import Gaussians
 from nsw.renderers import splats
-from nsw.runs.notebooks import find_notebook
 from nsw.scenes import Scene
 
 GPU = torch.device("cuda")
 grown: dict[str, int] = {}  # splats that density control made
 few: dict[str, int] = {}  # steps of splats, if not the preset's
-
-
-def settings(number: str) -> SimpleNamespace:
-    """Return the gpu column of a notebook's table of settings."""
-    for cell in nbformat.read(find_notebook(number), 4).cells:
-        if cell.cell_type == "code" and "run.settings(" in cell.source:
-            rows = {row.arg: ast.unparse(row.value) for row in settings_table(ast.parse(cell.source))}
-            return SimpleNamespace(**{name: eval(text, {"tensorf": tensorf})[2] for name, text in rows.items()})
-    raise SystemExit(f"Notebook {number} has no table of settings.")
 
 
 def lego_on_a_gpu() -> Scene | None:
@@ -84,14 +59,9 @@ def by_clock(step, seconds: float) -> tuple[float, int]:
 
 
 def train_splats(scene, seconds: float):
-    s = settings("03")
+    s = preset_sizes.settings("03", "gpu")
     s.n_steps = few.get("steps", s.n_steps)
-    points = gaussian_splatting.starting_points(scene, s.n_start, 0)
-    control = DensityControl().for_budget(
-        s.n_steps, max_splats=s.max_splats, every=s.refine_every, grow_gradient=s.grow_gradient
-    )  # fmt: skip
-    start = Gaussians.from_points(points, sh_degree=3).to(GPU)
-    training = gaussian_splatting.Training(start, scene.scale, s.n_steps, control=control)
+    training = preset_sizes.splats_training(scene, s, 3, GPU)
     began = metrics.clock()
     gaussian_splatting.fit(training, scene, range(s.n_steps), background=1.0)
     spent, grown["splats"] = metrics.clock() - began, len(training.gaussians)
@@ -100,7 +70,7 @@ def train_splats(scene, seconds: float):
 
 def train_mcmc(scene, seconds: float):
     """As many splats as density control made, where that was trained before."""
-    s = settings("20")
+    s = preset_sizes.settings("20", "gpu")
     s.n_steps = few.get("steps", s.n_steps)
     start = Gaussians.random(scene.aabb, s.n_start, gaussian_splatting.generator_at(0, 0), opacity=0.5, scale=s.size, sh_degree=3)
     schedule = dict(start=s.start, every=s.every, noise_lr=s.noise_lr, gate_at=s.dead_at, min_opacity=s.dead_at)
@@ -113,13 +83,9 @@ def train_mcmc(scene, seconds: float):
 
 
 def train_dvgo(scene, seconds: float):
-    s, generator = settings("02"), fresh()
-    bank = dvgo_stages.ray_bank(scene, device=GPU)
-    coarse_stage = dvgo_stages.Stage(s.coarse**3, s.coarse_steps, s.coarse_rays, lr=s.coarse_lr)
-    fine_stage = dvgo_stages.Stage(
-        s.fine**3, s.fine_steps, s.fine_rays, alpha_init=1e-2, lr=s.fine_lr, lr_network=s.network_lr, per_point=0.01, entropy=0.001,
-        threshold=1e-4, grow=(250, 500, 750), refresh=500, n_features=s.features, mlp_width=s.width,
-    )  # fmt: skip
+    generator, bank = fresh(), dvgo_stages.ray_bank(scene, device=GPU)
+    coarse_stage, fine_stage = preset_sizes.dvgo_both(preset_sizes.settings("02", "gpu"))
+    fine_stage = replace(fine_stage, grow=(250, 500, 750), refresh=500)  # not shares of steps: the clock ends the training
     coarse = dvgo_stages.new_coarse(scene, coarse_stage).to(GPU)
     counts = dvgo.count_views(coarse, scene.views("train").to(GPU), scene.near, scene.far)
     dvgo.hide_voxels(coarse, scene.views("train").to(GPU), scene.near, counts)
@@ -133,9 +99,7 @@ def train_dvgo(scene, seconds: float):
 
 
 def train_plenoxels(scene, seconds: float):
-    s, n_steps = settings("04"), [0]
-    names = ("sizes", "n_rays", "sh_degree", "lr_density", "lr_colour", "tv_density", "tv_colour", "tv_share", "dilate")
-    recipe = plenoxels_fit.Recipe(**{name: getattr(s, name) for name in names})
+    recipe, n_steps = preset_sizes.plenoxels_recipe(preset_sizes.settings("04", "gpu")), [0]
     plenoxels_fit.warm_up(scene, recipe, GPU)
     bank, model = plenoxels_fit.view_bank(scene, None, GPU), plenoxels_fit.new_grid(scene.aabb.to(GPU), recipe)
     watch = lambda step, spent: n_steps.__setitem__(0, step + 1)  # noqa: E731
@@ -145,26 +109,16 @@ def train_plenoxels(scene, seconds: float):
 
 
 def train_vm(scene, seconds: float):
-    s, generator = settings("06"), fresh()
-    sizes = dict(n_voxels=s.start**3, n_features=s.features, mlp_width=s.width, n_frequencies=s.octaves, n_cells=s.cells)
-    sizes |= dict(shift=s.shift, basis_start=s.basis_start, factors=VMSizes(s.rank_density, s.rank_colour))
-    plan = replace(
-        tensorf.Plan(), n_samples=s.samples, n_voxels=s.finest**3, lr=s.lr, lr_network=s.network_lr, momentum=s.momentum,
-        last_rate=s.last_rate, grow_at=s.grow_at, l1=s.l1[0], l1_later=s.l1[1], threshold=s.threshold, opaque=s.opaque,
-    )  # fmt: skip
-    model = tensorf_fit.new_model(scene, **sizes).to(GPU)
+    generator = fresh()
+    model, plan = preset_sizes.vm(scene, preset_sizes.settings("06", "gpu"), GPU)
     pixels = ngp.training_pixels(scene, model.aabb, device=GPU)
     spent = by_clock(tensorf_fit.tensorf_steps(model, pixels, plan, generator, scene.near), seconds)
     return spent, f"{model.n_bytes / 1e6:.1f} MB", lambda c: ngp.render_view(model, c.to(GPU), scene.near)
 
 
 def train_hash(scene, seconds: float):
-    s, generator = settings("05"), fresh()
-    sizes = dict(n_levels=s.levels, n_features=2, log2_entries=s.entries_log2, n_max=s.finest, width=s.width, n_cells=s.cells)
-    plan = instant_ngp_fit.Plan(
-        s.steps, s.samples, s.table_lr, s.network_lr, s.last_rate, update_every=s.update_every, decay=s.decay
-    )  # fmt: skip
-    model = instant_ngp_fit.new_model(scene, s.steps_across, **sizes).to(GPU)
+    generator = fresh()
+    model, plan = preset_sizes.hash_grid(scene, preset_sizes.settings("05", "gpu"), GPU)
     pixels = ngp.training_pixels(scene, model.aabb, device=GPU)
     spent = by_clock(instant_ngp_fit.hash_steps(model, pixels, plan, generator, scene.near), seconds)
     return spent, f"{model.levels.n_rows} entries", lambda c: ngp.render_view(model, c.to(GPU), scene.near)

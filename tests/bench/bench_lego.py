@@ -1,10 +1,13 @@
 """PSNR against seconds of training on NeRF-Synthetic lego at 100 px: `python tests/bench/bench_lego.py [--only dvgo --seconds 60]`.
 
+Each method trains twice over: at sizes that suit this scene and the seconds there are, which stand here, and at those of its
+notebook's `laptop` preset, which are read from there (`lego_presets.py`, `--only "dvgo, laptop" --lengths 1`).
+
 Methods train one after the other with the same clock, which stops while views are scored, on the 87 training views over white; the
 13 test views score. A schedule as long as the time there is reaches a level several times sooner than a longer one, so each method
-trains from the beginning for several lengths (`BUDGETS`), and the seconds to a level are the least of them. Kernels are compiled
-before the clock starts; the last steps are profiled after it has stopped. The pictures are not part of the project (CC-BY-NC):
-their folder is `shared/data/lego` beside the checkout or `$NSW_LEGO`. What is not asked for stays what it was in
+trains from the beginning for several lengths (`BUDGETS`, `LENGTHS`), and the seconds to a level are the least of them. Kernels are
+compiled before the clock starts; the last steps are profiled after it has stopped. The pictures are not part of the project
+(CC-BY-NC): their folder is `shared/data/lego` beside the checkout or `$NSW_LEGO`. What is not asked for stays what it was in
 `results/lego.json`, so that each training can be a command of its own; `--only` without a name writes the page anew.
 """
 
@@ -14,16 +17,19 @@ import argparse
 import datetime
 import itertools
 import json
+import math
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import nsw.scenes  # before torch: it says how torch's threads wait
 
 # isort: split
+import lego_presets
 import torch
 from peers import LEGO as LEGO_PEERS
 from report import FOLDER, write
@@ -52,6 +58,8 @@ BUDGETS = {
     "vm": (6, 12),
     "hash": (4, 10, 120),
 }  # seconds of each training
+LENGTHS = (1.0, 2.0)  # of each training at a preset's sizes, in multiples of the preset's own steps
+LAPTOP = {f"{name}, laptop": train for name, train in lego_presets.METHODS.items()}
 
 
 class Clock:
@@ -134,10 +142,7 @@ def train_dvgo(scene, seconds: float):
         grow=() if short else (100, 150, 200), refresh=50, n_features=8, mlp_width=32,
     )  # fmt: skip
     box = tuple(scene.aabb.reshape(6).tolist())
-    for settings in (coarse_settings, fine_settings):  # compiles for as many features as they have
-        small = DenseGrid(DenseGridSettings(box, n_voxels=10**3, n_features=settings.n_features, alpha_init=0.1))
-        few = replace(settings, n_steps=2, n_rays=64, n_samples=0, grow=(), refresh=1)
-        dvgo_stages.fit(small, bank, few, generator, scene.near)
+    lego_presets.compile_dvgo(scene, bank, (coarse_settings, fine_settings), generator)
     state = {"n_rays": 0}
 
     def watch(step, spent, out) -> None:
@@ -253,6 +258,21 @@ def where_time_goes(more, top: int = 5) -> str:
     return ", ".join(f"{name} {share:.0%}" for name, share in shares)
 
 
+def peers_of(name: str) -> dict:
+    """Return sketch and target of a method, whatever its sizes."""
+    return LEGO_PEERS.get(name.split(",")[0], {"sketch": {}, "target": {}})
+
+
+def named(run: dict) -> str:
+    """Return how long a training was: its seconds, and its steps where they are a multiple of a preset's.
+
+    >>> named({"trace": [[8.0, 30.0]]}), named({"trace": [[8.0, 30.0]], "length": 0.5, "steps": 300})
+    ('8 s', '8 s (x0.5, 300 steps)')
+    """
+    steps = f" (x{run['length']:g}, {run['steps']} steps)" if "length" in run else ""
+    return f"{run['trace'][-1][0]:.3g} s{steps}"
+
+
 def after_a_minute(rows: dict[str, list[dict]]) -> list[str]:
     """Return the methods that trained for 60 s beside each other."""
     lines = ["| method | PSNR after 60 s | steps | size | measured |", "|---|---|---|---|---|"]
@@ -266,7 +286,7 @@ def after_a_minute(rows: dict[str, list[dict]]) -> list[str]:
 def missed(name: str, runs: list[dict]) -> list[str]:
     """Return a line for each target that was missed, with where the time of its training goes."""
     lines = []
-    for level, target in LEGO_PEERS.get(name, {"target": {}})["target"].items():
+    for level, target in peers_of(name)["target"].items():
         needed = best(runs, level)
         if needed is not None and needed <= target:
             continue
@@ -282,12 +302,14 @@ def page(rows: dict[str, list[dict]], scene) -> list[str]:
     """Return the methods after a minute, the seconds to each level beside targets and sketches, and what was missed, and why."""
     heads = [*(f"{level} dB" for level in LEVELS), "PSNR after", "sketch: 24 / 26 / 28 / 30 dB", "target", "measured"]
     lines = [f"{metrics.describe(scene)}. One seed.", "", "## After 60 s of training", *after_a_minute(rows), ""]
-    lines += ["## Seconds of training to reach a level", "The least of several trainings, each with its own schedule.", ""]
+    lines += ["## Seconds of training to reach a level"]
+    lines += ["The least of several trainings, each with its own schedule. Rows named laptop have the sizes of the notebook's"]
+    lines += ["preset, and its steps times a factor; the others have sizes that suit this scene and these seconds.", ""]
     lines += [f"| method | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
     for name, runs in rows.items():
-        peer = LEGO_PEERS.get(name, {"sketch": {}, "target": {}})
+        peer = peers_of(name)
         cells = ["-" if (t := best(runs, level)) is None else f"{t:.1f}" for level in LEVELS]
-        cells.append(", ".join(f"{run['trace'][-1][0]:.3g} s: {run['trace'][-1][1]:.1f}" for run in runs))
+        cells.append(", ".join(f"{named(run)}: {run['trace'][-1][1]:.1f}" for run in runs))
         cells.append(" / ".join(f"{t:g}" for t in peer["sketch"].values()) or "-")
         cells.append(", ".join(f"{level} dB in {t:g}" for level, t in peer["target"].items()) or "-")
         lines.append(f"| {name} | {' | '.join(cells)} | {', '.join(sorted({run['measured'] for run in runs}))} |")
@@ -301,11 +323,22 @@ def keep(new: dict[str, list[dict]], scene) -> None:
     kept = FOLDER / "lego.json"
     rows = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
     for name, runs in new.items():
-        by_length = {run["seconds"]: run for run in (*rows.get(name, []), *runs)}
-        rows[name] = [by_length[seconds] for seconds in sorted(by_length)]
-    rows = {name: rows[name] for name in BUDGETS if name in rows}
+        by_length = {run.get("length", run["seconds"]): run for run in (*rows.get(name, []), *runs)}
+        rows[name] = [by_length[length] for length in sorted(by_length)]
+    rows = {name: rows[name] for name in (*BUDGETS, *LAPTOP) if name in rows}
     kept.write_text(json.dumps(rows) + "\n", encoding="utf-8")
     write("lego", "Lego at 100 px", hardware(), page(rows, scene))
+
+
+def measure(name: str, train: Callable[[], tuple], scene, **how: float) -> None:
+    """Train once, and keep the training twice: before its profile, which may be cut off, and with it."""
+    clock, about, more = train()
+    run = {"seconds": round(clock.spent, 2), "measured": f"{datetime.date.today().isoformat()}, {hardware()}", "steps": clock.steps}
+    run |= how | {"about": about, "trace": clock.finish(), "profile": "none, it was stopped before"}
+    keep({name: [run]}, scene)
+    run["profile"] = where_time_goes(more)
+    keep({name: [run]}, scene)
+    print(name, run, flush=True)
 
 
 def main() -> int:
@@ -313,22 +346,22 @@ def main() -> int:
     methods |= {"vm": train_vm, "hash": train_hash}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, nargs="*", help="lengths of the trainings, instead of each method's own")
-    parser.add_argument("--only", nargs="*", default=list(methods), choices=list(methods))
+    parser.add_argument("--lengths", type=float, nargs="*", default=LENGTHS, help="of those at a preset's sizes, times its steps")
+    parser.add_argument("--only", nargs="*", default=[*methods, *LAPTOP], choices=[*methods, *LAPTOP])
     arguments = parser.parse_args()
     if not LEGO.is_dir():
         print(f"Skipped: {LEGO} is not there; set NSW_LEGO to a folder with NeRF-Synthetic lego.")
         return 0
     scene = nsw.scenes.load(LEGO, size=100)
     keep({}, scene)
+    clock_for = lambda render: Clock(math.inf, lambda: psnr_of(render, scene))  # noqa: E731
     for name in arguments.only:
+        if name in LAPTOP:
+            for length in arguments.lengths:
+                measure(name, partial(LAPTOP[name], scene, length, clock_for), scene, length=length)
+            continue
         for seconds in arguments.seconds or BUDGETS[name]:
-            clock, about, more = methods[name](scene, seconds)
-            run = {"seconds": seconds, "measured": f"{datetime.date.today().isoformat()}, {hardware()}", "steps": clock.steps}
-            run |= {"about": about, "trace": clock.finish(), "profile": "none, it was stopped before"}
-            keep({name: [run]}, scene)
-            run["profile"] = where_time_goes(more)
-            keep({name: [run]}, scene)
-            print(name, run, flush=True)
+            measure(name, partial(methods[name], scene, seconds), scene, seconds=seconds)
     print((FOLDER / "lego.md").read_text(encoding="utf-8"))
     return 0
 

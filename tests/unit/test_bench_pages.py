@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import nsw.scenes
+
 BENCH = Path(__file__).parents[1] / "bench"
 
 
@@ -100,3 +102,23 @@ def test_presets_are_shortened_by_settings_that_the_notebooks_have(monkeypatch, 
         code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
         assert own and any('preset: str = "gpu"' in source for source in code) and not any("claims.check()" in s for s in code)
         assert not any("scene_name: str" in source and "'there'" not in source for source in code)
+
+
+def test_lego_is_trained_at_the_sizes_that_the_notebooks_have(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCH))
+    sizes = importlib.import_module("preset_sizes")
+    for number, named in (("02", "coarse_steps"), ("03", "n_steps"), ("04", "n_steps"), ("05", "steps"), ("06", "steps")):
+        own, twice = (sizes.settings(number, "laptop", length) for length in (1, 2))
+        assert getattr(twice, named) == 2 * getattr(own, named) and twice.image_size == own.image_size
+    s = sizes.settings("02", "laptop")
+    coarse, fine = sizes.dvgo_both(s)
+    assert (coarse.n_steps, coarse.n_voxels) == (s.coarse_steps, s.coarse**3)
+    assert len(fine.grow) == 4 and fine.grow[-1] < fine.n_steps == s.fine_steps
+    assert sizes.plenoxels_recipe(sizes.settings("04", "gpu")).sizes == (128, 256)
+    scene, s = nsw.scenes.load("toybox", size=24), sizes.settings("05", "laptop")
+    model, plan = sizes.hash_grid(scene, s)
+    assert (len(model.levels), plan.n_steps, plan.n_samples) == (s.levels, s.steps, s.samples)
+    model, plan = sizes.vm(scene, sizes.settings("06", "smoke"))
+    assert plan.n_voxels > 24**3 and model.n_bytes < 1e6
+    training = sizes.splats_training(scene, sizes.settings("03", "smoke"), sh_degree=1)
+    assert len(training.gaussians) == 500 and training.control.max_splats == 2000
