@@ -12,7 +12,7 @@ from nsw.models.state import write_bytes
 from nsw.runs import measured, model_table
 from nsw.runs.board import Entry, number
 from nsw.runs.board import measured as measured_text
-from nsw.runs.claims import HOLDS, SHOWN
+from nsw.runs.claims import FAILS, HOLDS, SHOWN
 from nsw.runs.gallery import cover, shrunk
 from nsw.runs.kept import Kept
 from nsw.runs.notebooks import read_notebook
@@ -36,11 +36,14 @@ def method_row(entry: Entry, title: str, picture: str | None, alt: str) -> str:
     """Return one row of the table of methods."""
     budget = measured.budget(entry.slug, entry.preset) or entry.budget or {}
     claims = [row for row in entry.rows if row["verdict"] != SHOWN] or entry.rows
-    shown = foremost(claims)
+    shown, named = foremost(claims)
     spreads = [{**row, "recorded": measured.spread(entry.slug, entry.preset, row["title"])} for row in shown]
     told = "<br>".join(f"{_cell(row['title'])}: **{_cell(measured_text(row))}** ({row['verdict']})" for row in spreads)
-    if len(claims) > len(shown):
-        told += f"<br>and {len(claims) - len(shown)} more that hold"
+    if named:
+        short = (f"{_cell(row['title'])} {_cell(measured_text({**row, 'recorded': None}))}" for row in named)
+        told += f"<br>{FAILS}: {'; '.join(short)}"
+    if rest := len(claims) - len(shown) - len(named):
+        told += f"<br>and {rest} more " + ("that hold" if shown[0]["verdict"] == HOLDS else f"({shown[0]['verdict']})")
     paper = "<br>".join(dict.fromkeys(_cell(str(row["paper_value"])) for row in shown if row["paper_value"])) or "-"
     image = f'<img src="{picture}" width="{THUMBNAIL_WIDTH // 2}" alt="{_cell(alt)}">' if picture else ""
     memory = number(budget.get("peak_mb"), "MB") if budget.get("peak_mb") is None else f"{budget['peak_mb'] / 1000:.1f} GB"
@@ -48,11 +51,15 @@ def method_row(entry: Entry, title: str, picture: str | None, alt: str) -> str:
     return f"| {image} | {link} | {told} | {paper} | {duration(budget.get('seconds'))}, {memory} ({entry.preset}) |"
 
 
-def foremost(claims: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the claims that a table has room for: every one that does not hold, then those with the paper's number."""
-    order = sorted(claims, key=lambda row: (row["verdict"] == HOLDS, not row["paper_value"]))
-    bad = sum(row["verdict"] != HOLDS for row in claims)
-    return order[: max(CLAIMS_SHOWN, bad)]
+def foremost(claims: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the claims that a row tells in full, and those that do not hold and are named in one line besides.
+
+    In full: the first that holds, those that do not hold, and where there is room others that hold; with the paper's number first.
+    """
+    order = sorted(claims, key=lambda row: not row["paper_value"])
+    good, bad = ([row for row in order if (row["verdict"] == FAILS) is fails] for fails in (False, True))
+    told = [*good[:1], *bad, *good[1:]][:CLAIMS_SHOWN]
+    return told, bad[CLAIMS_SHOWN - len(good[:1]) :]
 
 
 def _cell(text: str) -> str:

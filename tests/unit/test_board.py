@@ -178,9 +178,43 @@ def test_a_dozen_notebooks_make_one_readable_readme(runs):
     text = (runs / "README.md").read_text(encoding="utf-8")
     (line,) = [line for line in text.splitlines() if "10_method0" in line]
     assert line.count("(not reproduced)") == 2 and line.count("(holds)") == 1 and "and 5 more that hold" in line
+    assert line.index("claim 0: **3 dB") < line.index("claim 4: **3 dB") < line.index("claim 6: **3 dB")  # what holds comes first
     picture = Image.open(runs / "data/pictures/readme.png")
     assert picture.width <= 1200 and picture.height > 0.4 * picture.width
     assert text.count("| [DVGO](notebooks/") == 13
+
+
+@pytest.mark.parametrize(
+    ("holds", "fails", "full", "named", "end"),
+    [
+        (4, 6, "HFF", 4, "and 3 more that hold"),
+        (8, 1, "HFH", 0, "and 6 more that hold"),
+        (0, 5, "FFF", 2, ""),
+        (1, 2, "HFF", 0, ""),
+    ],
+)
+def test_a_row_says_what_holds_and_names_everything_that_does_not(runs, holds, fails, full, named, end):
+    entry = next(e for e in board.collect(runs / "runs") if e.preset == "laptop")
+    row = entry.rows[0]
+    good = [{**row, "title": f"good {i}", "verdict": "holds", "paper_value": "1 dB" * (i == holds - 1)} for i in range(holds)]
+    bad = [{**row, "title": f"bad {i}", "verdict": "not reproduced", "paper_value": ""} for i in range(fails)]
+    entry.claims["claims"] = bad + good
+    told = readme.method_row(entry, "X", None, "").split("|")[3].split("<br>")
+    assert [("H" if "(holds)" in line else "F") for line in told[:3]] == list(full) and all("**3 dB**" in line for line in told[:3])
+    assert (
+        told[0].strip().startswith(f"good {holds - 1}" if holds else "bad 0")
+    )  # of those that hold, the one with the paper's number
+    assert [line.strip() for line in told[3:]] == [text for text in (_named(fails - named, fails), end) if text]
+
+
+def _named(first: int, end: int) -> str:
+    return first < end and "not reproduced: " + "; ".join(f"bad {i} 3 dB" for i in range(first, end))
+
+
+def test_a_row_without_any_verdict_says_so(runs):
+    entry = next(e for e in board.collect(runs / "runs") if e.preset == "laptop")
+    entry.claims["claims"] = [{**entry.rows[0], "title": f"row {i}", "verdict": "not asserted"} for i in range(5)]
+    assert "row 2: **3 dB** (not asserted)<br>and 2 more (not asserted)" in readme.method_row(entry, "X", None, "")
 
 
 def test_the_readme_takes_the_spread_that_is_recorded_now(runs):
