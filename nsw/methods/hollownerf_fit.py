@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+
 import torch
 
 from nsw.methods import hollownerf as hollow
@@ -56,3 +59,19 @@ def retrained(
         torch.manual_seed(seed)
         model = new_model(scene, steps_across, **sizes).to(device)
         return fit(model, pixels, plan, pruning, torch.Generator(device).manual_seed(seed), scene.near)
+
+
+def squeezed(
+    field: HollowGrid, pixels: ngp.Pixels, plan: Plan, pruning: hollow.Pruning, n_steps: int, near: float, seed: int = 0
+) -> HollowGrid:
+    """Return a copy of a trained hollow grid after some more steps under another constraint, at the rate its plan ended with.
+
+    The price starts at nothing, and at once.
+    """
+    model = copy.deepcopy(field)
+    model.multiplier.zero_()
+    after = replace(
+        plan, n_steps=n_steps, lr=plan.lr * plan.last_rate, lr_network=plan.lr_network * plan.last_rate, warmup=0.0, last_rate=1.0
+    )
+    generator = torch.Generator(pixels.alpha.device).manual_seed(seed)
+    return fit(model, pixels, after, replace(pruning, start=0.0), generator, near)

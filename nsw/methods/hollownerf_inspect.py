@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nsw.cameras import project
+from nsw.kernels.grid_lookup import grid_lookup
 from nsw.methods import hollownerf as hollow
 from nsw.methods import hollownerf_pack as packing
 from nsw.methods import instant_ngp as ngp
 from nsw.methods import instant_ngp_inspect as look
+from nsw.metrics import psnr
 from nsw.models.dense_grid import lattice
 from nsw.models.hash_grid import HashGrid
-from nsw.models.hollow_grid import HollowGrid
+from nsw.models.hollow_grid import HollowGrid, soft_gate
+from nsw.renderers.render import Render
 from nsw.scenes.scene import Scene
 
 
@@ -76,10 +79,62 @@ def hidden(scene: Scene, aabb: Float[Tensor, "2 3"], n_vertices: int, split: str
     return (inside.any(0) & ~seen.any(0)).view((n_vertices,) * 3)
 
 
+def agreement(saliency: Tensor, shell: Bool[Tensor, "T T T"], threshold: float = 0.05) -> tuple[float, float]:
+    """Return precision and recall of a saliency against the true shell, both in [0, 1].
+
+    Precision is the share of vertices with a saliency of `threshold` or more that stand beside a visible surface; recall the
+    share of those beside one that have it. Precision is 1 where no vertex is salient.
+
+    >>> agreement(torch.tensor([0.9, 0.9, 0.0, 0.0]), torch.tensor([True, False, True, True]))
+    (0.5, 0.3333333333333333)
+    """
+    salient = saliency >= threshold
+    hits = float((salient & shell).sum())
+    return hits / max(int(salient.sum()), 1) if bool(salient.any()) else 1.0, hits / max(int(shell.sum()), 1)
+
+
+def agreement_curve(saliency: Tensor, shell: Bool[Tensor, "T T T"], n: int = 40) -> tuple[list[float], list[float]]:
+    """Return recall and precision at n thresholds, evenly spaced in the logit from a saliency of 0.0001 to one of 0.88.
+
+    >>> [len(values) for values in agreement_curve(torch.rand(3, 3, 3), torch.rand(3, 3, 3) > 0.5, 5)]
+    [5, 5]
+    """
+    thresholds = torch.linspace(-9.0, 2.0, n).sigmoid().tolist()
+    precision, recall = zip(*(agreement(saliency, shell, at) for at in thresholds), strict=True)
+    return list(recall), list(precision)
+
+
 def histogram(saliency: Tensor, n_bins: int = 10) -> dict[str, float]:
     """Return the share of vertices in each bin of saliency, by the bin's lower end."""
     counts = torch.histc(saliency.float(), n_bins, 0.0, 1.0) / saliency.numel()
     return {f"{k / n_bins:g}": float(count) for k, count in enumerate(counts)}
+
+
+def pressed(
+    fields: Mapping[str, HollowGrid],
+    draw: Callable[[HollowGrid], Render],
+    photograph: Float[Tensor, "H W 3"],
+    inside: Bool[Tensor, "T T T"] | None = None,
+    beside: Bool[Tensor, "T T T"] | None = None,
+):
+    """Return a row for each field, uint8 [H, W, 3]: its picture with its PSNR, and bars for how full and how hollow it is.
+
+    Args:
+        draw: from a field to its picture of the photograph's view.
+        inside, beside: vertices hidden inside of things, and those beside visible surfaces; None where nobody knows.
+    """
+    import numpy as np
+
+    from nsw.widgets.gauges import gauged
+
+    rows = []
+    for name, field in fields.items():
+        p, picture = saliencies(field), draw(field).rgb[0].cpu()
+        bars = {"p < 0.2": float((p < 0.2).float().mean()), "p > 0.8": float((p > 0.8).float().mean())}
+        if inside is not None and beside is not None:
+            bars |= {"mean p, shell": float(p[beside].mean()), "mean p, inside": float(p[inside].mean())}
+        rows.append(gauged(picture, bars, f"{name}: {psnr(picture[None], photograph[None]):.1f} dB"))
+    return np.concatenate(rows)
 
 
 def collisions(
@@ -91,6 +146,39 @@ def collisions(
         pull = look.pull_on(field, pixels, level, near)
         rows.append({"field": name, "vertices pulled": int((pull.mass > 0).sum())} | look.pull_columns(field, pull, surface))
     return rows
+
+
+def edge_chart():
+    """Return the chart of the saliency along four vertices with logits -9, -9, 21, 21, interpolated first and squashed first."""
+    x, box, logits = torch.linspace(0, 3, 200), torch.tensor([[0.0, 0, 0], [3, 1, 1]]), torch.tensor([-9.0, -9.0, 21.0, 21.0])
+    points = torch.stack([x, 0 * x, 0 * x], dim=1)
+    line = lambda values: grid_lookup(values[:, None, None, None], points, box)[:, 0]  # noqa: E731
+    curves = {"interpolate, then squash": line(logits).sigmoid(), "squash, then interpolate": line(logits.sigmoid())}
+    return _curves(x, curves, "position in cells", "saliency")
+
+
+def gate_chart():
+    """Return the chart of the gate for features of any length, at three steepnesses."""
+    p = torch.linspace(0, 1, 200)
+    curves = {f"steepness {a:g}": soft_gate(p[:, None], a) for a in (3.0, 10.0, 30.0)}
+    return _curves(p, curves, "length of v, in mean lengths", "factor of density")
+
+
+def _curves(x: Tensor, curves: Mapping[str, Tensor], x_title: str, y_title: str):
+    from nsw.widgets.charts import COLOURS, DASHES, figure
+
+    data = [
+        dict(
+            type="scatter",
+            x=x.tolist(),
+            y=y.tolist(),
+            name=name,
+            mode="lines",
+            line=dict(color=COLOURS[k], dash=DASHES[k], width=2.5),
+        )
+        for k, (name, y) in enumerate(curves.items())
+    ]
+    return figure(data, showlegend=True).update_xaxes(title=x_title).update_yaxes(title=y_title)
 
 
 def thermostat(rho: float = 0.5, limit: float = 0.3, n_steps: int = 200, lr: float = 0.1) -> tuple[list[float], list[float]]:

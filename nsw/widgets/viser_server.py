@@ -7,6 +7,7 @@ import html
 import math
 import socket
 import threading
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -152,6 +153,7 @@ class ViserView:
         self.splats = hasattr(model, "covariances")
         self.live = threading.Event()
         self.views: dict[int, _LiveView] = {}
+        self.knobs: dict[str, Any] = {}
         self.server.scene.set_up_direction(up)
         if scene is not None:
             self._add_scene()
@@ -230,6 +232,31 @@ class ViserView:
         gui.add_markdown(f"Drag turns, right-drag moves, the wheel zooms.{stand}")
         self._show()
 
+    def add_knobs(self, remade: Callable[..., Any], knobs: Mapping[str, Any]) -> None:
+        """Draw what `remade(**values)` returns from now on, in every browser, with a slider or a list for each value.
+
+        Args:
+            knobs: name -> (minimum, maximum, value) for a slider, or a list for a choice, its first entry chosen.
+        """
+        for name, spec in knobs.items():
+            if isinstance(spec, list):
+                self.knobs[name] = self.server.gui.add_dropdown(name, options=spec, initial_value=spec[0])
+            else:
+                low, high, value = spec
+                step = (high - low) / 100
+                self.knobs[name] = self.server.gui.add_slider(name, min=low, max=high, step=step, initial_value=value)
+
+        for knob in self.knobs.values():
+            knob.on_update(lambda _: self._turn(remade))
+        self._turn(remade)
+
+    def _turn(self, remade: Callable[..., Any]) -> None:
+        """Have the model made anew for what the knobs say."""
+        self.model = remade(**{name: knob.value for name, knob in self.knobs.items()})
+        for view in list(self.views.values()):
+            view.model = self.model
+            view.moved.set()
+
     def _shade(self, background: float) -> None:
         """Draw over another grey from now on."""
         self.background = background
@@ -294,7 +321,9 @@ class ViserView:
         self.server.stop()
 
 
-def viser_view(model: Any, scene: Any = None, port: int = 0, host: str = "127.0.0.1") -> ViserView:
+def viser_view(
+    model: Any, scene: Any = None, port: int = 0, host: str = "127.0.0.1", remade: Callable[..., Any] | None = None, **knobs: Any
+) -> ViserView:
     """Open the full 3D viewer of a model and show its link; `.url` and `.stop()` are on what it returns.
 
     Args:
@@ -302,11 +331,15 @@ def viser_view(model: Any, scene: Any = None, port: int = 0, host: str = "127.0.
         scene: its scene, for the training views and points; None shows the model alone.
         port: 0 takes any free one.
         host: "127.0.0.1" keeps the page on this machine; "0.0.0.0" opens it to the network.
+        remade: called with the value of every knob by name; returns the model to draw instead.
+        knobs: see `ViserView.add_knobs`.
 
     Raises:
         InputError: when the port is taken.
     """
     view = ViserView(model, scene, port, host)
+    if remade is not None:
+        view.add_knobs(remade, knobs)
     link = f'<a href="{html.escape(view.url)}" target="_blank" rel="noopener">{html.escape(view.url)}</a>'
     emit(
         {

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from nsw import models
-from nsw.cameras import Rays
+from nsw.cameras import Rays, camera_rays
 from nsw.errors import InputError
 from nsw.methods import hollownerf as hollow
+from nsw.methods import hollownerf_cut as cutting
 from nsw.methods import hollownerf_fit as fitting
 from nsw.methods import hollownerf_inspect as look
 from nsw.methods import hollownerf_pack as packing
@@ -312,3 +313,56 @@ def test_an_oracle_is_not_trained(scene):
 def test_a_saliency_grid_has_at_least_a_cell():
     with pytest.raises(InputError, match="2 vertices"):
         HollowGrid(HollowGridSettings(n_saliency=1))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_cut_takes_away_what_stands_before_its_plane_whatever_the_side(trained, scene, axis):
+    _, model = trained
+    view = scene.views("test")[0]
+    whole, draw = (
+        ngp.render_view(model, view, scene.near),
+        lambda share: cutting.Cut(model, axis, share, near=scene.near).render_view(view),
+    )
+    high = bool(view.origins[0, axis] > model.aabb[:, axis].mean())
+    torch.testing.assert_close(draw(float(high)).rgb, whole.rgb)
+    assert float(draw(float(not high)).alpha.max()) == 0.0
+    behind = draw(0.5)
+    assert float(whole.alpha.max()) > 0.5 and float((behind.alpha - whole.alpha).max()) < 60 * 1e-4  # of samples dropped
+    points = _points()
+    kept = dataclasses.replace(cutting.Cut(model, axis, 0.5), above=high).density(points) > 0
+    assert not bool((kept & ((points[:, axis] > model.aabb[:, axis].mean()) == high)).any())
+
+
+def test_the_sheet_is_seen_on_the_plane_alone_and_is_clear_where_it_is_zero(trained, scene):
+    _, model = trained
+    view = scene.views("test")[0]
+    draw = lambda value: cutting.cut_open(model, view, scene.near, "z", 0.5, value, view.width)  # noqa: E731
+    plain, ones = draw(None), torch.ones(9, 9, 9)
+    torch.testing.assert_close(draw(0 * ones), plain)
+    picture = draw(ones)
+    yellow = (picture - torch.tensor([253, 231, 55]) / 255).abs().amax(-1) < 0.15
+    rays = camera_rays(view)
+    t = (model.aabb[:, 2].mean() - rays.origins[:, 2]) / rays.directions[:, 2]
+    crossing = rays.origins + t[:, None] * rays.directions
+    inside = ((crossing - model.aabb.mean(0)).abs() <= (model.aabb[1] - model.aabb[0]) / 2 + 1e-4).all(-1) & (t > 0)
+    assert bool(inside.any()) and not bool(inside.all())
+    assert bool((yellow.view(-1) == inside).float().mean() > 0.99)
+    torch.testing.assert_close(picture.view(-1, 3)[~inside], plain.view(-1, 3)[~inside])
+
+
+def test_precision_and_recall_of_the_shell_itself_are_one_and_fall_with_what_is_added_or_lost():
+    shell = torch.rand(6, 6, 6, generator=torch.Generator().manual_seed(0)) > 0.7
+    assert look.agreement(shell.float(), shell) == (1.0, 1.0)
+    everything, nothing = look.agreement(torch.ones(6, 6, 6), shell), look.agreement(torch.zeros(6, 6, 6), shell)
+    assert everything == (pytest.approx(float(shell.float().mean())), 1.0) and nothing == (1.0, 0.0)
+    recall, _ = look.agreement_curve(torch.rand(6, 6, 6, generator=torch.Generator().manual_seed(1)), shell)
+    assert recall == sorted(recall, reverse=True)
+
+
+def test_more_steps_under_a_tighter_limit_empty_a_copy_and_leave_the_field_as_it_was(trained, scene):
+    pixels, model = trained
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    tight = fitting.squeezed(model, pixels, PLAN, dataclasses.replace(PRUNING, limit=0.0, rho=1.0, ceiling=1.0), 20, scene.near)
+    free = fitting.squeezed(model, pixels, PLAN, dataclasses.replace(PRUNING, limit=1.0), 20, scene.near)
+    assert float(look.saliencies(tight).mean()) < 0.5 * float(look.saliencies(free).mean())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

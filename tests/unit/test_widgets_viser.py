@@ -78,6 +78,23 @@ def test_server_shows_views_points_and_splats_and_stops(scene, gaussians, monkey
         assert again.connect_ex(("127.0.0.1", view.port)) != 0
 
 
+def test_knobs_have_the_model_made_anew_for_every_browser(scene, gaussians, monkeypatch):
+    monkeypatch.setattr("IPython.display.display", lambda *a, **k: None)
+    made = []
+    remade = lambda share, side: made.append((share, side)) or Gaussians.from_points(gaussians.means + share, gaussians.base_rgb)  # noqa: E731
+    view = viser_server.viser_view(gaussians, scene, remade=remade, share=(0.0, 1.0, 0.5), side=["left", "right"])
+    try:
+        assert made == [(0.5, "left")] and view.model is not gaussians
+        watching = types.SimpleNamespace(model=None, moved=threading.Event(), end=lambda: None)
+        view.views[0] = watching
+        view.knobs["share"].value, view.knobs["side"].value = 0.25, "right"
+        view._turn(remade)
+        assert made[-1] == (0.25, "right") and watching.model is view.model and watching.moved.is_set()
+    finally:
+        view.views.clear()
+        view.stop()
+
+
 def test_live_view_draws_coarse_then_full_and_clears(gaussians):
     drawn, sent = [], threading.Semaphore(0)
 
