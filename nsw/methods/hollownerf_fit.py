@@ -64,14 +64,13 @@ def retrained(
 def squeezed(
     field: HollowGrid, pixels: ngp.Pixels, plan: Plan, pruning: hollow.Pruning, n_steps: int, near: float, seed: int = 0
 ) -> HollowGrid:
-    """Return a copy of a trained hollow grid after some more steps under another constraint, at the rate its plan ended with.
+    """Return a copy of a trained hollow grid after more steps under another constraint; the price starts at 0, at once.
 
-    The price starts at nothing, and at once.
+    The optimiser starts anew, so that its first steps are as large as its rate: that is a fifth of what the plan ended with.
     """
     model = copy.deepcopy(field)
     model.multiplier.zero_()
-    after = replace(
-        plan, n_steps=n_steps, lr=plan.lr * plan.last_rate, lr_network=plan.lr_network * plan.last_rate, warmup=0.0, last_rate=1.0
-    )
+    rate = 0.2 * plan.last_rate
+    after = replace(plan, n_steps=n_steps, lr=plan.lr * rate, lr_network=plan.lr_network * rate, warmup=0.0, last_rate=1.0)
     generator = torch.Generator(pixels.alpha.device).manual_seed(seed)
     return fit(model, pixels, after, replace(pruning, start=0.0), generator, near)

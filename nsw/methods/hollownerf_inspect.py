@@ -130,9 +130,9 @@ def pressed(
     rows = []
     for name, field in fields.items():
         p, picture = saliencies(field), draw(field).rgb[0].cpu()
-        bars = {"p < 0.2": float((p < 0.2).float().mean()), "p > 0.8": float((p > 0.8).float().mean())}
+        bars = {"p below 0.2:": float((p < 0.2).float().mean()), "p above 0.8:": float((p > 0.8).float().mean())}
         if inside is not None and beside is not None:
-            bars |= {"mean p, shell": float(p[beside].mean()), "mean p, inside": float(p[inside].mean())}
+            bars |= {"shell, mean p:": float(p[beside].mean()), "inside, mean p:": float(p[inside].mean())}
         rows.append(gauged(picture, bars, f"{name}: {psnr(picture[None], photograph[None]):.1f} dB"))
     return np.concatenate(rows)
 
