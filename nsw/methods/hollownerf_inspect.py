@@ -154,17 +154,17 @@ def edge_chart():
     points = torch.stack([x, 0 * x, 0 * x], dim=1)
     line = lambda values: grid_lookup(values[:, None, None, None], points, box)[:, 0]  # noqa: E731
     curves = {"interpolate, then squash": line(logits).sigmoid(), "squash, then interpolate": line(logits.sigmoid())}
-    return _curves(x, curves, "position in cells", "saliency")
+    return _curves(x, curves, "Saliency along a line of four vertices", "position in cells", "saliency")
 
 
 def gate_chart():
     """Return the chart of the gate for features of any length, at three steepnesses."""
     p = torch.linspace(0, 1, 200)
     curves = {f"steepness {a:g}": soft_gate(p[:, None], a) for a in (3.0, 10.0, 30.0)}
-    return _curves(p, curves, "length of v, in mean lengths", "factor of density")
+    return _curves(p, curves, "The gate", "length of v, in mean lengths", "factor of density")
 
 
-def _curves(x: Tensor, curves: Mapping[str, Tensor], x_title: str, y_title: str):
+def _curves(x: Tensor, curves: Mapping[str, Tensor], title: str, x_title: str, y_title: str):
     from nsw.widgets.charts import COLOURS, DASHES, figure
 
     data = [
@@ -178,7 +178,7 @@ def _curves(x: Tensor, curves: Mapping[str, Tensor], x_title: str, y_title: str)
         )
         for k, (name, y) in enumerate(curves.items())
     ]
-    return figure(data, showlegend=True).update_xaxes(title=x_title).update_yaxes(title=y_title)
+    return figure(data, title=title, showlegend=True).update_xaxes(title=x_title).update_yaxes(title=y_title)
 
 
 def thermostat(rho: float = 0.5, limit: float = 0.3, n_steps: int = 200, lr: float = 0.1) -> tuple[list[float], list[float]]:
@@ -216,8 +216,8 @@ def thermostat_chart(rho: float, limit: float):
         )
         for k, (name, values) in enumerate(curves.items())
     ]
-    chart = figure(data, showlegend=True)
-    return chart.update_xaxes(title="step").update_yaxes(title="")
+    chart = figure(data, title="A problem with a known answer", showlegend=True)
+    return chart.update_xaxes(title="step").update_yaxes(title="m, C and multiplier")
 
 
 @torch.no_grad()
