@@ -1,4 +1,4 @@
-"""Look at a city in blocks: the map, needles, who pulls at a picture, and how well surface and seams came out."""
+"""Look at a city in blocks: needles, who pulls at a picture, and how well surface and seams came out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nsw import metrics
@@ -16,7 +16,6 @@ from nsw.losses import loss_l1, loss_ssim
 from nsw.methods import citygaussian_v2 as city
 from nsw.methods import citygaussian_v2_blocks as blocks
 from nsw.methods.gaussian_splatting_2d import mesh_of
-from nsw.models.depth_prior import align_inverse_depth
 from nsw.models.parts import part_of
 from nsw.models.sh import sh0_from_rgb
 from nsw.models.surfels import Surfels
@@ -28,44 +27,6 @@ from nsw.scenes.surface import surface_points
 PALETTE = torch.tensor(
     [[0.0, 0.45, 0.7], [0.84, 0.37, 0.0], [0.0, 0.62, 0.45], [0.8, 0.47, 0.65], [0.9, 0.62, 0.0], [0.34, 0.71, 0.91]]
 )
-WHY = {
-    0: ("not needed", "x-thin", "#bbbbbb"),
-    blocks.LOCATION: ("it stands here", "circle", "#0072B2"),
-    blocks.SSIM: ("it sees this", "triangle-up", "#E69F00"),
-    blocks.BOTH: ("both", "star", "#000000"),
-}
-
-
-def map_traces(surfels: Surfels, cameras: Cameras, boxes: Float[Tensor, "B 2 2"], block: int, why: Int[Tensor, "C"]) -> list[dict]:
-    """Return a map as plotly traces: where discs are dense, borders of all boxes, and the cameras of one block by reason."""
-    ground, eyes = surfels.means.detach()[:, :2].cpu(), cameras.origins[:, :2].cpu()
-    reach = torch.cat([torch.quantile(ground[:100_000], torch.tensor([0.01, 0.99]), dim=0), eyes])
-    low, high = float(reach.min()) - 0.2, float(reach.max()) + 0.2
-    x, y = ground[((ground > low) & (ground < high)).all(-1)][:: max(len(ground) // 3000, 1)].T.tolist()
-    traces = [dict(type="scatter", mode="markers", x=x, y=y, name="discs", marker=dict(size=3, color="#9bb7c9"))]
-    xs, ys = [], []
-    for (x0, y0), (x1, y1) in boxes.clamp(low, high).tolist():
-        xs += [x0, x1, x1, x0, x0, None]
-        ys += [y0, y0, y1, y1, y0, None]
-    traces.append(dict(type="scatter", mode="lines", x=xs, y=ys, name="borders", line=dict(color="#444444", width=2)))
-    (x0, y0), (x1, y1) = boxes[block].clamp(low, high).tolist()
-    frame = dict(x=[x0, x1, x1, x0, x0], y=[y0, y0, y1, y1, y0], line=dict(color="#D55E00", width=4))
-    traces.append(dict(type="scatter", mode="lines", name=f"block {block}", **frame))
-    for reason, (words, symbol, colour) in WHY.items():
-        u, v = eyes[why == reason].T.tolist() if bool((why == reason).any()) else ([], [])
-        marker = dict(symbol=symbol, size=11, color=colour, line=dict(color="#000000", width=1))
-        traces.append(dict(type="scatter", mode="markers", x=u, y=v, name=words, marker=marker))
-    return traces
-
-
-def alignment_traces(guess: Float[Tensor, "H W"], pixels: Float[Tensor, "P 2"], known: Float[Tensor, "P"]) -> list[dict]:
-    """Return estimated against known inverse depth at sparse points as plotly traces, with the robust line through them."""
-    fitted = align_inverse_depth(guess, pixels, known).flatten()
-    ends = [int(guess.argmin()), int(guess.argmax())]
-    column, row = pixels.long().unbind(-1)
-    at = guess[row.clamp(0, guess.shape[0] - 1), column.clamp(0, guess.shape[1] - 1)]
-    line = dict(type="scatter", mode="lines", x=guess.flatten()[ends].tolist(), y=fitted[ends].tolist(), name="median and MAD")
-    return [dict(type="scatter", mode="markers", x=at.tolist(), y=known.tolist(), name="sparse points"), line]
 
 
 @torch.no_grad()
@@ -124,13 +85,6 @@ def by_block(surfels: Surfels, boxes: Float[Tensor, "B 2 2"]) -> Surfels:
     """Return a copy with the discs of each block in one of six colours."""
     block = blocks.inside(surfels.means.detach(), boxes).int().argmax(0).cpu()
     return tinted(surfels, PALETTE[block % len(PALETTE)])
-
-
-def histogram(values: Float[Tensor, "n"], low: float, high: float, n: int = 30) -> dict:
-    """Return a plotly trace of bars: how many values fall into each of n cells."""
-    edges = torch.linspace(low, high, n + 1)
-    counts = torch.histc(values.detach().cpu().float().clamp(low, high), n, low, high)
-    return dict(type="bar", x=(edges[1:] / 2 + edges[:-1] / 2).tolist(), y=counts.tolist(), width=(high - low) / n, opacity=0.6)
 
 
 @dataclass(frozen=True)

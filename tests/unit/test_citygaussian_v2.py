@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import replace
 
 import pytest
@@ -24,6 +25,7 @@ from nsw.models.residual_codebooks import assign
 from nsw.models.state import load_state, save_state
 from nsw.models.surfels import Surfels
 from nsw.renderers.surfels import render_view
+from nsw.runs.blocks import costs, run_blocks
 
 
 def rand(*shape, seed=0):
@@ -83,6 +85,26 @@ def test_merged_discs_are_those_of_all_blocks(town, tmp_path):
     sent = unpack(load_state(tmp_path / "input", "input"), "input")
     again = blocks.load_block(blocks.tune_block(sent, tmp_path / "again.safetensors"))[0]
     assert torch.equal(again.means, parts[0].means)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ray's clusters run on Linux and macOS")
+def test_blocks_of_a_city_are_the_same_from_a_ray_cluster(town, tmp_path, monkeypatch):
+    """Two blocks, grown and trimmed with estimated depth: what comes back over Ray is what processes of this machine write."""
+    pytest.importorskip("ray", reason="Ray is not installed (extra cluster) or has no wheel for this system")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    coarse, few = start(town), blocks.own_scene(town, town.splits["train"][:4])
+    boxes, inverse = blocks.quantile_boxes(coarse.means.detach()[:, :2], 2, 1), torch.full(few.images.shape[:3], 0.3)
+    why = torch.tensor([[1, 1, 1, 0], [0, 1, 1, 1]])
+    work = blocks.blocks_of(coarse, few, boxes, why, inverse, lambda share: blocks.fine_plan(8, 2, growth=1e-6, depth_l1=1.0))
+    told = dict(threads=1, gpus=0, progress=False)
+    found = {where: run_blocks(blocks.tune_block, work, tmp_path / where, where=where, **told) for where in ("processes", "ray")}
+    for here, there in zip(found["processes"], found["ray"], strict=True):
+        (mine, about), (back, cost) = blocks.load_block(here), blocks.load_block(there)
+        assert all(torch.equal(value, back.state_dict()[name]) for name, value in mine.state_dict().items())
+        assert {**about, "seconds": 0} == {**cost, "seconds": 0} and about["views"] == 3
+    assert all(cost.seconds > 0 and cost.peak_mb > 50 for cost in costs(found["ray"]))
+    merged = blocks.merged([blocks.load_block(path)[0] for path in found["ray"]])
+    assert not torch.equal(merged.means[: len(coarse)], coarse.means) and bool(merged.means.isfinite().all())
 
 
 def test_a_block_with_too_few_pictures_keeps_the_coarse_discs(town, tmp_path):

@@ -11,6 +11,7 @@ import torch
 from nsw import InputError, scenes
 from nsw.methods import citygaussian_v2 as city
 from nsw.methods import citygaussian_v2_blocks as blocks
+from nsw.methods import citygaussian_v2_charts as charts
 from nsw.methods import citygaussian_v2_depth as depth_of
 from nsw.methods import citygaussian_v2_inspect as inspect
 from nsw.methods import citygaussian_v2_press as press
@@ -67,6 +68,35 @@ def test_needles_are_as_many_and_as_thin_as_asked(town):
     assert int(needles.sum()) == 40 and float(city.axis_ratio(surfels).min()) > 0.9
     areas = [model.scales[:, :2].sum(1) for model in (surfels, stretched)]
     torch.testing.assert_close(*areas)
+
+
+def test_a_map_says_where_cameras_stand_and_why_they_are_needed(town):
+    surfels, cameras = start(town), town.views("train")
+    boxes = blocks.quantile_boxes(surfels.means.detach()[:, :2], 2, 1)
+    why = torch.arange(len(cameras)) % 4
+    drawn = charts.block_map(surfels, cameras, boxes, 1, why)
+    traces = {trace.name: trace for trace in drawn.data}
+    assert sum(len(traces[words].x) for words, *_ in charts.WHY.values()) == len(cameras)
+    assert max(traces["block 1"].x) == max(traces["borders"].x[6:11]) and min(traces["block 1"].x) == max(traces["borders"].x[:5])
+    east = blocks.inside(cameras.origins, boxes)[1].tolist()
+    cores = traces[""].marker.color
+    assert len({(core, there) for core, there in zip(cores, east, strict=True)}) == 2
+    assert drawn.layout.xaxis.title.text and drawn.layout.yaxis.title.text
+
+
+def test_a_threshold_says_how_many_needles_it_spares(town):
+    stretched = inspect.with_needles(start(town), 0.2, 0.005)
+    drawn = charts.needle_figure({"stretched": city.axis_ratio(stretched).log10()}, -2.0)
+    bars, limit = drawn.data
+    assert bars.name == "stretched: 40 spared" and sum(bars.y) == 200 and set(limit.x) == {-2.0}
+
+
+def test_the_line_through_aligned_points_has_their_units():
+    g = torch.Generator().manual_seed(0)
+    guess, pixels = torch.rand(12, 16, generator=g), torch.rand(40, 2, generator=g) * torch.tensor([16.0, 12.0])
+    column, row = pixels.long().unbind(-1)
+    points, line = charts.alignment_figure(guess, pixels, 3 * guess[row, column] + 1).data
+    assert all(abs(y - 3 * x - 1) < 1e-4 for trace in (points, line) for x, y in zip(trace.x, trace.y, strict=True))
 
 
 def test_seams_are_the_pixels_near_inner_borders(town):
