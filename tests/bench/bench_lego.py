@@ -63,19 +63,23 @@ LAPTOP = {f"{name}, laptop": train for name, train in lego_presets.METHODS.items
 
 
 class Clock:
-    """Training seconds, scores not counted; `tick` after every step says whether to go on."""
+    """Training seconds, scores not counted; `tick` after every step says whether to go on.
+
+    `ran` are those in which this thread had a core: in the others it waited for its kernels' threads, or for other programs.
+    """
 
     def __init__(self, seconds: float, score) -> None:
-        self.seconds, self.score, self.spent, self.steps, self.trace = seconds, score, 0.0, 0, []
+        self.seconds, self.score, self.spent, self.ran, self.steps, self.trace = seconds, score, 0.0, 0.0, 0, []
         self.due = [t for t in SCORE_AT if t < seconds]
-        self.began = time.perf_counter()
+        self.began, self.ran_before = time.perf_counter(), time.thread_time()
 
     def tick(self) -> bool:
         self.spent, self.steps = self.spent + time.perf_counter() - self.began, self.steps + 1
+        self.ran += time.thread_time() - self.ran_before
         if self.due and self.spent >= self.due[0]:
             self.due = [t for t in self.due if t > self.spent]
             self.trace.append((round(self.spent, 2), round(self.score(), 2)))
-        self.began = time.perf_counter()
+        self.began, self.ran_before = time.perf_counter(), time.thread_time()
         return self.spent < self.seconds
 
     def finish(self) -> list[tuple[float, float]]:
@@ -264,13 +268,13 @@ def peers_of(name: str) -> dict:
 
 
 def named(run: dict) -> str:
-    """Return how long a training was: its seconds, and its steps where they are a multiple of a preset's.
+    """Return how long a training was: seconds, how many of them its thread had a core, a multiple of a preset's steps.
 
-    >>> named({"trace": [[8.0, 30.0]]}), named({"trace": [[8.0, 30.0]], "length": 0.5, "steps": 300})
-    ('8 s', '8 s (x0.5, 300 steps)')
+    >>> named({"trace": [[8.0, 30.0]]}), named({"trace": [[8.0, 30.0]], "ran": 7.04, "length": 0.5, "steps": 300})
+    ('8 s', '8 s, 7.04 on a core, x0.5 = 300 steps')
     """
-    steps = f" (x{run['length']:g}, {run['steps']} steps)" if "length" in run else ""
-    return f"{run['trace'][-1][0]:.3g} s{steps}"
+    ran = f", {run['ran']:.3g} on a core" if "ran" in run else ""
+    return f"{run['trace'][-1][0]:.3g} s{ran}" + (f", x{run['length']:g} = {run['steps']} steps" if "length" in run else "")
 
 
 def after_a_minute(rows: dict[str, list[dict]]) -> list[str]:
@@ -293,7 +297,7 @@ def missed(name: str, runs: list[dict]) -> list[str]:
         run = min((run for run in runs if run["seconds"] >= target), key=lambda run: run["seconds"], default=runs[-1])
         reached = max(value for t, value in run["trace"])
         longest = "" if run["seconds"] >= target else ", and no training as long as the target is kept"
-        got = f"{needed:.1f} s" if needed is not None else f"not reached: {reached:.1f} dB in {run['seconds']:g} s{longest}"
+        got = f"{needed:.1f} s" if needed is not None else f"not reached: {reached:.1f} dB in {named(run)}{longest}"
         lines.append(f"- {name}, {level} dB in {target:g} s: {got}. {run['steps']} steps; profile: {run['profile']}.")
     return lines
 
@@ -304,7 +308,8 @@ def page(rows: dict[str, list[dict]], scene) -> list[str]:
     lines = [f"{metrics.describe(scene)}. One seed.", "", "## After 60 s of training", *after_a_minute(rows), ""]
     lines += ["## Seconds of training to reach a level"]
     lines += ["The least of several trainings, each with its own schedule. Rows named laptop have the sizes of the notebook's"]
-    lines += ["preset, and its steps times a factor; the others have sizes that suit this scene and these seconds.", ""]
+    lines += ["preset, and its steps times a factor; the others have sizes that suit this scene and these seconds. \"On a core\":"]
+    lines += ["seconds in which the training's own thread ran, far fewer than all where the machine was not alone.", ""]
     lines += [f"| method | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
     for name, runs in rows.items():
         peer = peers_of(name)
@@ -334,7 +339,7 @@ def measure(name: str, train: Callable[[], tuple], scene, **how: float) -> None:
     """Train once, and keep the training twice: before its profile, which may be cut off, and with it."""
     clock, about, more = train()
     run = {"seconds": round(clock.spent, 2), "measured": f"{datetime.date.today().isoformat()}, {hardware()}", "steps": clock.steps}
-    run |= how | {"about": about, "trace": clock.finish(), "profile": "none, it was stopped before"}
+    run |= how | {"ran": round(clock.ran, 2), "about": about, "trace": clock.finish(), "profile": "none, it was stopped before"}
     keep({name: [run]}, scene)
     run["profile"] = where_time_goes(more)
     keep({name: [run]}, scene)
