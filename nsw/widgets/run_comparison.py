@@ -132,10 +132,10 @@ class _Box:
 
         self.models, self.bar = models, bar
         look = dict(style={"description_width": "initial"}, layout={"width": "min(100%, 480px)"})
-        options = [PHOTOGRAPH, *models]
+        lists = [PHOTOGRAPH, *models], list(models)  # not the photograph twice
         self.left, self.right = (
             ipywidgets.Dropdown(options=options, value=label, description=side, **look)
-            for side, label in zip(("left", "right"), labels, strict=True)
+            for side, options, label in zip(("left", "right"), lists, labels, strict=True)
         )
         self.view = ipywidgets.IntSlider(value=0, min=0, max=11, description="test view", **look)
         self.facts, self.error = ipywidgets.HTML(_facts([models.get(label) for label in labels])), ipywidgets.HTML()

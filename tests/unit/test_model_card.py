@@ -182,6 +182,7 @@ def test_a_choice_that_cannot_be_drawn_is_said_in_the_box(runs):
     a, b = run_comparison.pair(*(models.get(label) for label in labels), 0)
     box = run_comparison._Box(models, labels, run_comparison.comparison.bar(a, b, labels, "two models"))
     before = bytes(box.bar.right)
+    assert box.left.options[0] == run_comparison.PHOTOGRAPH not in box.right.options  # two photographs are the same
     box.right.value = "nerf smoke-seed0: full"
     assert bytes(box.bar.right) != before and "nerf smoke-seed0" in box.facts.value and box.bar.labels[1] == box.right.value
     (models["gaussian_splatting smoke-seed0: full"].folder / "model.safetensors").write_bytes(b"cut")
