@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
@@ -90,6 +91,14 @@ def trained(scene: Scene, pixels: ngp.Pixels, plan: Plan, seed: int, **sizes) ->
     model = new_model(scene, **sizes).to(device)
     fit(model, pixels, plan, torch.Generator(device).manual_seed(seed), scene.near)
     return model
+
+
+def trained_on(model: VMGrid, pixels: ngp.Pixels, plan: Plan, n_steps: int, near: float, seed: int = 0) -> VMGrid:
+    """Return a copy trained for some more steps, without growth or new masks: what a field that lost components wants."""
+    copied, device = copy.deepcopy(model), pixels.alpha.device
+    shorter = replace(plan, n_steps=n_steps, grow_at=(), mask_at=())
+    fit(copied, pixels, shorter, torch.Generator(device).manual_seed(seed), near)
+    return copied
 
 
 def voxels_of_size(model: VMGrid, n_bytes: int) -> int:

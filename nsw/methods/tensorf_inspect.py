@@ -1,17 +1,19 @@
-"""Looking at TensoRF: components one by one, fewer of them, and what rank a known volume needs, upright and rotated."""
+"""Looking at TensoRF: components one by one, fewer of them, its mask, and what rank a known volume needs, upright and rotated."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from nsw.metrics import psnr
 from nsw.models.dense_grid import lattice
 from nsw.models.vm_grid import VMGrid
+from nsw.scenes.scene import Scene
 
 MODES = (
     "top view times height",
@@ -64,6 +66,93 @@ def outer_product(model: VMGrid, mode: int, rank: int = 0, n_points: int = 2500)
     return figure(data, height=460, scene=dict(aspectmode="data"))
 
 
+@dataclass(frozen=True)
+class SeenMask:
+    """The alpha mask at one moment of a training: `aabb` [2, 3], the box that it fills, and `cells` [n, n, n], which are on."""
+
+    aabb: Float[Tensor, "2 3"]
+    cells: Bool[Tensor, "n n n"]
+
+
+def seen_mask(model: VMGrid) -> SeenMask:
+    """Return a copy of the mask and the box that training marches through now."""
+    return SeenMask(model.aabb.cpu().clone(), model.occupancy.binaries[0].cpu().clone())
+
+
+def mask_picture(mask: SeenMask, frame: Float[Tensor, "2 3"], axes: tuple[int, int] = (0, 1), width: int = 180) -> Tensor:
+    """Return a mask seen along the third axis, [H, W, 3]: the more cells are on, the darker; the box orange, grey outside of it.
+
+    Args:
+        frame: corners of what the picture shows, those of the first box.
+        axes: the axis to the right and the axis upwards.
+    """
+    share = mask.cells.float().mean(next(axis for axis in range(3) if axis not in axes))
+    size = frame[1] - frame[0]
+    index, rim = [], []
+    for axis, n, upwards in ((axes[0], width, False), (axes[1], round(width * float(size[axes[1]] / size[axes[0]])), True)):
+        at = frame[0, axis] + (torch.arange(n) + 0.5) / n * size[axis]
+        low, high = mask.aabb[:, axis]
+        place = ((at - low) / (high - low) * share.shape[len(index)]).floor().long()
+        place = place.flip(0) if upwards else place
+        index.append(place)
+        near = torch.minimum((at - low).abs(), (at - high).abs()) <= 1.5 * size[axis] / n
+        rim.append(near.flip(0) if upwards else near)
+    across, up = index
+    inside = (across >= 0) & (across < share.shape[0]) & ((up >= 0) & (up < share.shape[1]))[:, None]
+    dark = share[across.clamp(0, share.shape[0] - 1)][:, up.clamp(0, share.shape[1] - 1)].T[..., None]
+    picture = 1 - dark.sqrt() * (1 - torch.tensor([0.0, 0.27, 0.42]))
+    picture[~inside] = 0.85
+    picture[(rim[0] | rim[1][:, None]) & inside] = torch.tensor([0.84, 0.37, 0.0])
+    return picture
+
+
+def mask_film(masks: Sequence[SeenMask]) -> dict[str, list[Tensor]]:
+    """Return the pictures of all masks from above and from the front, in the frame of the first one's box."""
+    views = {"from above": (0, 1), "from the front": (0, 2)}
+    return {name: [mask_picture(mask, masks[0].aabb, axes) for mask in masks] for name, axes in views.items()}
+
+
+def rank_dial(
+    truncated: Callable[[int], VMGrid],
+    picture: Callable[[VMGrid], Float[Tensor, "H W 3"]],
+    photograph: Float[Tensor, "H W 3"],
+    ranks: Sequence[int],
+) -> Callable[[int], object]:
+    """Return the function of a slider: the picture of the chosen rank beside PSNR over rank, its own as a dot and in the title.
+
+    Args:
+        truncated: the model with so many components a mode.
+        picture: of a model, the view that `photograph` shows.
+        ranks: where the curve is measured, once.
+    """
+    from nsw.widgets import pictured
+
+    measure = lambda shown: psnr(shown.cpu()[None], photograph.cpu()[None])  # noqa: E731
+    heights = [measure(picture(truncated(rank))) for rank in ranks]
+
+    def draw(rank: int):
+        shown = picture(truncated(rank))
+        here = measure(shown)
+        title = f"{rank} component{'s' * (rank > 1)} a mode: {here:.2f} dB in this view"
+        curve = {"strongest components, not trained again": (ranks, heights)}
+        return pictured(shown, curve, "components a mode", "PSNR of this view (dB)", title, here=(rank, here))
+
+    return draw
+
+
+def turned_scene(scene: Scene, degrees: float) -> Scene:
+    """Return the scene turned about the upright line through the middle of its box, which stays; its cameras turn along.
+
+    The pictures remain what they are. What would have to be turned besides, points and normals, is left out.
+    """
+    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    turn, middle = torch.tensor([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]]), scene.aabb.mean(0)
+    back = torch.eye(4)
+    back[:3, :3], back[:3, 3] = turn.T, middle - turn.T @ middle
+    cameras = replace(scene.cameras, cam_from_world=scene.cameras.cam_from_world @ back)
+    return replace(scene, cameras=cameras, points=None, normals=None)
+
+
 def blocks(n: int, degrees: float = 0.0) -> Float[Tensor, "n n n"]:
     """Return a volume of a few blocks, 1 inside and 0 outside with edges a voxel wide, rotated about the axis (1, 1, 1).
 
@@ -112,6 +201,17 @@ class Fit:
 
     error: float
     approximation: Float[Tensor, "X Y Z"]
+
+
+def rank_curves(
+    shapes: Mapping[str, Float[Tensor, "X Y Z"]], ranks: Sequence[int]
+) -> tuple[dict[str, list[float]], dict[str, tuple[Sequence[int], list[float]]]]:
+    """Return the least error of each shape at each rank, and the curves of both: the least, and what gradient descent finds."""
+    least = {name: svd_errors(shape, ranks) for name, shape in shapes.items()}
+    found = {name: [fit_volume(shape, rank).error for rank in ranks] for name, shape in shapes.items()}
+    return least, {
+        f"{name}, {way}": (ranks, errors[name]) for name in shapes for way, errors in (("least", least), ("found", found))
+    }
 
 
 def fit_volume(

@@ -45,6 +45,7 @@ _HOME = {
     "mesh_figure": "mesh_chart",
     "matrix": "matrix_panel",
     "staged": "stage_chart",
+    "pictured": "pictured_curves",
 }
 
 __all__ = sorted(_HOME)

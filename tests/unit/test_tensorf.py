@@ -209,3 +209,64 @@ def test_the_strongest_component_is_the_block():
     assert len(pictures) == 6 and all(float(p.min()) >= 0 and float(p.max()) <= 1 for p in pictures.values())
     found = look.outer_product(model, 0, n_points=27)
     assert sorted(set(found.data[0].z)) == pytest.approx([0.0, 0.25, 0.5]) and len(found.data[0].x) == 27 and not found.data[1].x
+
+
+def test_masks_are_drawn_in_the_frame_of_the_first_box():
+    model = _with_block()
+    whole = look.seen_mask(model)
+    cells = torch.zeros_like(whole.cells)
+    cells[0, 0] = True  # a column at the lowest corner
+    half = look.SeenMask(whole.aabb / 2, cells)
+    film = look.mask_film([whole, half])
+    assert list(film) == ["from above", "from the front"] and all(len(frames) == 2 for frames in film.values())
+    grey, above = torch.full((3,), 0.85), film["from above"][1]
+    height, width = above.shape[:2]
+    assert torch.equal(above[0, 0], grey) and torch.equal(above[-1, -1], grey)  # outside of the smaller box
+    orange = (above == torch.tensor([0.84, 0.37, 0.0])).all(-1).nonzero()
+    assert [int(v) for v in orange.amin(0)] == pytest.approx([height // 4, width // 4], abs=2)
+    assert [int(v) for v in orange.amax(0)] == pytest.approx([3 * height // 4, 3 * width // 4], abs=2)
+    low, high = above[3 * height // 4 - 4, width // 4 + 3], above[height // 4 + 4, 3 * width // 4 - 4]
+    assert float(low[0]) == 0.0 and float(high[0]) == 1.0  # the column is at the lower left, all on; nothing elsewhere
+    assert not bool((film["from above"][0] == grey).all(-1).any())
+
+
+def test_the_rank_slider_measures_what_it_shows():
+    shades = {1: 0.2, 2: 0.4, 3: 0.45}
+    photograph = torch.full((4, 6, 3), 0.5)
+    draw = look.rank_dial(lambda rank: rank, lambda rank: torch.full((4, 6, 3), shades[rank]), photograph, (1, 3))
+    chart = draw(2)
+    assert chart.layout.title.text == "2 components a mode: 20.00 dB in this view"
+    (curve, dot) = [trace for trace in chart.data if trace.type == "scatter"]
+    assert list(curve.x) == [1, 3] and list(curve.y) == pytest.approx([10.458, 26.021], abs=1e-3)
+    assert (list(dot.x), list(dot.y)) == ([2], [pytest.approx(20.0, abs=1e-4)])
+
+
+def test_a_turned_scene_looks_the_same_and_stands_elsewhere():
+    scene = nsw.scenes.load("toybox", size=24)
+    turned = look.turned_scene(scene, 30.0)
+    assert torch.equal(turned.images, scene.images) and torch.equal(turned.aabb, scene.aabb) and turned.normals is None
+    rays, others = camera_rays(scene.cameras[:2]), camera_rays(turned.cameras[:2])
+    angle, middle = torch.tensor(torch.pi / 6), scene.aabb.mean(0)
+    turn = torch.tensor([[angle.cos(), -angle.sin(), 0.0], [angle.sin(), angle.cos(), 0.0], [0.0, 0.0, 1.0]])
+    torch.testing.assert_close(others.directions, rays.directions @ turn.T, atol=1e-5, rtol=0)
+    torch.testing.assert_close(others.origins, middle + (rays.origins - middle) @ turn.T, atol=1e-5, rtol=0)
+
+
+def test_rank_curves_hold_both_ways():
+    shapes = {"one": torch.ones(6, 6, 6)}
+    least, curves = look.rank_curves(shapes, (1,))
+    assert least == {"one": look.svd_errors(shapes["one"], (1,))} and list(curves) == ["one, least", "one, found"]
+    assert curves["one, found"][1][0] >= least["one"][0]
+
+
+def test_a_truncated_field_is_trained_on_as_a_copy_of_its_size():
+    scene = nsw.scenes.load("toybox", size=24)
+    model = tensorf_fit.new_model(scene, n_voxels=12**3, factors=VMSizes(4, 4), n_features=4, mlp_width=8, n_cells=8)
+    pixels, small = ngp.training_pixels(scene, model.aabb), model.truncated(2, 2)
+    before = {name: value.clone() for name, value in small.state_dict().items()}
+    plan = tensorf.Plan(n_samples=1024, n_voxels=20**3, threshold=0.0)  # which would grow and mask a field of its own
+    longer = tensorf_fit.trained_on(small, pixels, plan, 4, scene.near)
+    assert longer.shape == small.shape and torch.equal(longer.occupancy.binaries, small.occupancy.binaries)
+    assert all(torch.equal(value, before[name]) for name, value in small.state_dict().items())
+    changed = [not torch.equal(a, b) for a, b in zip(longer.parameters(), small.parameters(), strict=True)]
+    assert all(changed)

@@ -248,3 +248,11 @@ def test_titles_stay_within_their_tile_even_where_a_path_has_no_space(width):
     assert "".join(lines).replace(" ", "") == title.replace(" ", "")
     assert max(font.getlength(line) for line in lines) <= width
     assert len(lines) == 1 or width < 1000
+
+
+def test_a_picture_stands_left_of_its_curves_and_is_a_dot_on_them():
+    chart = widgets.pictured(np.zeros((4, 8, 3)), {"a": ([1, 2], [3, 4])}, "n", "PSNR (dB)", "two: 4 dB", here=(2, 4))
+    assert [trace.type for trace in chart.data] == ["image", "scatter", "scatter"] and chart.layout.title.text == "two: 4 dB"
+    assert chart.layout.xaxis2.domain[1] < chart.layout.xaxis.domain[0] and chart.data[2].marker.size > 10
+    drawn = svg_still.svg(chart, "a picture and a curve")
+    assert "<image" in drawn and "this picture" in drawn and "PSNR (dB)" in drawn
