@@ -5,7 +5,8 @@ A batch of rays is laid out as a picture that nobody took, compared with its tru
 $$L_{\rm S3IM} = 1 - \frac1M \sum_{m=1}^M \overline{\mathrm{SSIM}}\big(\mathcal P_{\pi_m}(\hat C), \mathcal P_{\pi_m}(C)\big)$$
 
 Written from the paper. Windows do not overlap and are symmetric here; those of the official code sit off centre and reach into
-a border of zeros. The terms that tell re-weighting from structure are in `nsw.methods.s3im_controls`.
+a border of zeros, over all shuffles in one picture (`nsw.methods.s3im_controls.loss_official_layout`). The terms that tell
+re-weighting from structure are there too.
 """
 
 from __future__ import annotations
@@ -59,15 +60,19 @@ def window_weights(kernel: int = 4, sigma: float = 1.5, device: torch.device | s
     return (window / window.sum()).reshape(-1, 1)
 
 
+def shuffled_orders(n_rays: int, generator: torch.Generator, repeats: int = 10) -> Int[Tensor, "M R"]:
+    r"""Return $\pi_1$, the order as drawn, and M - 1 random ones."""
+    shuffled = [torch.randperm(n_rays, generator=generator, device=generator.device) for _ in range(repeats - 1)]
+    return torch.stack([torch.arange(n_rays, device=generator.device), *shuffled])
+
+
 def draw_groups(
     n_rays: int, generator: torch.Generator, kernel: int = 4, stride: int = 4, repeats: int = 10
 ) -> Int[Tensor, "MG kernel_squared"]:
     r"""Return the rays of every window of all shuffled patches: $\pi_m$ read at the windows' places, $\pi_1$ the order as drawn."""
     height, width = patch_shape(n_rays, kernel)
     places = window_index(height, width, kernel, stride, generator.device)
-    shuffled = [torch.randperm(n_rays, generator=generator, device=generator.device) for _ in range(repeats - 1)]
-    orders = torch.stack([torch.arange(n_rays, device=generator.device), *shuffled])
-    return orders[:, places].reshape(-1, kernel * kernel)
+    return shuffled_orders(n_rays, generator, repeats)[:, places].reshape(-1, kernel * kernel)
 
 
 def group_moments(

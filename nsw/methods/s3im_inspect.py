@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nsw.cameras import pixel_rays
+from nsw.cameras import Cameras, pixel_rays
 from nsw.losses import SSIM_CONSTANTS, ExtraLoss, loss_mse, ssim_terms
 from nsw.methods import dvgo
+from nsw.methods.dvgo_stages import Stage
 from nsw.methods.s3im import draw_groups, group_moments, loss_s3im, patch_shape, window_weights
 from nsw.methods.s3im_controls import colour_gradient
+from nsw.methods.s3im_trials import refit
 from nsw.metrics import clock
 from nsw.models.dense_grid import DenseGrid
 from nsw.scenes.scene import Scene
@@ -66,6 +70,28 @@ def group_chart(truth: Float[Tensor, "n 3"], shift: float = 0.0, scale: float = 
     chart.update_xaxes(title="true", range=[0, 1])
     chart.update_yaxes(title="predicted", range=[-0.6, 1.6])
     return chart
+
+
+def refit_dial(
+    scene: Scene, stage: Stage, view: Cameras, photograph: Float[Tensor, "H W 3"], seed: int = 0
+) -> Callable[[float, int, int], object]:
+    """Return the function of three sliders, weight, kernel, repeats: a training from the start, its view beside its PSNR by step.
+
+    Args:
+        view: one camera, on whose device is trained; `photograph` is what it should show.
+    """
+    from nsw.widgets import pictured
+
+    every = max(1, stage.n_steps // 5)
+    plain = refit(scene, stage, None, view, photograph, seed, every)[1:]
+
+    def draw(weight: float, kernel: int, repeats: int):
+        term = weighted(weight, kernel=kernel, stride=kernel, repeats=repeats) if weight else None
+        shown, *curve = refit(scene, stage, term, view, photograph, seed, every)
+        title = f"{curve[1][-1]:.2f} dB after {stage.n_steps} steps; squared error alone {plain[1][-1]:.2f} dB"
+        return pictured(shown, {"squared error alone": plain, "with S3IM": curve}, "step", "PSNR of the test view (dB)", title)
+
+    return draw
 
 
 def pull_map(

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from nsw import metrics
+from nsw.cameras import Cameras
 from nsw.losses import ExtraLoss, loss_mse
 from nsw.methods import dvgo, dvgo_stages
 from nsw.methods import instant_ngp as ngp
-from nsw.methods.s3im_controls import PatchBank
 from nsw.models.dense_grid import DenseGrid, DenseGridSettings
 from nsw.scenes.scene import Scene
 
@@ -29,21 +33,51 @@ def dense(
     extra_loss: ExtraLoss | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    patches: bool = False,
+    grouped: Callable[[Scene, dvgo_stages.RayBank], dvgo_stages.RayBank] | None = None,
+    watch: Callable[[int, DenseGrid], object] | None = None,
 ) -> DenseGrid:
     """Return a dense grid (DVGO's) trained in one stage.
 
     Args:
-        patches: draw rays as squares of neighbours instead of one by one, in which masked pixels have to be.
+        grouped: how rays are drawn instead of one by one, `s3im_controls.in_squares` or `by_object`; masked pixels are in it.
+        watch: called with the number of steps that are done and the grid, after each.
     """
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
-        whole = replace(scene, masks=None) if patches else scene
+        whole = replace(scene, masks=None) if grouped else scene
         model, bank = new_dense(scene, stage, device), dvgo_stages.ray_bank(whole, device=device)
-        if patches:
-            bank = PatchBank(bank.rays, bank.colours, *scene.images.shape[1:3])
-        dvgo_stages.fit(model, bank, stage, torch.Generator(device).manual_seed(seed), scene.near, extra_loss=extra_loss)
+        if grouped:
+            bank = grouped(scene, bank)
+        told = None if watch is None else lambda step, spent, out: watch(step + 1, model)
+        generator = torch.Generator(device).manual_seed(seed)
+        dvgo_stages.fit(model, bank, stage, generator, scene.near, watch=told, extra_loss=extra_loss)
     return model
+
+
+def refit(
+    scene: Scene,
+    stage: dvgo_stages.Stage,
+    extra_loss: ExtraLoss | None,
+    view: Cameras,
+    photograph: Float[Tensor, "H W 3"],
+    seed: int = 0,
+    every: int = 5,
+) -> tuple[Float[Tensor, "H W 3"], list[int], list[float]]:
+    """Return what a short training shows of a view, and after every few steps how many they were and its PSNR in dB.
+
+    Args:
+        view: one camera, on whose device the grid is trained.
+    """
+    steps, pictures = [], []
+
+    def watch(step: int, grid: DenseGrid) -> None:
+        if step % every == 0 or step == stage.n_steps:
+            steps.append(step)
+            with torch.no_grad():
+                pictures.append(dvgo.render_view(grid, view, scene.near).rgb[0].cpu())
+
+    dense(scene, stage, extra_loss, seed, view.cam_from_world.device, watch=watch)
+    return pictures[-1], steps, [metrics.psnr(picture[None], photograph[None]) for picture in pictures]
 
 
 def fitted(
@@ -76,27 +110,43 @@ def score(model: torch.nn.Module, scene: Scene) -> metrics.ViewScores:
     return metrics.evaluate(lambda camera: render_view(model, camera.to(model.aabb.device), scene.near).to("cpu"), scene)
 
 
-def squared(rgb: torch.Tensor, truth: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def squared(rgb: Tensor, truth: Tensor, generator: torch.Generator) -> Tensor:
     """Return the mean squared error, in the form of an extra term."""
     return loss_mse(rgb, truth)
 
 
-def differences(scores: Mapping[str, Mapping[str, metrics.ViewScores]]) -> list[dict[str, str]]:
-    """Return a row for each condition: the first term's scores, and what each other term changes of them.
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the mean and half the width of its 95 % interval by Student's t, which is infinite for one value.
 
-    PSNR, SSIM and, where the scene's depth is known, the depth error.
+    >>> interval([1.0, 2.0, 3.0])[0], round(interval([1.0, 2.0, 3.0])[1], 2)
+    (2.0, 2.48)
+    """
+    from scipy.stats import t
+
+    n = len(values)
+    return statistics.fmean(values), float(t.ppf(0.975, n - 1)) * statistics.stdev(values) / n**0.5 if n > 1 else math.inf
+
+
+def differences(scores: Mapping[str, Mapping[str, Sequence[metrics.ViewScores]]]) -> list[dict[str, str]]:
+    """Return a row for each condition: the first term's mean scores, and what each other term changes of them.
+
+    PSNR, SSIM and, where the scene's depth is known, the depth error. Changes are paired: each seed against its own first term,
+    with the 95 % interval of their mean where there are several seeds.
 
     Args:
-        scores: condition -> term -> scores.
+        scores: condition -> term -> scores, one a seed.
     """
     rows = []
     for condition, by_term in scores.items():
         (name, base), *rest = by_term.items()
-        row = {"": condition, name: f"{base.psnr:.2f} dB, {base.ssim:.3f}"}
-        row |= {term: f"{new.psnr - base.psnr:+.2f} dB, {new.ssim - base.ssim:+.3f}" for term, new in rest}
-        if base.depth_error is not None:
-            row[name] += f", {base.depth_error:.2f}"
-            for term, new in rest:
-                row[term] += f", {new.depth_error - base.depth_error:+.2f}"
+        wanted = {"psnr": ".2f", "ssim": ".3f"} | ({"depth_error": ".2f"} if base[0].depth_error is not None else {})
+        row = {"": condition, "seeds": len(base)}
+        row[name] = ", ".join(f"{statistics.fmean(getattr(one, key) for one in base):{form}}" for key, form in wanted.items())
+        for term, new in rest:
+            changes = []
+            for key, form in wanted.items():
+                mean, half = interval([getattr(a, key) - getattr(b, key) for a, b in zip(new, base, strict=True)])
+                changes.append(f"{mean:+{form}}" + (f" \u00b1 {half:{form}}" if math.isfinite(half) else ""))
+            row[term] = ", ".join(changes)
         rows.append(row)
     return rows

@@ -13,7 +13,7 @@ from nsw import metrics
 from nsw.cameras import camera_rays, orbit
 from nsw.errors import InputError
 from nsw.losses import SSIM_CONSTANTS, loss_mse, ssim_terms
-from nsw.methods import dvgo_stages, s3im, s3im_controls, s3im_regimes, tensorf_fit
+from nsw.methods import dvgo, dvgo_stages, s3im, s3im_controls, s3im_regimes, tensorf_fit
 from nsw.methods import instant_ngp as ngp
 from nsw.methods import instant_ngp_fit as fitting
 from nsw.methods import s3im_inspect as look
@@ -56,6 +56,42 @@ def test_one_repeat_is_ssim_of_the_patch_in_its_order(kernel, stride, n):
     torch.testing.assert_close(ours, slow, atol=1e-12, rtol=0)
     gradients = [torch.autograd.grad(value, rgb)[0] for value in (ours, slow)]
     torch.testing.assert_close(*gradients, atol=1e-12, rtol=1e-9)
+
+
+def test_the_official_layout_is_one_long_picture_with_a_border_of_zeros():
+    """Every window by hand: its rows lie H W M / H places apart, it begins one place outside, and the last places are not read."""
+    rgb, truth = _colours(256)
+    m, height, width = 3, 16, 16
+    ours = s3im_controls.loss_official_layout(rgb.requires_grad_(), truth, _generator(5), repeats=m)
+    order = s3im.shuffled_orders(256, _generator(5), m).reshape(-1)
+    line = torch.exp(-(torch.arange(4.0, dtype=torch.double) - 2).square() / 4.5)
+    weights = (line[:, None] * line / line.sum() ** 2).reshape(-1, 1)
+    groups = []
+    for row in range(height // 4):
+        for column in range(width * m // 4):
+            at = [(4 * row + i - 1, 4 * column + j - 1) for i in range(4) for j in range(4)]
+            inside = torch.tensor([i >= 0 and j >= 0 for i, j in at])[:, None]
+            place = order[torch.tensor([max(i, 0) * width * m + max(j, 0) for i, j in at])]
+            groups.append([v[place] * inside for v in (rgb, truth)])
+    x, y = (torch.stack(side) for side in zip(*groups, strict=True))
+    luminance, structure = ssim_terms(*s3im.group_moments(x, y, weights))
+    torch.testing.assert_close(ours, 1 - (luminance * structure).mean(), atol=1e-12, rtol=0)
+    (gradient,) = torch.autograd.grad(s3im_controls.loss_official_layout(rgb, truth, _generator(), repeats=1), rgb)
+    read = gradient.view(16, 16, 3).abs().amax(-1) > 0
+    assert bool(read[:-1, :-1].all()) and not bool(read[-1].any()) and not bool(read[:, -1].any())
+
+
+def test_the_official_layout_agrees_with_the_clean_one_on_average():
+    """On the paper's patch: one value within the luck of the draw and the border's share, one direction of the mean gradient."""
+    rgb, truth = _colours(4096)
+    values, gradients = [], []
+    for loss in (s3im.loss_s3im, s3im_controls.loss_official_layout):
+        x = rgb.clone().requires_grad_()
+        value = loss(x, truth, _generator(1), repeats=60)
+        values.append(float(value.detach()))
+        gradients.append(torch.autograd.grad(value, x)[0])
+    assert values[1] == pytest.approx(values[0], rel=0.03)
+    assert float(torch.cosine_similarity(*(g.flatten() for g in gradients), dim=0)) > 0.98
 
 
 def test_more_repeats_are_the_mean_over_their_shuffles():
@@ -184,6 +220,23 @@ def test_squares_are_neighbours_and_become_windows():
     assert torch.equal(groups[:, :, 1:] - groups[:, :1, 1:], steps.expand(len(groups), -1, -1))
 
 
+def test_groups_of_one_label_come_from_everywhere_and_draw_every_ray_alike():
+    labels = torch.tensor([2, 0, 1, 0, 2, 2, 0, 2, 2, 2])
+    rays = camera_rays(orbit(1, radius=3.0, width=5, height=2))
+    bank = s3im_controls.AlikeBank(rays, torch.arange(10.0)[:, None].expand(-1, 3), labels, size=2)
+    drawn = torch.cat([bank.draw(64, generator)[1][:, 0] for generator in [_generator()] for _ in range(200)]).long()
+    windows = drawn.view(200, 64)[:, s3im.window_index(8, 8, 2, 2)]
+    assert bool((labels[windows] == labels[windows[..., :1]]).all())
+    assert (drawn.bincount(minlength=10) / len(drawn)).tolist() == pytest.approx([0.1] * 10, abs=0.01)
+
+
+def test_an_object_is_a_group_of_all_pictures():
+    scene = _scene()
+    scene = dataclasses.replace(scene, ids=torch.randint(-1, 3, (10, 12, 12), generator=_generator()).short())
+    bank = s3im_controls.by_object(scene, dvgo_stages.ray_bank(scene))
+    assert torch.equal(bank.labels, scene.ids[:8].reshape(-1).long() + 1)
+
+
 def _scene(n: int = 10) -> Scene:
     """Every picture is the same bright sweep from left to right, with some grain."""
     grain = torch.randint(30, (n, 12, 12, 3), generator=_generator(), dtype=torch.uint8)
@@ -293,10 +346,40 @@ def test_weights_and_warming():
     assert float((true - near).max()) <= 0.02 + 1e-6
 
 
-def test_differences_are_from_the_first_term():
+def test_differences_are_paired_and_from_the_first_term():
     scores = [metrics.ViewScores(20.0 + k, 0.5 + k / 10, 1.0 - k / 4, (), "") for k in range(2)]
-    (row,) = trials.differences({"clean": {"MSE": scores[0], "S3IM": scores[1]}})
-    assert row == {"": "clean", "MSE": "20.00 dB, 0.500, 1.00", "S3IM": "+1.00 dB, +0.100, -0.25"}
+    (row,) = trials.differences({"clean": {"MSE": scores[:1], "S3IM": scores[1:]}})
+    assert row == {"": "clean", "seeds": 1, "MSE": "20.00, 0.500, 1.00", "S3IM": "+1.00, +0.100, -0.25"}
     blind = [dataclasses.replace(score, depth_error=None) for score in scores]
-    (row,) = trials.differences({"clean": {"MSE": blind[0], "S3IM": blind[1]}})
-    assert row == {"": "clean", "MSE": "20.00 dB, 0.500", "S3IM": "+1.00 dB, +0.100"}
+    (row,) = trials.differences({"clean": {"MSE": blind[:1], "S3IM": blind[1:]}})
+    assert row == {"": "clean", "seeds": 1, "MSE": "20.00, 0.500", "S3IM": "+1.00, +0.100"}
+    base = [dataclasses.replace(blind[0], psnr=v) for v in (20.0, 25.0, 30.0)]  # seeds far apart, changes alike
+    new = [dataclasses.replace(blind[0], psnr=v) for v in (21.0, 27.0, 33.0)]
+    (row,) = trials.differences({"clean": {"MSE": base, "S3IM": new}})
+    assert row == {"": "clean", "seeds": 3, "MSE": "25.00, 0.500", "S3IM": "+2.00 \u00b1 2.48, +0.000 \u00b1 0.000"}
+    assert trials.interval([1.0]) == (1.0, float("inf"))
+
+
+def test_a_refit_is_the_training_itself_watched():
+    scene = _scene()
+    stage = dvgo_stages.Stage(n_voxels=8**3, n_steps=7, n_rays=64, alpha_init=0.05, lr=0.3, threshold=1e-4)
+    frame = scene.frames("test")[:1]
+    view, photograph = scene.views(frame), scene.pixels(frame)[0]
+    shown, steps, scores = trials.refit(scene, stage, ONCE, view, photograph, seed=3, every=3)
+    assert steps == [3, 6, 7] and len(set(scores)) == 3
+    with torch.no_grad():
+        alone = dvgo.render_view(trials.dense(scene, stage, ONCE, 3), view, scene.near).rgb[0]
+    assert torch.equal(shown, alone) and scores[-1] == metrics.psnr(shown[None], photograph[None])
+
+
+def test_sliders_draw_a_refit_beside_that_of_squared_error():
+    scene = _scene()
+    stage = dvgo_stages.Stage(n_voxels=8**3, n_steps=10, n_rays=64, alpha_init=0.05, lr=0.3, threshold=1e-4)
+    frame = scene.frames("test")[:1]
+    draw = look.refit_dial(scene, stage, scene.views(frame), scene.pixels(frame)[0])
+    curves = {weight: {t.name: t for t in draw(weight, 2, 3).data if t.type == "scatter"} for weight in (0.0, 1.0)}
+    assert list(curves[0.0]["with S3IM"].y) == list(
+        curves[0.0]["squared error alone"].y
+    )  # without its weight it is the plain training
+    assert list(curves[1.0]["with S3IM"].y) != list(curves[1.0]["squared error alone"].y)
+    assert list(curves[1.0]["with S3IM"].x) == [2, 4, 6, 8, 10]
