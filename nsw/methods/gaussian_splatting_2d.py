@@ -156,10 +156,37 @@ def mesh_of(render, scene: Scene, voxel: float, which: str | Sequence[int] = "tr
         depth: "expected" or "median"; the latter needs a render with that map.
         options: of `nsw.renderers.tsdf.fused_mesh`.
     """
-    cameras, maps, solid = scene.views(which), [], []
+    return drawn_maps(render, scene, which).mesh(voxel, float(depth == "median"), **options)
+
+
+@dataclass(frozen=True)
+class DepthMaps:
+    """What a model draws of the depth of C views.
+
+    Attributes:
+        expected, median: camera z; a model without a median has the expected depth twice.
+        solid: where the picture is more than half opaque.
+        cameras, aabb: of the views and of the scene.
+    """
+
+    expected: Float[Tensor, "C H W"]
+    median: Float[Tensor, "C H W"]
+    solid: Bool[Tensor, "C H W"]
+    cameras: Cameras
+    aabb: Float[Tensor, "2 3"]
+
+    def mesh(self, voxel: float, median: float = 0.0, truncation: float | None = None, **crumbs):
+        """Return the mesh fused from (1 - median) times the expected and median times the median depth; see `fused_mesh`."""
+        depth = torch.lerp(self.expected, self.median, median)
+        depth = torch.where(self.solid, depth, 0.0)
+        return fused_mesh(depth, self.cameras, self.aabb, voxel, truncation, empty=~self.solid, **crumbs)
+
+
+@torch.no_grad()
+def drawn_maps(render, scene: Scene, which: str | Sequence[int] = "train") -> DepthMaps:
+    """Draw the depth of the given views, one camera at a time."""
+    cameras, maps = scene.views(which), []
     for camera in cameras:
         drawn = render(camera)
-        maps.append(drawn.depth if depth == "expected" else drawn.extras["median"])
-        solid.append(drawn.alpha > 0.5)
-    maps, solid = torch.cat(maps), torch.cat(solid)
-    return fused_mesh(torch.where(solid, maps, 0.0), cameras, scene.aabb, voxel, empty=~solid, **options)
+        maps.append((drawn.depth, drawn.extras.get("median", drawn.depth), drawn.alpha > 0.5))
+    return DepthMaps(*(torch.cat(column) for column in zip(*maps, strict=True)), cameras, scene.aabb)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -15,9 +15,11 @@ from nsw.cameras import Cameras, orbit
 from nsw.kernels.projection_reference import rotation_from_quaternion
 from nsw.kernels.rasterize_reference import TRANSMITTANCE_MIN
 from nsw.kernels.surfels_reference import RayRules, distort, meet_disks
-from nsw.methods.gaussian_splatting_2d import mesh_of
+from nsw.methods.gaussian_splatting_2d import DepthMaps, drawn_maps
 from nsw.models.gaussians import Gaussians
 from nsw.models.meshes import discs
+from nsw.models.parts import part_of
+from nsw.models.sh import sh0_from_rgb
 from nsw.models.surfels import Surfels
 from nsw.renderers import meshes, splats, surfels
 from nsw.renderers.tsdf import fused_mesh
@@ -75,17 +77,20 @@ def disc_picture(model: Gaussians, cameras: Cameras, radius: float = 1.0, least:
     return meshes.render_view(mesh, cameras[0].to("cpu"), rgb=rgb).rgb[0]
 
 
-def tilted_disc(tilt: float, size: float, n_pixels: int = 72) -> dict[str, Float[Tensor, "H W"]]:
+def tilted_disc(tilt: float, size: float, n_pixels: int = 72, low_pass: bool = True) -> dict[str, Float[Tensor, "H W"]]:
     """Return opacity and depth of one disc, exact and as 3DGS draws it, by EWA; depths 1.4 to 2.6 are 0 to 1, nothing is 1.
 
     Args:
         tilt: degrees from facing the camera (0) to edge-on (90), about the picture's horizontal axis.
         size: standard deviation of the disc; the camera is 2 away.
+        low_pass: whether the blob stands in for a disc that is seen from its edge.
     """
     camera = orbit(1, 2.0, 0.0, fov_x_degrees=60.0, width=n_pixels, height=n_pixels)
     half = math.radians(90 - tilt) / 2
     turn = [[math.cos(half), 0.0, math.sin(half), 0.0]]
     disc = Surfels.from_values([[0, 0, 0]], [[size, size, size]], turn, [0.95], [[0.0, 0.45, 0.7]])
+    if not low_pass:
+        disc.settings = replace(disc.settings, low_pass=1e-3)
     with torch.no_grad():
         drawn = {"exact": surfels.render_view(disc, camera), "EWA": splats.render_view(disc, camera)}
     depth = {name: torch.where(r.alpha[0] > 0.1, (r.depth[0] - 1.4) / 1.2, 1.0) for name, r in drawn.items()}
@@ -99,6 +104,22 @@ def thickness(model: Surfels, camera: Cameras, depth_range: tuple[float, float])
     render = surfels.render_view(model, camera[0], distortion_range=depth_range)
     grey = (5 * render.extras["distortion"][0, ..., None].clamp_min(0).sqrt()).clamp(0, 1).expand(-1, -1, 3)
     return torch.cat([grey, meshes.colours_of(render.extras["normals"][0])], dim=1).cpu()
+
+
+def tilted_profile(tilt: float, size: float) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return row and depth (camera z) down the middle of a `tilted_disc`, as a disc and as an ellipsoid."""
+    maps = tilted_disc(tilt, size)
+    bands = {name: maps[f"{kind} depth"][:, 36] for name, kind in (("disc", "exact"), ("ellipsoid", "EWA"))}
+    return {name: ((band < 1).nonzero()[:, 0], 1.4 + 1.2 * band[band < 1]) for name, band in bands.items()}
+
+
+@torch.no_grad()
+def normals_as_they_come(model: Surfels, cameras: Cameras) -> Float[Tensor, "H W 3"]:
+    """Return the drawn world normals of the first camera without turning any disc's towards it: opposite ones cancel."""
+    copy = part_of(model)
+    copy.sh0[:, 0], copy.shN[:] = sh0_from_rgb(0.5 * model.normals + 0.5), 0.0
+    drawn = surfels.render_view(copy, cameras[0], background=0.0, depth=False)
+    return (2 * drawn.rgb[0] - drawn.alpha[0, ..., None]).cpu()
 
 
 def angles(normals: Float[Tensor, "*n 3"], true: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n"]:
@@ -118,13 +139,15 @@ class Judged:
     """A model's surface against the truth.
 
     Attributes:
-        mesh: fused from the depth of the training views.
+        maps: depth of the training views.
+        mesh: fused from them.
         surface: its scores.
         depth: mean error of drawn depth over the test pixels that hit the true surface, world units.
         from_depth: mean angle of the normals of drawn depth there, degrees.
         rendered: the same for drawn normals; None for a model that draws none.
     """
 
+    maps: DepthMaps
     mesh: object
     surface: metrics.SurfaceScores
     depth: float
@@ -142,8 +165,9 @@ def judge(render: Callable, scene: Scene, truth: tuple[Tensor, Tensor], *, depth
         truth: points of the true surface and their normals.
         depth, shape: of `gaussian_splatting_2d.mesh_of`.
     """
-    mesh = mesh_of(render, scene, depth=depth, **shape)
-    return Judged(mesh, metrics.surface_scores(mesh, *truth), *compared(render, scene))
+    maps = drawn_maps(render, scene)
+    mesh = maps.mesh(median=float(depth == "median"), **shape)
+    return Judged(maps, mesh, metrics.surface_scores(mesh, *truth), *compared(render, scene))
 
 
 @torch.no_grad()

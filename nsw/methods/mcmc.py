@@ -39,7 +39,13 @@ def noise_gate(opacities: Float[Tensor, "N"], gate_at: float = 0.005) -> Float[T
 
 
 @torch.no_grad()
-def add_noise(params: Params, size: float, gate_at: float = 0.005, generator: torch.Generator | None = None) -> None:
+def add_noise(
+    params: Params,
+    size: float,
+    gate_at: float = 0.005,
+    generator: torch.Generator | None = None,
+    shape: Callable[[Tensor, Tensor], Float[Tensor, "N 3 3"]] = covariance,
+) -> None:
     r"""Move every centre at random, within its splat's own shape, the less the more opaque it is.
 
     $$\mu \leftarrow \mu + \lambda\,g(o)\,\Sigma\,\eta, \qquad \eta \sim \mathcal N(0, I)$$  (Kheradmand et al. 2024, eq. 7)
@@ -48,11 +54,12 @@ def add_noise(params: Params, size: float, gate_at: float = 0.005, generator: to
 
     Args:
         size: lambda, the current learning rate of the means times `Sampling.noise_lr`.
+        shape: quaternions and scales to the matrix that stands before eta; Sigma in the paper.
     """
     means = params["means"]
     eta = torch.randn(means.shape, generator=generator, device=means.device, dtype=means.dtype)
     eta = eta * noise_gate(params["opacities"].sigmoid(), gate_at)[:, None] * size
-    means += torch.einsum("nij,nj->ni", covariance(params["quats"], params["scales"].exp()), eta)
+    means += torch.einsum("nij,nj->ni", shape(params["quats"], params["scales"].exp()), eta)
 
 
 @cache

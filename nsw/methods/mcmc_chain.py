@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nsw.kernels.projection_reference import covariance
 from nsw.methods import gaussian_splatting as gs
 from nsw.methods.mcmc import add, add_noise, loss_opacity, loss_scale, relocate, shared
 from nsw.models.gaussians import Gaussians
@@ -86,6 +87,7 @@ class Chain(gs.Training):
     Args:
         sampling: the chain's settings.
         rule: see `mcmc.share`.
+        shape: see `mcmc.add_noise`.
         Others as in `gaussian_splatting.Training`.
     """
 
@@ -98,9 +100,11 @@ class Chain(gs.Training):
         rates: gs.LearningRates | None = None,
         seed: int = 0,
         rule: Callable = shared,
+        shape: Callable = covariance,
     ):
         super().__init__(gaussians, scene_scale, n_steps, rates, seed=seed)
-        self.sampling, self.rule = sampling, rule
+        self.sampling, self.rule, self.shape = sampling, rule, shape
+        self.deaths: list[tuple[int, float]] = []  # step of every round, and the share of splats that were dead then
 
     def penalty(self, step: int) -> Float[Tensor, ""]:
         """Return the weighted regularisers, to be added to the loss; they are the same at every step."""
@@ -116,8 +120,15 @@ class Chain(gs.Training):
         moved = self.refine(step, generator) if sampling.due(step) else None
         lr_means = self.optimizers["means"].param_groups[0]["lr"]
         if sampling.noise_lr:
-            add_noise(params, lr_means * sampling.noise_lr, sampling.gate_at, generator)
+            add_noise(params, lr_means * sampling.noise_lr, sampling.gate_at, generator, self.shape)
         return moved
+
+    def state_dict(self) -> dict:
+        return {**super().state_dict(), "deaths": list(self.deaths)}
+
+    def load_state_dict(self, state: dict) -> None:
+        super().load_state_dict(state)
+        self.deaths = [(int(step), float(share)) for step, share in state["deaths"]]
 
     @torch.no_grad()
     def refine(self, step: int, generator: torch.Generator | None = None) -> Moved:
@@ -126,6 +137,7 @@ class Chain(gs.Training):
         before = self.gaussians.means.detach().clone()
         how = dict(min_opacity=sampling.min_opacity, rule=self.rule, generator=generator)
         dead, target = relocate(params, self.optimizers, **how)
+        self.deaths.append((step, len(dead) / old))
         self.rows["origin"][dead], self.rows["born"][dead] = JUMPED, step
         n = max(min(sampling.max_splats, int((1 + sampling.grow) * old)) - old, 0)
         add(params, self.optimizers, self.rows, n, **how)

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from nsw.cameras import Cameras
+from nsw.methods.gaussian_splatting import Training
 from nsw.methods.mcmc import add_noise, copied, noise_gate, relocate, shared
+from nsw.methods.mcmc_chain import Moved
 from nsw.models.gaussians import Gaussians
-from nsw.models.parts import part_of
+from nsw.models.parts import joined, part_of
+from nsw.renderers.splat_marks import dots, threads
+from nsw.renderers.splat_probe import origin_colours
+from nsw.renderers.splats import render_view
+
+ORANGE = (0.84, 0.37, 0.0)
 
 
 def stack_profiles(opacity: float, n: int, reach: float = 4.0) -> tuple[Float[Tensor, "X"], dict[str, Float[Tensor, "X"]]]:
@@ -37,6 +45,43 @@ def expected_jump(gaussians: Gaussians, size: float, gate_at: float = 0.005) -> 
 
 
 @torch.no_grad()
+def jump_curve(gaussians: Gaussians, size: float, gate_at: float = 0.005, n: int = 24) -> tuple[list[float], list[float]]:
+    """Return mean opacity and mean jump of one step, in own sizes, of n groups by opacity; at least 0.001, for a log scale."""
+    opacity, width = gaussians.activated_opacities, gaussians.activated_scales.amax(dim=1)
+    groups = opacity.argsort().chunk(n)
+    mean = lambda values: [max(float(values[group].mean()), 1e-3) for group in groups]  # noqa: E731
+    return mean(opacity), mean(expected_jump(gaussians, size, gate_at) / width)
+
+
+@torch.no_grad()
+def arrows(gaussians: Gaussians, size: float, gate_at: float, thickness: float, seed: int = 0) -> Gaussians:
+    """Return a thread along the jump of every splat in one step of noise: orange where the gate is open, grey where it is shut."""
+    after, gate = melted(gaussians, size, gate_at, 1, seed).means, noise_gate(gaussians.activated_opacities, gate_at)[:, None]
+    shut, wide = gate.new_tensor([0.7, 0.7, 0.7]), gate.new_tensor(ORANGE)
+    return threads(gaussians.means, after, shut + gate * (wide - shut), thickness)
+
+
+@torch.no_grad()
+def film_frame(training: Training, camera: Cameras, reach: float, moved: Moved | None = None) -> Float[Tensor, "H W*2 3"]:
+    """Return a scene in training beside its splats as dots, coloured by `splat_probe.origin_colours`.
+
+    Args:
+        reach: of the scene, world units; dots and threads are a share of it.
+        moved: of the round that this step made; an orange thread shows the way of every splat that jumped in it.
+    """
+    splats = training.gaussians
+    marks = dots(splats, 0.004 * reach, rgb=origin_colours(training.rows["origin"]))
+    if moved is not None:
+        marks = joined(marks, threads(moved.places, splats.means[moved.target], ORANGE, 0.002 * reach))
+    return torch.cat([render_view(model, camera).rgb[0].cpu() for model in (splats, marks)], dim=1)
+
+
+def shaken(gaussians: Gaussians, size: float, gate_at: float, thickness: float) -> dict[str, Gaussians]:
+    """Return the splats after twenty steps of noise, and the `arrows` of one step, by title."""
+    return {"after twenty steps": melted(gaussians, size, gate_at), "one step": arrows(gaussians, size, gate_at, thickness)}
+
+
+@torch.no_grad()
 def melted(gaussians: Gaussians, size: float, gate_at: float, n_steps: int = 20, seed: int = 0) -> Gaussians:
     """Return a copy after n_steps of noise and nothing else."""
     copy = part_of(gaussians)
@@ -54,11 +99,21 @@ def cloud(gaussians: Gaussians, n: int, size: float, gate_at: float = 0.005) -> 
 
 
 @torch.no_grad()
-def strays(gaussians: Gaussians, aabb: Float[Tensor, "2 3"], least: float = 0.1) -> float:
-    """Return the share of splats that stand outside the scene's box and can be seen there: floaters."""
+def floating(gaussians: Gaussians, aabb: Float[Tensor, "2 3"], least: float = 0.1) -> Bool[Tensor, "N"]:
+    """Say which splats stand outside the scene's box and can be seen there: floaters."""
     low, high = aabb.to(gaussians.means)
     outside = ((gaussians.means < low) | (gaussians.means > high)).any(dim=1)
-    return float((outside & (gaussians.activated_opacities > least)).float().mean())
+    return outside & (gaussians.activated_opacities > least)
+
+
+def floaters(gaussians: Gaussians, aabb: Float[Tensor, "2 3"], size: float) -> Gaussians:
+    """Return all splats as dots of one size: orange where they are `floating`, grey elsewhere."""
+    return dots(gaussians, size, rgb=origin_colours(floating(gaussians, aabb)))
+
+
+def strays(gaussians: Gaussians, aabb: Float[Tensor, "2 3"], least: float = 0.1) -> float:
+    """Return the share of splats that are `floating`."""
+    return float(floating(gaussians, aabb, least).float().mean())
 
 
 @torch.no_grad()

@@ -22,8 +22,10 @@ def dots(gaussians: Gaussians, size: float, rgb: Float[Tensor, "N 3"] | None = N
 
 
 @torch.no_grad()
-def threads(start: Float[Tensor, "D 3"], end: Float[Tensor, "D 3"], rgb: Sequence[float], thickness: float) -> Gaussians:
-    """Return a thin splat along the way of every jump; its length is two standard deviations to each side."""
+def threads(
+    start: Float[Tensor, "D 3"], end: Float[Tensor, "D 3"], rgb: Sequence[float] | Float[Tensor, "D 3"], thickness: float
+) -> Gaussians:
+    """Return a thin splat along the way of every jump, all in one colour or each in its own; four standard deviations long."""
     vector = end - start
     length = vector.norm(dim=1, keepdim=True).clamp_min(1e-6)
     d = vector / length
@@ -31,7 +33,7 @@ def threads(start: Float[Tensor, "D 3"], end: Float[Tensor, "D 3"], rgb: Sequenc
     d = torch.where(d[:, :1] < 0, -d, d)
     quats = torch.stack([1 + d[:, 0], torch.zeros_like(d[:, 0]), -d[:, 2], d[:, 1]], dim=1)
     scales = torch.cat([length / 4, torch.full_like(d[:, :2], thickness)], dim=1)
-    colours = torch.tensor(rgb).expand(len(d), 3)
+    colours = torch.as_tensor(rgb, device=d.device).expand(len(d), 3)
     return Gaussians.from_values((start + end) / 2, scales, quats, torch.full_like(d[:, 0], 0.9), colours).to(start.device)
 
 

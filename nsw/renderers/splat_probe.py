@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from nsw.errors import InputError
 from nsw.kernels.harmonics import spherical_harmonics
 from nsw.kernels.projection_reference import rotation_from_quaternion
 from nsw.kernels.rasterize_reference import TRANSMITTANCE_MIN, splat_alphas
+from nsw.metrics import left_out
 from nsw.models.gaussians import Gaussians
 from nsw.renderers.splats import render_view
 
@@ -141,6 +143,14 @@ class Film:
     def add(self, picture: Float[Tensor, "H W 3"]) -> None:
         """Append a picture with values in [0, 1]."""
         self.frames.append((picture.detach().clamp(0, 1) * 255).round().byte().cpu())
+
+    def watching(self, steps: Iterable[int], every: int, picture: Callable[[], Tensor]) -> Iterator[int]:
+        """Yield the steps of a training, and append `picture()` after every `every`-th; the clock stands still then."""
+        for step in steps:
+            yield step
+            if step % every == 0:
+                with left_out(wait=True):
+                    self.add(picture())
 
     def state_dict(self) -> dict:
         return {"frames": list(self.frames)}

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nsw.cameras import Cameras, project
 from nsw.errors import InputError
+from nsw.kernels.tsdf_fusion import distance_sums
 from nsw.models.meshes import grid_points, level_set, without_crumbs
 
 
@@ -37,29 +38,58 @@ def fuse(
     Returns:
         F in [-1, 1] at the points of `grid_points(aabb, voxel)`, and how many views spoke; F is 1 where none did.
     """
+    points, _ = grid_points(aabb, voxel, depth.device)
+    mean, count = mean_distance(points.reshape(-1, 3), depth, cameras, truncation or 4 * voxel, empty)
+    return mean.view(points.shape[:3]), count.view(points.shape[:3])
+
+
+def mean_distance(
+    points: Float[Tensor, "N 3"],
+    depth: Float[Tensor, "C H W"],
+    cameras: Cameras,
+    reach: float | Float[Tensor, "N"],
+    empty: Bool[Tensor, "C H W"] | None = None,
+) -> tuple[Float[Tensor, "N"], Float[Tensor, "N"]]:
+    """Return F of `fuse` at any points, with a truncation for all or for each, and how many views spoke."""
     if depth.shape != (len(cameras), cameras.height, cameras.width):
         raise InputError(
             f"Fusion needs one depth map a camera, {[len(cameras), cameras.height, cameras.width]}, got {list(depth.shape)}."
         )
-    points, _ = grid_points(aabb, voxel, depth.device)
-    flat, cameras = points.reshape(-1, 3), cameras.to(depth.device)
-    reach = truncation or 4 * voxel
-    total, count = torch.zeros_like(flat[:, 0]), torch.zeros_like(flat[:, 0])
+    cameras = cameras.to(depth.device)
     depth = depth if empty is None else torch.where(empty, torch.inf, depth)
-    known = depth > 0
+    reach = torch.as_tensor(reach, dtype=torch.float32, device=depth.device).expand(len(points))
+    sums = distance_sums if depth.device.type == "cpu" else sums_reference
+    total, count = sums(points, depth, depth > 0, cameras, reach)
+    return torch.where(count > 0, total / count.clamp_min(1), 1.0), count
+
+
+def sums_reference(
+    points: Float[Tensor, "N 3"],
+    depth: Float[Tensor, "C H W"],
+    known: Bool[Tensor, "C H W"],
+    cameras: Cameras,
+    reach: Float[Tensor, "N"],
+) -> tuple[Float[Tensor, "N"], Float[Tensor, "N"]]:
+    r"""Return the sum over the views of each point's truncated distance to what they see, and how many views spoke.
+
+    $$\sum_{c \in V_x} \min\!\big(1, (D_c(\pi_c(x)) - z_c(x)) / t\big), \quad V_x = \{c : D_c - z_c > -t\}$$
+    (Curless and Levoy 1996, eq. 3, weights 1)
+
+    `nsw.kernels.tsdf_fusion.distance_sums` is the same, compiled, for the CPU.
+    """
+    total, count = torch.zeros_like(points[:, 0]), torch.zeros_like(points[:, 0])
     for view in range(len(cameras)):
-        pixels, z = project(cameras[view], flat)
+        pixels, z = project(cameras[view], points)
         seen, ok = sample(depth[view], known[view], pixels[0], reach)
         distance = (seen - z[0]) / reach
         ok &= (z[0] > 0) & (distance > -1)
         total += torch.where(ok, distance.clamp(max=1.0), 0.0)
         count += ok
-    mean = torch.where(count > 0, total / count.clamp_min(1), 1.0)
-    return mean.view(points.shape[:3]), count.view(points.shape[:3])
+    return total, count
 
 
 def sample(
-    depth: Float[Tensor, "H W"], known: Bool[Tensor, "H W"], pixels: Float[Tensor, "N 2"], edge: float
+    depth: Float[Tensor, "H W"], known: Bool[Tensor, "H W"], pixels: Float[Tensor, "N 2"], edge: float | Float[Tensor, "N"]
 ) -> tuple[Float[Tensor, "N"], Bool[Tensor, "N"]]:
     """Return depth at pixel coordinates: bilinear between four known pixels, of the nearest one across an edge.
 

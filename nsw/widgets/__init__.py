@@ -12,6 +12,7 @@ _HOME = {
     "live": "frontend",
     "show": "pictures",
     "images": "pictures",
+    "titled": "pictures",
     "heat": "heatmaps",
     "lines": "charts",
     "bars": "charts",
@@ -46,6 +47,10 @@ _HOME = {
     "matrix": "matrix_panel",
     "staged": "stage_chart",
     "pictured": "pictured_curves",
+    "stack_figure": "stack_chart",
+    "budget_slider": "budget_slider",
+    "fusion_sliders": "fusion_sliders",
+    "disc_ray_figure": "disc_ray",
 }
 
 __all__ = sorted(_HOME)

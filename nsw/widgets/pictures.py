@@ -178,6 +178,26 @@ def images(pictures: Mapping[str, Any], alt: str, columns: int | None = None, ca
     emit(bundle(sheet, alt, text), metadata={"image/png": {"alt": alt, "width": sheet.shape[1]}})
 
 
+def titled(pictures: Mapping[str, Any], columns: int | None = None, gap: int = 10) -> np.ndarray:
+    """Return pictures side by side under their titles as one picture, for a slider that changes several at once.
+
+    Args:
+        pictures: title -> picture (anything `to_array` takes); titles may hold what was measured.
+        columns: pictures in a row; by default all up to four.
+
+    Returns:
+        uint8 [H, W, 3].
+
+    >>> titled({"left": np.zeros((4, 4)), "right": np.ones((4, 4))}).shape[2]
+    3
+    """
+    columns = max(1, min(columns or 4, len(pictures)))
+    room = (NOTEBOOK_WIDTH - gap * (columns - 1)) // columns
+    arrays = {title: to_array(image) for title, image in pictures.items()}
+    tiles = {title: enlarged(array, shown_width(array.shape[1], room, least=min(room, 240))) for title, array in arrays.items()}
+    return contact_sheet(tiles, columns, gap)
+
+
 def contact_sheet(tiles: Mapping[str, np.ndarray], columns: int, gap: int = 10) -> np.ndarray:
     """Return one picture of titled tiles on white, row by row."""
     from PIL import Image, ImageDraw, ImageFont

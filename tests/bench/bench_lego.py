@@ -308,7 +308,7 @@ def page(rows: dict[str, list[dict]], scene) -> list[str]:
     lines = [f"{metrics.describe(scene)}. One seed.", "", "## After 60 s of training", *after_a_minute(rows), ""]
     lines += ["## Seconds of training to reach a level"]
     lines += ["The least of several trainings, each with its own schedule. Rows named laptop have the sizes of the notebook's"]
-    lines += ["preset, and its steps times a factor; the others have sizes that suit this scene and these seconds. \"On a core\":"]
+    lines += ['preset, and its steps times a factor; the others have sizes that suit this scene and these seconds. "On a core":']
     lines += ["seconds in which the training's own thread ran, far fewer than all where the machine was not alone.", ""]
     lines += [f"| method | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
     for name, runs in rows.items():

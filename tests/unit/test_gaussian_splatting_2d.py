@@ -13,9 +13,11 @@ from nsw.errors import InputError
 from nsw.methods import density_control as density
 from nsw.methods import gaussian_splatting as gs
 from nsw.methods import gaussian_splatting_2d as gs2d
+from nsw.methods import gaussian_splatting_2d_fusion as fusion
 from nsw.methods import gaussian_splatting_2d_inspect as inspect
 from nsw.models import io
 from nsw.models.gaussians import GaussiansSettings
+from nsw.models.parts import part_of
 from nsw.models.surfels import THIN, Surfels
 from nsw.renderers import render_view as render_any
 from nsw.renderers.render import Render
@@ -224,3 +226,42 @@ def test_maps_of_the_lesson():
     degrees = inspect.angles(torch.tensor([[0.0, 0, 2], [1, 0, 0]]), torch.tensor([[0.0, 0.6, 0.8], [0, 0, 0]]))
     assert float(degrees[0]) == pytest.approx(36.87, abs=0.01) and bool(degrees[1].isnan())
     assert inspect.thickness(a_model(), orbit(1, 4.0, width=20, height=16), RANGE).shape == (16, 40, 3)
+    assert list(inspect.tilted_profile(50.0, 0.5)) == ["disc", "ellipsoid"]
+
+
+def test_without_the_blob_a_disc_seen_from_its_edge_fades():
+    with_blob, without = (inspect.tilted_disc(89.0, 0.3, low_pass=low_pass)["exact opacity"].sum() for low_pass in (True, False))
+    assert float(without) < 0.65 * float(with_blob)
+
+
+def test_normals_that_are_not_turned_cancel():
+    camera = orbit(1, 4.0, 0.0, width=24, height=24)
+    front = a_wall(0.0)
+    back = part_of(front)
+    back.quats.data[:] = torch.stack([-front.quats[:, 1], front.quats[:, 0], front.quats[:, 3], -front.quats[:, 2]], dim=1)
+    assert torch.allclose(back.normals, -front.normals, atol=1e-5)
+    turned = [render_view(model, camera).extras["normals"][0, 12, 12] for model in (front, back)]
+    raw = [inspect.normals_as_they_come(model, camera)[12, 12] for model in (front, back)]
+    assert torch.allclose(turned[0], turned[1], atol=1e-4) and torch.allclose(raw[0], -raw[1], atol=1e-3)
+    assert float(raw[0].norm()) > 0.9
+
+
+def test_views_of_one_wall_agree_and_those_of_a_shifted_one_do_not():
+    wall, cameras = a_wall(0.0), orbit(8, 4.0, 10.0, width=32, height=32)[[0, 1, 7]]
+    drawn = render_view(wall, cameras)
+    box = torch.tensor([[-1.0] * 3, [1.0] * 3])
+    maps = gs2d.DepthMaps(drawn.depth.detach(), drawn.extras["median"].detach(), drawn.alpha > 0.5, cameras, box)
+    mine = maps.expected[0], maps.solid[0], cameras[0]
+    same = fusion.disagreement(*mine, maps, 0.2)
+    moved = fusion.disagreement(mine[0] + 0.1, *mine[1:], maps, 0.2)
+    assert float(same.nanmedian()) < 0.01 and float(moved.nanmedian()) == pytest.approx(0.1, abs=0.03)
+    assert bool(same[~maps.solid[0]].isnan().all())
+
+
+def test_the_error_of_a_mesh_and_the_exact_maps(scene):
+    truth = surface_points(scene, 0.05)
+    mesh = inspect.true_mesh(scene, 0.1, 0.2)
+    off, scores = fusion.error_of_mesh(mesh, truth, 2000)
+    assert len(off) == len(mesh.faces) and float(off.median()) < 0.06 and scores.accuracy < 0.06
+    apart = fusion.true_disagreement(scene, 0.1)
+    assert apart.shape == (32, 32) and 0 < float(apart.nanmedian()) < 0.06

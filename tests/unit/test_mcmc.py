@@ -7,12 +7,13 @@ import torch
 
 from nsw import scenes
 from nsw.cameras import orbit
-from nsw.kernels.projection_reference import covariance
+from nsw.kernels.projection_reference import covariance, rotation_from_quaternion
 from nsw.methods import gaussian_splatting as gs
 from nsw.methods import mcmc, mcmc_chain, mcmc_inspect
 from nsw.methods.density_control import new_rows
 from nsw.models.gaussians import NAMES, Gaussians
 from nsw.renderers.splats import render_view
+from nsw.runs import checkpoints
 
 BOX = torch.tensor([[-1.0, -1, -1], [1, 1, 1]])
 N = 60
@@ -302,3 +303,48 @@ def test_a_round_of_jumps_empties_the_bins_of_the_dead():
     (middle, before), (_, after) = mcmc_inspect.opacity_histograms(splats, 0.05).values()
     assert before[0] == 6 and before[middle > 0.85].sum() == 4 and before.sum() == after.sum() == 10 and after[0] == 0
     torch.testing.assert_close(splats.activated_opacities, opacities)
+
+
+def test_the_chain_remembers_its_deaths_and_a_checkpoint_keeps_them(tmp_path):
+    splats, _, _ = a_model()
+    sampling = mcmc_chain.Sampling(N, start=0, stop=100, every=10, noise_lr=0.0)
+    training = mcmc_chain.Chain(splats, 1.0, 100, sampling)
+    training.refine(10)
+    assert training.deaths == [(10, 15 / N)] and training.refine(20).added == 0 and len(training.deaths) == 2
+    other = mcmc_chain.Chain(a_model()[0], 1.0, 100, sampling)
+    path = tmp_path / "chain.ckpt"
+    checkpoints.save_checkpoint(path, {"chain": training}, {}, torch.Generator())
+    checkpoints.restore_objects({"chain": other}, checkpoints.load_checkpoint(path)["objects"], path)
+    assert other.deaths == training.deaths
+
+
+def test_noise_takes_another_shape_in_the_place_of_sigma():
+    """With the root of Sigma a splat twice as large jumps twice as far, with Sigma four times."""
+    root = lambda quats, scales: rotation_from_quaternion(quats) * scales[:, None]  # noqa: E731
+    far = {}
+    for shape in (covariance, root):
+        for size in (0.1, 0.2):
+            splats = Gaussians.from_values([[0, 0, 0]], [[size] * 3], [[1.0, 0, 0, 0]], [0.001], [[0.5] * 3])
+            mcmc.add_noise(splats.params, 1.0, 0.005, torch.Generator().manual_seed(0), shape)
+            far[shape, size] = float(splats.means.detach().norm())
+    assert far[covariance, 0.2] == pytest.approx(4 * far[covariance, 0.1], rel=1e-4)
+    assert far[root, 0.2] == pytest.approx(2 * far[root, 0.1], rel=1e-4)
+
+
+def test_pictures_of_the_chain():
+    places = [[0, 0, 0], [2.0, 0, 0], [0, 3.0, 0]]
+    splats = Gaussians.from_values(places, [[0.1] * 3] * 3, [[1.0, 0, 0, 0]] * 3, [0.9, 0.9, 0.01], [[0.5] * 3] * 3)
+    assert mcmc_inspect.floating(splats, BOX).tolist() == [False, True, False]
+    assert mcmc_inspect.strays(splats, BOX) == pytest.approx(1 / 3)
+    assert torch.allclose(mcmc_inspect.floaters(splats, BOX, 0.1).base_rgb[1], torch.tensor([0.90, 0.62, 0.0]), atol=1e-5)
+    arrows = mcmc_inspect.arrows(splats, 1.0, 0.05, 0.01)
+    jump = (mcmc_inspect.melted(splats, 1.0, 0.05, 1).means - splats.means).norm(dim=1)
+    assert torch.allclose(4 * arrows.activated_scales[:, 0], jump.clamp_min(1e-6), rtol=1e-3)
+    assert arrows.base_rgb[2, 2] < 0.1 and torch.allclose(arrows.base_rgb[0], torch.full((3,), 0.7), atol=1e-3)  # open, and shut
+    opacity, jumps = mcmc_inspect.jump_curve(splats, 1.0, 0.05, n=3)
+    assert opacity == sorted(opacity) and jumps[0] > jumps[-1] == pytest.approx(1e-3)
+    training = mcmc_chain.Chain(a_model()[0], 1.0, 100, mcmc_chain.Sampling(N, start=0, stop=100, every=10))
+    view, moved = orbit(1, 4.0, width=20, height=16), training.refine(10)
+    plain, threads = (mcmc_inspect.film_frame(training, view, 2.0, *more) for more in ((), (moved,)))
+    assert plain.shape == threads.shape == (16, 40, 3) and torch.equal(plain[:, :20], threads[:, :20])
+    assert not torch.equal(plain[:, 20:], threads[:, 20:])

@@ -115,3 +115,10 @@ def test_a_film_outlives_a_restart():
     again.load_state_dict(film.state_dict())
     assert len(again) == 2
     assert float(again[1].max()) == 1.0
+
+
+def test_a_film_watches_a_training():
+    film, done = probe.Film(), []
+    for step in film.watching(range(7), 3, lambda: torch.full((2, 2, 3), len(done) / 10)):
+        done.append(step)
+    assert done == list(range(7)) and [round(float(frame[0, 0, 0]), 1) for frame in film] == [0.1, 0.4, 0.7]

@@ -13,7 +13,7 @@ from nsw import export, metrics, scenes, widgets
 from nsw.cameras import camera_rays, orbit, project
 from nsw.errors import InputError
 from nsw.models.meshes import discs, field_mesh, grid_points, level_set, painted, without_crumbs
-from nsw.renderers import meshes, tsdf
+from nsw.renderers import meshes, tsdf, tsdf_unbounded
 from nsw.scenes.surface import surface_points
 
 BOX = torch.tensor([[-1.0, -1, -1], [1, 1, 1]])
@@ -105,6 +105,21 @@ def test_pixels_that_see_nothing_clear_their_rays():
     beside = (depth[0, row, column] == 0) & ((pixels[0] - 32).abs().amax(-1) < 31.5).view(points.shape[:3])
     assert beside.any() and (few[beside] == 0).all() and (many[beside] == 1).all() and (cut[beside] == 1).all()
     assert torch.equal(plain[~beside], cut[~beside])
+
+
+def test_a_ball_and_a_far_wall_are_fused_without_a_box():
+    cameras = all_round(n=8, size=64)
+    near = ball_depth(cameras)
+    rays = camera_rays(cameras)
+    down = -rays.directions[:, 2]
+    floor = torch.where(down > 1e-3, (rays.origins[:, 2] + 6.0) / down.clamp_min(1e-3) * rays.z_per_t, 0.0).view_as(near)
+    depth = torch.where(near > 0, near, floor)
+    mesh = tsdf_unbounded.unbounded_mesh(depth, cameras, torch.zeros(3), 1.0, 0.07, empty=depth == 0, least_faces=20)
+    radius, low = np.linalg.norm(mesh.vertices, axis=1), mesh.vertices[:, 2] < -4
+    assert np.abs(radius[radius < 1.5] - RADIUS).mean() < 0.03 and (radius < 1.5).sum() > 500
+    assert low.sum() > 100 and np.abs(mesh.vertices[low, 2] + 6).mean() < 0.6  # of a wall six radii away
+    with pytest.raises(InputError, match="radius above 0"):
+        tsdf_unbounded.unbounded_mesh(depth, cameras, torch.zeros(3), 0.0, 0.1)
 
 
 def test_fusion_refuses_maps_that_do_not_belong_to_the_cameras():

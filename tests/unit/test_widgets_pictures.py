@@ -256,3 +256,42 @@ def test_a_picture_stands_left_of_its_curves_and_is_a_dot_on_them():
     assert chart.layout.xaxis2.domain[1] < chart.layout.xaxis.domain[0] and chart.data[2].marker.size > 10
     drawn = svg_still.svg(chart, "a picture and a curve")
     assert "<image" in drawn and "this picture" in drawn and "PSNR (dB)" in drawn
+
+
+def test_charts_of_single_notebooks_draw_what_they_are_given(monkeypatch):
+    from nsw.methods.gaussian_splatting_2d_inspect import RayHits
+    from nsw.widgets import slider_panel
+    from nsw.widgets.budget_slider import budget_slider
+    from nsw.widgets.disc_ray import disc_ray_figure
+    from nsw.widgets.stack_chart import stack_figure
+
+    names = [trace.name for trace in stack_figure(0.9, 4).data]
+    assert len(names) == 4 and names[0].startswith("one splat: peak 0.90")
+    hits = RayHits(torch.tensor([2.0, 2.1]), torch.tensor([0.6, 0.3]), 0.004)
+    chart = disc_ray_figure(hits, 2.05)
+    assert chart.layout.title.text.startswith("distortion 0.004") and [trace.name for trace in chart.data] == [
+        "discs",
+        "true surface",
+    ]
+    assert len(disc_ray_figure(hits, 0.0).data) == 1
+    asked = {}
+    monkeypatch.setattr(slider_panel, "sliders", lambda draw, alt, **ranges: asked.update(draw=draw, **ranges))
+    picture = np.zeros((4, 4, 3))
+    budget_slider({"a": [(100, 20.0, picture), (50, 19.0, picture)], "b": [(100, 21.0, picture)] * 2}, "splats", alt="two pictures")
+    assert asked["halvings"] == (0, 1, 0) and asked["draw"](1).shape[2] == 3
+
+
+def test_sliders_of_a_fusion_answer_with_the_mesh_and_its_error(monkeypatch):
+    from nsw import scenes
+    from nsw.methods.gaussian_splatting_2d import DepthMaps
+    from nsw.scenes.surface import surface_points
+    from nsw.widgets import slider_panel
+    from nsw.widgets.fusion_sliders import fusion_sliders
+
+    scene = scenes.load("toybox", size=32)
+    depth = scene.depth[scene.frames("train")].float()
+    maps, asked = DepthMaps(depth, depth, depth > 0, scene.views("train"), scene.aabb), {}
+    monkeypatch.setattr(slider_panel, "sliders", lambda draw, alt, **ranges: asked.update(draw=draw, **ranges))
+    fusion_sliders(maps, surface_points(scene, 0.05), scene.views("test")[0], 0.1, 0.2, alt="a mesh")
+    fine, rough = (asked["draw"](voxel, 0.2, 1.0, coarse=True) for voxel in (0.1, 0.4))
+    assert fine.shape[1:] == rough.shape[1:] and (fine[:150] != rough[:150]).any()
