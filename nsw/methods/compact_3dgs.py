@@ -7,8 +7,8 @@ splats; a hash grid and a small network replace the harmonics; codebooks replace
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -18,7 +18,8 @@ from torch.nn.functional import normalize
 from nsw.kernels.harmonics import spherical_harmonics
 from nsw.methods import density_control as density
 from nsw.methods import gaussian_splatting as gs
-from nsw.models.compact_gaussians import CompactGaussians
+from nsw.models.compact_gaussians import CompactGaussians, CompactSettings
+from nsw.models.gaussians import Gaussians
 from nsw.models.sh import SH0
 from nsw.scenes.scene import Scene
 
@@ -196,3 +197,38 @@ def draw(gaussians: CompactGaussians, cameras, **options):
 def fit(training: Compact, scene: Scene, steps: Iterable[int], seed: int = 0) -> Compact:
     """Train as the notebook's loop does it, without watching."""
     return gs.fit(training, scene, steps, seed, penalty=training.penalty, draw=draw)
+
+
+def refit(
+    gaussians: Gaussians, scene: Scene, plan: Compression, n_steps: int, last: int, steps: Iterable[int], seed: int = 0
+) -> CompactGaussians:
+    """Return trained splats after their last steps once more, with a mask that presses in the first two thirds of them.
+
+    Cheap enough to try several weights. The mask learns faster than in a whole training, or it would not close in time.
+
+    Args:
+        plan: of which `mask_weight` counts; times and rate of the mask are replaced.
+        n_steps, last: steps of the whole training, and how many of them are done again.
+        steps: `last` steps, counted from 0.
+    """
+    first = n_steps - last
+    plan = replace(plan, press_from=first, relax=n_steps - last // 3, lr_mask=20 / last)
+    masked = CompactGaussians.from_gaussians(gaussians, CompactSettings(gaussians.settings.sh_degree))
+    training = Compact(masked, scene.scale, n_steps, plan, seed=seed)
+    return fit(training, scene, (first + step for step in steps), seed).gaussians
+
+
+def sweep(
+    gaussians: Gaussians, scene: Scene, plan: Compression, n_steps: int, steps: Callable[..., Iterable[int]], seed: int = 0
+) -> dict[float, CompactGaussians]:
+    """Return what is left of trained splats by the weight of the mask, as a multiple of the plan's: short refits.
+
+    Args:
+        n_steps: steps of the whole training; the last quarter of them is done again for each weight.
+        steps: takes how many and a name, and yields steps counted from 0, as `Run.steps` does.
+    """
+    last, found = max(n_steps // 4, 1), {}
+    for times in (0.5, 1.0, 2.0, 4.0):
+        heavier = replace(plan, mask_weight=times * plan.mask_weight)
+        found[times] = refit(gaussians, scene, heavier, n_steps, last, steps(last, name=f"weight {times:g}"), seed)
+    return found

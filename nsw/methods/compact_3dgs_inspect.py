@@ -9,9 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nsw.methods import compact_3dgs_reader as reader
 from nsw.models.compact_gaussians import KEEP_ABOVE, CompactGaussians
 from nsw.models.gaussians import NAMES, Gaussians, GaussiansSettings
+from nsw.models.morton import interleave
 from nsw.models.parts import part_of
+from nsw.models.residual_codebooks import assign, total
 from nsw.models.sh import sh_basis
 from nsw.renderers.splat_probe import recoloured
 
@@ -33,15 +36,71 @@ def ply_sizes(path: Path | str, gaussians: Gaussians) -> dict[str, int]:
     return {"header": Path(path).stat().st_size - sum(parts.values())} | parts
 
 
+def file_sizes(path: Path | str, gaussians: Gaussians) -> dict[str, int]:
+    """Return how many bytes of a file of splats each part takes, whether it is a `.ply` or a compact scene."""
+    return ply_sizes(path, gaussians) if Path(path).suffix == ".ply" else reader.sizes(path)
+
+
 def bits_per_splat(sizes: Mapping[str, int], n: int) -> dict[str, float]:
     """Return bits a splat by what they say, in the order of `GROUPS`; what all splats share is divided among them."""
     return {group: 8 * sum(sizes.get(name, 0) for name in names) / n for group, names in GROUPS.items()}
+
+
+def file_row(name: str, path: Path | str, gaussians: Gaussians, psnr: float) -> dict[str, str | float]:
+    """Return a row of a table of files: bytes on the disk, splats, PSNR, and the size if there were a million splats."""
+    n, million = len(gaussians), 1_000_000
+    row = {"file": name, "kB": Path(path).stat().st_size / 1000, "splats": n, "PSNR (dB)": psnr}
+    return row | {"MB with a million splats": grown(file_sizes(path, gaussians), n, million) / 1e6}
 
 
 def grown(sizes: Mapping[str, int], n: int, n_wanted: int) -> float:
     """Return how large the file would be with n_wanted splats, if codebooks and field stayed: an extrapolation, in bytes."""
     fixed = sum(sizes.get(name, 0) for name in ("header", "codewords", "table", "network"))
     return fixed + (sum(sizes.values()) - fixed) * n_wanted / n
+
+
+def morton_way(n: int) -> tuple[list[int], list[int]]:
+    """Return x and y of the n x n cells of a plane in Morton's order.
+
+    >>> morton_way(2)
+    ([0, 0, 1, 1], [0, 1, 0, 1])
+    """
+    cells = torch.cartesian_prod(torch.arange(n), torch.arange(n), torch.zeros(1, dtype=torch.long))
+    x, y = cells[interleave(cells, (n - 1).bit_length()).argsort()][:, :2].T.tolist()
+    return x, y
+
+
+def code_traces(scales: Float[Tensor, "N 3"], codewords: Float[Tensor, "L K 3"], stages: int) -> list[dict[str, object]]:
+    """Return what plotly draws of the first two scales of splats, and of what the first `stages` of their codes say."""
+    said = total(assign(scales, codewords), codewords, stages)
+    clouds = {"splats": scales, f"after {stages}": said}
+    axes = {name: dict(x=xyz[:, 0].tolist(), y=xyz[:, 1].tolist()) for name, xyz in clouds.items()}
+    return [dict(type="scatter", mode="markers", name=name, **axis) for name, axis in axes.items()]
+
+
+class MaskHistory:
+    """Histograms of sigmoid(m) collected during a run; give it to `run.steps(save=...)` and they outlive a restart."""
+
+    def __init__(self, n_bins: int = 32) -> None:
+        self.edges, self.steps, self.counts = torch.linspace(0, 1, n_bins + 1), [], []
+
+    @torch.no_grad()
+    def add(self, step: int, gaussians: CompactGaussians) -> None:
+        """Count the splats of every bin at a step."""
+        self.steps.append(step)
+        self.counts.append(torch.histogram(gaussians.mask.sigmoid().cpu(), self.edges).hist)
+
+    def curves(self, first: int, last: int, n: int = 4) -> dict[str, tuple[Float[Tensor, "K"], Float[Tensor, "K"]]]:
+        """Return curves (middles of bins, splats in a bin) of at most n looks, spread over those between two steps."""
+        looks = [i for i, step in enumerate(self.steps) if first <= step <= last]
+        picks = sorted({looks[round(k * (len(looks) - 1) / max(n - 1, 1))] for k in range(n)}) if looks else []
+        return {f"step {self.steps[i]}": ((self.edges[1:] + self.edges[:-1]) / 2, self.counts[i]) for i in picks}
+
+    def state_dict(self) -> dict:
+        return {"steps": list(self.steps), "counts": list(self.counts)}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.steps, self.counts = list(state["steps"]), list(state["counts"])
 
 
 @torch.no_grad()

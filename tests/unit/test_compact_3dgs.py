@@ -255,3 +255,35 @@ def test_red_marks_the_masked_and_a_higher_threshold_draws_fewer():
     assert int(red) == int((~model.kept).sum()) > 0
     for threshold in (0.01, 0.5, 0.9):
         assert int(inspect.subset(model, threshold).kept.sum()) == int((model.mask.sigmoid() > threshold).sum())
+
+
+def test_histograms_of_masks_are_kept_by_step():
+    model, masks, again = a_model(sh_degree=0), inspect.MaskHistory(n_bins=4), inspect.MaskHistory(n_bins=4)
+    for step, value in ((0, -9.0), (10, 0.0), (20, 9.0)):
+        with torch.no_grad():
+            model.mask.fill_(value)
+        masks.add(step, model)
+    again.load_state_dict(masks.state_dict())
+    curves = again.curves(5, 20)
+    assert list(curves) == ["step 10", "step 20"] and again.curves(21, 30) == {}
+    assert [counts.argmax().item() for _, counts in curves.values()] == [2, 3]
+    middles, counts = masks.curves(0, 0)["step 0"]
+    assert middles.tolist() == [0.125, 0.375, 0.625, 0.875] and counts.tolist() == [N, 0, 0, 0]
+
+
+def test_all_stages_of_a_code_are_drawn_where_they_say():
+    scales = a_model(sh_degree=0).own_scales.detach()
+    words = codebooks.ResidualCodebooks(3, 8, 3).fit(scales, 0).codewords.detach()
+    own, said = inspect.code_traces(scales, words, 3)
+    assert own["x"] == scales[:, 0].tolist()
+    assert said["y"] == codebooks.total(codebooks.assign(scales, words), words)[:, 1].tolist()
+
+
+def test_a_heavier_mask_leaves_fewer_splats_in_a_refit():
+    scene = scenes.load("toybox", size=24)
+    start = Gaussians.random(BOX, N, torch.Generator().manual_seed(0), sh_degree=1, opacity=0.5)
+    plan, told = compact.Compression(mask_weight=0.5), []
+    found = compact.sweep(start, scene, plan, 80, lambda n, name: told.append((n, name)) or range(n))
+    assert told == [(20, f"weight {times}") for times in ("0.5", "1", "2", "4")]
+    counts = [len(one) for one in found.values()]
+    assert counts == sorted(counts, reverse=True) and counts[-1] < N and all(one.kept.all() for one in found.values())

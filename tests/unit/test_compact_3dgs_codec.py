@@ -158,6 +158,10 @@ def test_sizes_are_bytes_on_disk_and_coding_never_costs(tmp_path):
     assert sum(parts.values()) == ply.stat().st_size and 0 < parts["header"] < 2500
     assert sum(inspect.bits_per_splat(parts, n).values()) == pytest.approx(8 * ply.stat().st_size / n)
     assert inspect.grown(parts, n, 2 * n) == pytest.approx(2 * ply.stat().st_size - parts["header"])
+    assert inspect.file_sizes(ply, export.load_ply(ply)) == parts and inspect.file_sizes(coded, model) == by_coded
+    row = inspect.file_row("coded", coded, reader.load(coded), 30.0)
+    assert row["kB"] == coded.stat().st_size / 1000 and row["splats"] == n
+    assert row["MB with a million splats"] == pytest.approx(inspect.grown(by_coded, n, 1_000_000) / 1e6)
 
 
 def test_fewer_stages_are_a_coarser_scene_of_the_same_splats(tmp_path):
