@@ -80,6 +80,7 @@ class Deblurring(gs.Training):
             self.lowest = self.control.prune_opacity
             self.control = replace(self.control, prune_opacity=self.lowest / cloud.spare)
         self.metas: list[dict] = []
+        self.old_places = self.new_places = torch.zeros(0, 3)  # of the splats when points were added, and of those points
 
     def sets(self, camera: Cameras, step: int) -> list:
         """Return the sets of splats that are rendered for a training view at a step."""
@@ -123,6 +124,7 @@ class Deblurring(gs.Training):
         splats, n, old = self.gaussians, len(points), len(self.gaussians)
         if n == 0:
             return
+        self.old_places, self.new_places = splats.means.detach().cpu().clone(), points.cpu()
         points, rgb = points.to(splats.means), rgb.to(splats.means)
         spacing = neighbour_distance(torch.cat([splats.means, points]))[old:, None].expand(-1, 3)
         upright = points.new_tensor([1.0, 0, 0, 0]).expand(n, 4)
@@ -139,10 +141,12 @@ class Deblurring(gs.Training):
     def state_dict(self) -> dict:
         network = {} if self.network is None else self.network.state_dict()
         optimizer = {} if self.network is None else self.network_optimizer.state_dict()
-        return super().state_dict() | {"network": network, "network_optimizer": optimizer}
+        places = {"old_places": self.old_places, "new_places": self.new_places}
+        return super().state_dict() | {"network": network, "network_optimizer": optimizer, **places}
 
     def load_state_dict(self, state: dict) -> None:
         super().load_state_dict(state)
+        self.old_places, self.new_places = state["old_places"], state["new_places"]
         if self.network is not None:
             self.network.load_state_dict(state["network"])
             self.network_optimizer.load_state_dict(state["network_optimizer"])

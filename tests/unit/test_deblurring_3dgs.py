@@ -11,7 +11,7 @@ import torch
 from nsw import scenes
 from nsw.cameras import orbit, project
 from nsw.methods import deblurring_3dgs as deblur
-from nsw.methods import deblurring_3dgs_fit, deblurring_3dgs_inspect, density_control
+from nsw.methods import deblurring_3dgs_charts, deblurring_3dgs_fit, deblurring_3dgs_inspect, density_control
 from nsw.methods.density_control import accumulate, new_rows
 from nsw.models.blur_mlp import BlurMLP, BlurMLPSettings
 from nsw.models.gaussians import NAMES, Gaussians
@@ -195,6 +195,12 @@ def test_points_are_added_once_faint_and_in_step():
     assert (training.gaussians.activated_opacities[new] < 0.2).all()
     for name, optimizer in training.optimizers.items():
         assert optimizer.param_groups[0]["params"] == [training.gaussians.params[name]]
+    assert len(training.old_places) == before and len(training.new_places) == int(new.sum())
+    old, added, left = deblurring_3dgs_charts.cloud_figure(training)["data"]
+    assert (len(old["x"]), len(added["y"]), len(left["x"])) == (before, int(new.sum()), int(new.sum()))
+    _, resumed = a_training(cloud=cloud)
+    resumed.load_state_dict(training.state_dict())
+    assert torch.equal(resumed.new_places, training.new_places) and torch.equal(resumed.old_places, training.old_places)
 
 
 def test_pruning_by_depth_removes_near_and_keeps_far():
@@ -375,3 +381,39 @@ def test_the_map_of_learned_blur_sees_the_spread_of_copies():
         splats.opacities.fill_(2.0)
     z, disc = deblurring_3dgs_inspect.learned_discs(learned, splats, VIEW, blur, explain=deblur.camera_copies)
     assert torch.allclose(disc, exposures.circle_of_confusion(lens, z, VIEW.Ks[0, 0, 0].item()), rtol=0.1)
+
+
+def test_the_aperture_of_true_lenses_is_recovered():
+    """Copies in many places of the true lenses have the true discs: the dots lie on the line, the legend says the aperture."""
+    scene, training = a_training()
+    training.network, training.explain = deblurring_3dgs_inspect.true_lenses(scene, 200), deblur.camera_copies
+    training.blur = deblur.Blur(scale_weight=0.0, turn=False)
+    with torch.no_grad():
+        training.gaussians.opacities.fill_(2.0)
+    dots, line = deblurring_3dgs_charts.lens_figure({"truth": training}, scene)["data"]
+    assert len(dots["x"]) == 8 * len(scene.splits["train"]) and line["name"] == "true: aperture 0.40"
+    assert float(dots["name"].split()[-1]) == pytest.approx(0.4, abs=0.02)
+    assert torch.tensor(dots["y"]).sub(torch.tensor(dots["x"])).abs().median() < 0.1
+    curves = deblurring_3dgs_charts.disc_curves(training, scene, [2])
+    assert list(curves) == ["view 2: learned", "view 2: true"] and torch.equal(*(z for z, _ in curves.values()))
+
+
+def test_one_blur_for_all_views_leaves_nothing_to_explain():
+    shots = torch.rand(3, 8, 8, 3, generator=torch.Generator().manual_seed(0))
+    best = deblurring_3dgs_inspect.unexplained(shots)
+    assert best == pytest.approx(shots.std(dim=0, correction=0).square().mean().sqrt().item(), rel=1e-5)
+    assert deblurring_3dgs_inspect.unexplained(shots[:1].expand(3, -1, -1, -1)) == 0.0
+
+
+def test_a_profile_is_one_row_of_greys():
+    picture = torch.arange(12.0).reshape(4, 1, 3).expand(4, 5, 3)
+    columns, grey = deblurring_3dgs_charts.profiles({"ramp": picture}, 0.55)["ramp"]
+    assert list(columns) == list(range(5)) and grey.tolist() == [7.0] * 5
+
+
+def test_a_mixed_scene_has_the_pictures_of_both_in_turns():
+    lens, hand = (scenes.load(f"toybox_{kind}", size=32) for kind in ("defocus", "motion"))
+    mixed = deblurring_3dgs_inspect.alternating(lens, hand)
+    assert torch.equal(mixed.pixels([2, 3]), torch.cat([lens.pixels([2]), hand.pixels([3])]))
+    assert torch.equal(lens.cameras.cam_from_world, hand.cameras.cam_from_world)
+    assert not torch.equal(lens.pixels([3]), hand.pixels([3]))
