@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 
 from nsw.cameras import Cameras
 from nsw.losses import loss_l1
@@ -94,6 +95,12 @@ def feature_map(
 def loss_feature(predicted: Float[Tensor, "n M h w"], target: Float[Tensor, "n M h w"]) -> Float[Tensor, ""]:
     r"""Return $\|F_t - \hat F\|_1$, the mean absolute difference (Zhou et al. 2024, eq. 5)."""
     return loss_l1(predicted, target.to(predicted))
+
+
+@torch.no_grad()
+def agreement(predicted: Float[Tensor, "n M H W"], target: Float[Tensor, "n M h w"]) -> float:
+    """Return the mean cosine of two sets of maps, in [-1, 1], at the size of the second."""
+    return float(cosine_similarity(resized(predicted, *target.shape[2:]), target.to(predicted), dim=1).mean())
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
-"""Ask the splats of Feature 3DGS for words and points, and edit what answers (Zhou et al., CVPR 2024, section 3.4).
+"""Ask the splats of Feature 3DGS for words, and edit what answers (Zhou et al., CVPR 2024, section 3.4).
 
 Selection works on splats, not on pixels, so that an edit holds in every view. Nothing here changes the model it is given.
+Points and boxes are asked for in `feature_3dgs_prompts.py`.
 """
 
 from __future__ import annotations
@@ -13,13 +14,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from nsw.cameras import Cameras, camera_rays, project
-from nsw.methods.feature_3dgs import feature_map
+from nsw.errors import InputError
 from nsw.models.feature_gaussians import FeatureGaussians
 from nsw.models.neighbours import nearest
 from nsw.models.sh import rgb_from_sh0, sh0_from_rgb
-from nsw.models.teacher import CLASSES, FeatureTeacher, Prompt
-from nsw.renderers.splats import render_view
+from nsw.models.teacher import CLASSES, FeatureTeacher
 
 
 @torch.no_grad()
@@ -64,6 +63,21 @@ def answer(
     r"""Return the probability of a word against others, for splats or pixels: $\mathrm{softmax}_k(\cos(f, t_k) / \tau)$."""
     cosines = likeness(features, teacher, [word, *(other for other in others if other != word)])
     return (cosines / temperature).softmax(-1)[..., 0]
+
+
+def relevancy(features: Float[Tensor, "*n M"], teacher: FeatureTeacher, typed: str, least: float = 0.0) -> Float[Tensor, "*n"]:
+    """Return how well features answer to what a person typed: a word, or several between commas, of which the best one counts.
+
+    Each word competes with its own kind, see `rivals` and `answer`. In [0, 1]; what is below `least` is 0.
+
+    Raises:
+        InputError: when nothing was typed, or a word that the teacher does not know; it says which it knows.
+    """
+    words = [word for part in typed.split(",") if (word := " ".join(part.lower().split()))]
+    if not words:
+        raise InputError(f"Type a word, or several between commas. For example: {', '.join(teacher.words)}.")
+    best = torch.stack([answer(features, teacher, word, rivals(teacher, word)) for word in words]).amax(0)
+    return torch.where(best >= least, best, 0.0)
 
 
 def selected(
@@ -120,39 +134,4 @@ def recoloured(
     return _edited(model, sh0=torch.where(chosen[:, None, None], painted, model.sh0))
 
 
-@torch.no_grad()
-def carried(prompt: Prompt, model: FeatureGaussians, seen_from: Cameras, to: Cameras) -> Prompt | None:
-    """Return a point prompt of one camera as another sees it, through the depth of the splats.
-
-    None when no point is left: it is out of the picture there, or something stands before it.
-    """
-    depth, depth_there = (render_view(model, camera).depth[0].cpu() for camera in (seen_from, to))
-    seen_from, to = seen_from.to("cpu"), to.to("cpu")
-    rays, size = camera_rays(seen_from), torch.tensor([seen_from.width, seen_from.height])
-    points = []
-    for point in prompt.points:
-        column, row = (torch.tensor(point) * size).long().clamp(max=size - 1).tolist()
-        place = rays[[row * seen_from.width + column]].at_depth(depth[row, column][None])
-        pixel, z = project(to, place)
-        x, y = (pixel[0, 0] / torch.tensor([to.width, to.height])).tolist()
-        inside = float(z) > 0 and 0 <= x < 1 and 0 <= y < 1
-        if inside and float(depth_there[int(y * to.height), int(x * to.width)]) > 0.96 * float(z):
-            points.append((x, y))
-    return Prompt(points=tuple(points)) if points else None
-
-
-@torch.no_grad()
-def prompted_masks(
-    model: FeatureGaussians, teacher: FeatureTeacher, prompt: Prompt, cameras: Cameras, size: tuple[int, int], behind=None
-) -> list[tuple[Float[Tensor, "h w"], Prompt | None]]:
-    """Return the teacher's mask in every camera for a point that is given in the first; its encoder is not run.
-
-    Args:
-        size: of the teacher's own maps, which its decoder was trained on.
-    """
-    answers = []
-    for i in range(len(cameras)):
-        there = carried(prompt, model, cameras[0], cameras[i]) if i else prompt
-        seen = feature_map(model, cameras[i], size, behind)[0]
-        answers.append((torch.zeros(size) if there is None else teacher.decode_mask(seen, there), there))
-    return answers
+ACTIONS = {"delete": deleted, "recolour": recoloured, "extract": extracted}

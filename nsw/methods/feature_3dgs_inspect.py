@@ -222,12 +222,21 @@ def tinted(
     return grey * (1 - share) + share * (0.3 * picture + 0.7 * torch.tensor(colour))
 
 
+def heated(model: Gaussians, answers: Float[Tensor, "N"]) -> Gaussians:
+    """Return the splats in grey, and in orange by how well each answers."""
+    return recoloured(model, tinted(model.base_rgb.detach().cpu().clamp(0, 1)[:, None], answers.cpu()[:, None])[:, 0])
+
+
 def marked(picture: Float[Tensor, "H W 3"], prompt: Prompt | None) -> Float[Tensor, "H W 3"]:
-    """Return the picture with a black and white cross at every point of a prompt."""
+    """Return the picture with a black and white cross at every point of a prompt, and a black line around its box."""
     out, (height, width) = picture.clone(), picture.shape[:2]
-    for x, y in prompt.points if prompt else ():
-        row, column = min(int(y * height), height - 1), min(int(x * width), width - 1)
+    at = lambda x, y: (min(int(y * height), height - 1), min(int(x * width), width - 1))  # noqa: E731 - said once
+    for row, column in (at(*point) for point in (prompt.points if prompt else ())):
         out[max(row - 2, 0) : row + 3, column] = 0.0
         out[row, max(column - 2, 0) : column + 3] = 0.0
         out[row, column] = 1.0
+    if prompt and prompt.box:
+        (top, left), (bottom, right) = at(*prompt.box[:2]), at(prompt.box[2] - 1e-6, prompt.box[3] - 1e-6)
+        out[[top, bottom], left : right + 1] = 0.0
+        out[top : bottom + 1, [left, right]] = 0.0
     return out

@@ -121,3 +121,18 @@ def fit_for(
         optimizer.step()
         n_rays, step = ngp.next_batch(n_rays, out.n_marched, plan.n_samples), step + 1
     return step
+
+
+def trained_for(
+    scene: Scene, maps: Float[Tensor, "n M h w"], n_features: int, sizes: tuple[int, int, int, float], seconds: float,
+    seed: int = 0, device: torch.device | str = "cpu",
+) -> tuple[FeatureGrid, int]:  # fmt: skip
+    """Return a new field that was trained for so many seconds, and its number of batches of rays.
+
+    Args:
+        sizes: levels of the hash grid, log2 of its entries, cells of the finest level along a side, weight of features.
+    """
+    n_levels, log2_entries, n_max, weight = sizes
+    model = new_field(scene, n_features, maps.shape[1], seed, n_levels=n_levels, log2_entries=log2_entries, n_max=n_max).to(device)
+    generator = torch.Generator(device).manual_seed(seed)
+    return model, fit_for(model, lessons_of(scene, maps, model), seconds, scene.near, generator, weight=weight)

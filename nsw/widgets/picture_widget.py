@@ -37,27 +37,46 @@ function render({ model, el }) {
   img.alt = model.get("alt");
   img.style.width = model.get("css_width") + "px";
   img.style.imageRendering = model.get("css_width") > model.get("columns") ? "pixelated" : "auto";
+  const boxed = model.get("picked").length === 4;
   const mark = () => {
-    const [row, column] = model.get("picked");
-    cross.style.left = (100 * column) / model.get("columns") + "%";
-    cross.style.top = (100 * row) / model.get("rows") + "%";
-    cross.style.width = `max(8px, ${100 / model.get("columns")}%)`;
-    cross.style.height = `max(8px, ${100 / model.get("rows")}%)`;
+    const [row, column, toRow = row, toColumn = column] = model.get("picked");
+    const [top, left] = [Math.min(row, toRow), Math.min(column, toColumn)];
+    cross.style.left = (100 * left) / model.get("columns") + "%";
+    cross.style.top = (100 * top) / model.get("rows") + "%";
+    cross.style.width = `max(8px, ${(100 * (Math.abs(toColumn - column) + 1)) / model.get("columns")}%)`;
+    cross.style.height = `max(8px, ${(100 * (Math.abs(toRow - row) + 1)) / model.get("rows")}%)`;
   };
-  const pick = (row, column) => {
-    const inside = (v, n) => Math.max(0, Math.min(n - 1, Math.floor(v)));
-    model.set("picked", [inside(row, model.get("rows")), inside(column, model.get("columns"))]);
+  const pick = (...places) => {
+    const sides = [model.get("rows"), model.get("columns")];
+    model.set("picked", places.map((v, i) => Math.max(0, Math.min(sides[i % 2] - 1, Math.floor(v)))));
     model.save_changes();
+  };
+  const at = (event) => {
+    const place = img.getBoundingClientRect();
+    return [((event.clientY - place.top) / place.height) * model.get("rows"),
+            ((event.clientX - place.left) / place.width) * model.get("columns")];
   };
   box.tabIndex = 0;
   box.setAttribute("role", "application");
-  box.setAttribute("aria-label", model.get("alt") + " Click a pixel, or move the mark with the arrow keys.");
+  const how = boxed ? " Click a pixel or drag a box; arrow keys move its second corner."
+                    : " Click a pixel, or move the mark with the arrow keys.";
+  box.setAttribute("aria-label", model.get("alt") + how);
   img.style.cursor = "crosshair";
+  img.style.touchAction = boxed ? "none" : "auto";
   img.draggable = false;
+  let from = null;
+  img.addEventListener("pointerdown", (event) => {
+    if (!boxed) return;
+    from = at(event);
+    img.setPointerCapture(event.pointerId);
+  });
+  img.addEventListener("pointermove", (event) => from && pick(...from, ...at(event)));
+  img.addEventListener("pointerup", (event) => {
+    if (from) pick(...from, ...at(event));
+    from = null;
+  });
   img.addEventListener("click", (event) => {
-    const place = img.getBoundingClientRect();
-    pick(((event.clientY - place.top) / place.height) * model.get("rows"),
-         ((event.clientX - place.left) / place.width) * model.get("columns"));
+    if (!boxed) pick(...at(event));
     box.focus();
   });
   box.addEventListener("keydown", (event) => {
@@ -65,9 +84,9 @@ function render({ model, el }) {
     if (!move) return;
     event.preventDefault();
     event.stopPropagation();
-    const [row, column] = model.get("picked");
+    const picked = model.get("picked");
     const step = event.shiftKey ? 10 : 1;
-    pick(row + step * move[0], column + step * move[1]);
+    pick(...picked.slice(0, -2), ...picked.slice(-2).map((v, i) => v + step * move[i]));
   });
   model.on("change:picked", mark);
   mark();
@@ -78,7 +97,8 @@ export default { render };
 
 
 class PixelPicker(anywidget.AnyWidget):
-    """A picture with a mark that mouse and arrow keys move; `picked` is (row, column) of the marked pixel.
+    """A picture with a mark that mouse and arrow keys move; `picked` is (row, column) of the marked pixel, or, for a picture
+    to drag a box in, (row, column, row, column) of its two corners, which are one pixel after a click.
 
     All that it shows is there from the start: a page that needs more than two seconds to load the script of a widget hears
     nothing more from Python about it.
@@ -93,12 +113,17 @@ class PixelPicker(anywidget.AnyWidget):
     picked = traitlets.List(traitlets.Int(), default_value=[0, 0]).tag(sync=True)
 
 
-def pixel_picker(image: Any, alt: str, row: int, column: int) -> PixelPicker:
-    """Return a picture to choose a pixel from; `image` is anything `pictures.to_array` takes."""
+def pixel_picker(image: Any, alt: str, *picked: int) -> PixelPicker:
+    """Return a picture to choose a pixel from, or a box.
+
+    Args:
+        image: anything `pictures.to_array` takes.
+        picked: row and column of the pixel that is marked at first, and once more of the other corner for a box.
+    """
     array = pictures.to_array(image)
     rows, columns = array.shape[:2]
     look = dict(png=pictures.png_bytes(array), css_width=pictures.shown_width(columns), rows=rows, columns=columns)
-    return PixelPicker(alt=pictures.need_alt(alt), picked=[row, column], **look)
+    return PixelPicker(alt=pictures.need_alt(alt), picked=list(picked), **look)
 
 
 class LivePicture(ipywidgets.HTML):

@@ -19,7 +19,7 @@ def control(name: str, spec: Any):
     Args:
         name: label.
         spec: (minimum, maximum, value[, step]) for a slider, whole numbers when all are; a list for a dropdown (its first
-            entry is chosen); a bool for a checkbox.
+            entry is chosen); a bool for a checkbox; (text, [proposals]) for a box to type into, which answers on Enter.
     """
     import ipywidgets
 
@@ -28,8 +28,11 @@ def control(name: str, spec: Any):
         return ipywidgets.Checkbox(value=spec, indent=False, **look)
     if isinstance(spec, list) and spec:
         return ipywidgets.Dropdown(options=spec, value=spec[0], **look)
+    if isinstance(spec, tuple) and len(spec) == 2 and isinstance(spec[0], str) and isinstance(spec[1], list):
+        return ipywidgets.Combobox(value=spec[0], options=spec[1], continuous_update=False, ensure_option=False, **look)
     if not (isinstance(spec, tuple) and len(spec) in (3, 4) and all(isinstance(v, numbers.Real) for v in spec)):
-        raise InputError(f"Slider {name}: expected (minimum, maximum, value[, step]), a list of choices or a bool, not {spec!r}.")
+        expected = "(minimum, maximum, value[, step]), a list of choices, (text, [proposals]) or a bool"
+        raise InputError(f"Slider {name}: expected {expected}, not {spec!r}.")
     low, high, value = spec[:3]
     if not low < high or not low <= value <= high:
         raise InputError(f"Slider {name}: expected minimum <= value <= maximum, got {spec!r}.")
@@ -72,7 +75,8 @@ def sliders(draw: Callable[..., Any], alt: str, caption: str | None = None, pick
     Args:
         draw: returns a picture (anything `pictures.to_array` takes) or a plotly figure.
         alt: what the picture shows.
-        pick: a picture to click; the pixel sets the sliders `row` and `column`, whose ranges may then be left out.
+        pick: a picture to click; the pixel sets the sliders `row` and `column`, whose ranges may then be left out. Where
+            ranges name `to_row` and `to_column` too, dragging sets both corners of a box, and a click all four to a point.
         ranges: see `control`.
     """
     pictures.need_alt(alt)
@@ -85,7 +89,8 @@ def sliders(draw: Callable[..., Any], alt: str, caption: str | None = None, pick
     first = draw(**{name: c.value for name, c in controls.items()}, **({"coarse": False} if takes_coarse else {}))
     panel = _Panel(draw, controls, first, alt, takes_coarse) if live() else None
     if panel and pick is not None:
-        panel.box.children = (_picker(pick, controls["row"], controls["column"]), *panel.box.children)
+        corners = [controls[name] for name in ("row", "column", "to_row", "to_column") if name in controls]
+        panel.box.children = (_picker(pick, *corners), *panel.box.children)
     emit_still(first, alt, caption or _values_text(controls), panel.box if panel else None)
 
 
@@ -171,19 +176,25 @@ def _has_3d(figure: Any) -> bool:
     return any(trace.type.endswith("3d") or trace.type in ("surface", "cone") for trace in figure.data)
 
 
-def _picker(image: Any, row: Any, column: Any):
-    """Return a picture whose marked pixel and the two sliders follow each other."""
+def _picker(image: Any, *sliders: Any):
+    """Return a picture whose marked pixel or box and its two or four sliders follow each other."""
     from nsw.widgets.picture_widget import pixel_picker
 
-    view = pixel_picker(image, "The picture to choose a pixel from.", row.value, column.value)
+    view = pixel_picker(image, "The picture to choose a pixel from.", *(slider.value for slider in sliders))
+
+    clicking = [False]
 
     def clicked(change: Any) -> None:
-        row.value, column.value = change["new"]
+        clicking[0] = True  # the first slider moves before the last one: what they say in between is no place
+        for slider, value in zip(sliders, change["new"], strict=True):
+            slider.value = value
+        clicking[0] = False
 
     def slid(_: Any) -> None:
-        view.picked = [row.value, column.value]
+        if not clicking[0]:
+            view.picked = [slider.value for slider in sliders]
 
     view.observe(clicked, names="picked")
-    for slider in (row, column):
+    for slider in sliders:
         slider.observe(slid, names="value")
     return view

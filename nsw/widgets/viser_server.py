@@ -236,26 +236,34 @@ class ViserView:
         """Draw what `remade(**values)` returns from now on, in every browser, with a slider or a list for each value.
 
         Args:
-            knobs: name -> (minimum, maximum, value) for a slider, or a list for a choice, its first entry chosen.
+            knobs: name -> (minimum, maximum, value) for a slider, a list for a choice, its first entry chosen, or (text,
+                [examples]) for a box to type into. What `remade` refuses with an `InputError` is said below them.
         """
         for name, spec in knobs.items():
             if isinstance(spec, list):
                 self.knobs[name] = self.server.gui.add_dropdown(name, options=spec, initial_value=spec[0])
+            elif isinstance(spec[0], str):
+                self.knobs[name] = self.server.gui.add_text(name, spec[0], hint=f"for example: {', '.join(spec[1])}")
             else:
                 low, high, value = spec
                 step = (high - low) / 100
                 self.knobs[name] = self.server.gui.add_slider(name, min=low, max=high, step=step, initial_value=value)
 
+        self.told = self.server.gui.add_markdown("")
         for knob in self.knobs.values():
             knob.on_update(lambda _: self._turn(remade))
         self._turn(remade)
 
     def _turn(self, remade: Callable[..., Any]) -> None:
         """Have the model made anew for what the knobs say."""
-        self.model = remade(**{name: knob.value for name, knob in self.knobs.items()})
+        try:
+            self.model = remade(**{name: knob.value for name, knob in self.knobs.items()})
+            self.told.content = ""
+        except InputError as error:  # the model of before stays
+            self.told.content = str(error)
         for view in list(self.views.values()):
             view.model = self.model
-            view.moved.set()
+        self._show()
 
     def _shade(self, background: float) -> None:
         """Draw over another grey from now on."""

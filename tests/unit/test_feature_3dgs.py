@@ -9,9 +9,11 @@ import torch
 
 from nsw import scenes
 from nsw.cameras import project
+from nsw.errors import InputError
 from nsw.methods import feature_3dgs as f3
 from nsw.methods import feature_3dgs_edit as edit
 from nsw.methods import feature_3dgs_inspect as look
+from nsw.methods import feature_3dgs_prompts as prompts
 from nsw.methods import gaussian_splatting as gs
 from nsw.methods.density_control import DensityControl
 from nsw.models import io
@@ -230,12 +232,53 @@ def test_a_prompt_is_carried_to_the_place_in_another_view(scene):
     def pixel(camera):
         return project(camera, point)[0][0, 0] / SIZE
 
-    moved = edit.carried(Prompt(points=(tuple(pixel(one).tolist()),)), model, one, two)
+    moved = prompts.carried(Prompt(points=(tuple(pixel(one).tolist()),)), model, one, two)
     assert torch.allclose(torch.tensor(moved.points[0]), pixel(two), atol=1.0 / SIZE)
     halfway = (two.origins + point) / 2
     screen = Gaussians.from_values(torch.cat([point, halfway]), *(x.expand(2, *x.shape[1:]) for x in shape), torch.zeros(2, 3))
     prompt = Prompt(points=(tuple(pixel(one).tolist()),))
-    assert edit.carried(prompt, FeatureGaussians.around(screen, 4, M), one, two) is None  # something stands before it
+    assert prompts.carried(prompt, FeatureGaussians.around(screen, 4, M), one, two) is None  # something stands before it
+
+
+def test_a_box_is_carried_as_what_it_holds(scene):
+    """A ball of splats: the box around its mask in one view becomes the box around the ball in the other."""
+    point, (one, two) = torch.tensor([[0.1, 0.2, 0.0]]), (scene.views("test")[0], scene.views("test")[1])
+    shape = torch.full((1, 3), 0.15), torch.tensor([[1.0, 0, 0, 0]]), torch.tensor([0.99])
+    model = FeatureGaussians.around(Gaussians.from_values(point, *shape, torch.zeros(1, 3)), 4, M)
+    seen = [render_view(model, camera).alpha[0].detach() for camera in (one, two)]
+    box = prompts.carried_box((seen[0] > 0.5).float(), model, one, two, trimmed=0.0).box
+    rows, columns = (seen[1] > 0.5).any(1).nonzero()[:, 0], (seen[1] > 0.5).any(0).nonzero()[:, 0]
+    wanted = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    assert torch.allclose(torch.tensor(box), torch.stack(wanted) / SIZE, atol=2.5 / SIZE)  # another half of the ball is seen
+    assert prompts.carried_box(torch.zeros(4, 4), model, one, two) is None
+
+
+def test_two_corners_are_a_box_and_one_twice_is_a_point():
+    for row, column, to_row, to_column in ((3, 5, 3, 5), (0, 0, 7, 15), (1, 2, 4, 2)):
+        asked = prompts.between((to_row, to_column), (row, column), (8, 16))
+        assert prompts.corners(asked, (8, 16)) == (row, column, to_row, to_column)
+    drawn = look.marked(torch.ones(8, 16, 3), prompts.between((1, 2), (4, 9), (8, 16)))
+    assert bool((drawn[1, 2:10] == 0).all()) and bool((drawn[1:5, [2, 9]] == 0).all()) and bool((drawn[2:4, 3:9] == 1).all())
+
+
+def test_what_is_typed_is_asked_for_and_unknown_words_are_named(scene, teacher):
+    model = a_model(scene, M, filled=True)
+    features = edit.splat_features(model)
+    duck, ring = (edit.relevancy(features, teacher, word) for word in (" Duck ", "ring"))
+    assert torch.equal(duck, edit.answer(features, teacher, "duck", edit.rivals(teacher, "duck")))
+    assert torch.equal(edit.relevancy(features, teacher, "duck, ring"), torch.maximum(duck, ring))
+    strong = edit.relevancy(features, teacher, "duck", least=float(duck.median()))
+    assert bool(((strong == duck) | ((strong == 0) & (duck < duck.median()))).all())
+    for typed in ("", " , ", "duck, spaceship"):
+        with pytest.raises(InputError, match="giraffe"):  # it says which words there are
+            edit.relevancy(features, teacher, typed)
+    heated = look.heated(model, torch.ones(len(model)))
+    assert torch.allclose(heated.base_rgb, 0.3 * model.base_rgb.clamp(0, 1) + 0.7 * torch.tensor([0.84, 0.37, 0.0]), atol=1e-4)
+
+
+def test_agreement_is_a_cosine():
+    maps = torch.randn(2, 5, 6, 6, generator=torch.Generator().manual_seed(0))
+    assert f3.agreement(3 * maps, maps) == pytest.approx(1, abs=1e-5) and f3.agreement(-maps, maps) == pytest.approx(-1, abs=1e-5)
 
 
 def test_scores_of_labels():

@@ -74,6 +74,9 @@ def test_controls_from_ranges():
     assert formats == [".3f", ".0f", ".4f"]
     assert slider_panel.control("kind", ["a", "b"]).value == "a"
     assert slider_panel.control("on", True).value is True
+    typed = slider_panel.control("words", ("a", ["a", "b"]))
+    typed.value = "what nobody proposed"
+    assert typed.value == "what nobody proposed" and typed.continuous_update is False
     for bad in [(3, 1, 2), (0, 1, 5), (0, 1), "abc", [], (0, 1, "x")]:
         with pytest.raises(InputError, match="Slider n"):
             slider_panel.control("n", bad)
@@ -204,6 +207,27 @@ def test_a_clicked_pixel_moves_the_sliders_and_the_sliders_the_mark(shown, front
         column.value = 3
         assert view.picked == [2, 3]
         await until(lambda: asked[-1] == (2, 3, 5))
+
+    asyncio.run(use())
+
+
+def test_a_dragged_box_moves_four_sliders_and_is_drawn_once(shown, front_end):
+    asked = []
+
+    def draw(row, column, to_row, to_column):
+        asked.append((row, column, to_row, to_column))
+        return torch.zeros(4, 4, 3)
+
+    async def use():
+        corners = dict(row=(0, 9, 1), column=(0, 19, 2), to_row=(0, 9, 1), to_column=(0, 19, 2))
+        widgets.sliders(draw, alt="a box", pick=torch.zeros(10, 20, 3), **corners)
+        view = next(w for w in _widgets() if getattr(w, "picked", None) == [1, 2, 1, 2])
+        view.picked = [3, 4, 8, 9]
+        assert view.picked == [3, 4, 8, 9]  # no slider sent it back half changed
+        await until(lambda: asked[-1] == (3, 4, 8, 9))
+        assert len(asked) == 2
+        next(w for w in _widgets() if getattr(w, "description", "") == "to row").value = 5
+        assert view.picked == [3, 4, 5, 9]
 
     asyncio.run(use())
 

@@ -95,6 +95,28 @@ def test_knobs_have_the_model_made_anew_for_every_browser(scene, gaussians, monk
         view.stop()
 
 
+def test_a_word_that_is_refused_leaves_the_model_and_is_answered(scene, gaussians, monkeypatch):
+    monkeypatch.setattr("IPython.display.display", lambda *a, **k: None)
+    other = Gaussians.from_points(torch.zeros(3, 3))
+
+    def answered(word, least):
+        if word == "tiger":
+            raise InputError("It knows: duck.")
+        return other if least == 0 else gaussians
+
+    view = viser_server.viser_view(gaussians, scene, remade=answered, word=("duck", ["duck"]), least=(0.0, 1.0, 0.0))
+    try:
+        assert view.model is other and view.told.content == ""
+        view.knobs["word"].value = "tiger"
+        view._turn(answered)
+        assert view.model is other and view.told.content == "It knows: duck."
+        view.knobs["word"].value, view.knobs["least"].value = "duck", 0.5
+        view._turn(answered)
+        assert view.model is gaussians and view.told.content == ""
+    finally:
+        view.stop()
+
+
 def test_live_view_draws_coarse_then_full_and_clears(gaussians):
     drawn, sent = [], threading.Semaphore(0)
 
