@@ -162,6 +162,7 @@ class Palette:
         centres: [P, 3]; three at first, as in the paper.
         votes: running number of votes [P].
         idle: batches since a centre last had enough votes [P].
+        opened: bins that the last batch opened; they are the last ones.
     """
 
     centres: Float[Tensor, "P 3"]
@@ -170,6 +171,7 @@ class Palette:
     reach: float = 0.1
     patience: int = 20
     least: int = 1
+    opened: int = 0
 
     @classmethod
     def start(cls, pixels: Float[Tensor, "M 3"], reach: float = 0.1) -> Palette:
@@ -185,6 +187,7 @@ class Palette:
 
     def see(self, pixels: Float[Tensor, "M 3"]) -> Palette:
         """Take a batch of pixels in; return the palette itself."""
+        self.opened = 0
         while True:  # open bins until every pixel has one within reach, the furthest pixel first
             distance, bins = torch.cdist(pixels, self.centres).min(dim=1)
             if float(distance.max()) <= self.reach:
@@ -204,6 +207,7 @@ class Palette:
         self.centres = torch.cat([self.centres, pixel[None]])
         self.votes = F.pad(self.votes, (0, 1))
         self.idle = F.pad(self.idle, (0, 1))
+        self.opened += 1
 
 
 def loss_tune(image: Float[Tensor, "1 H W 3"], seen: Bool[Tensor, "1 H W"], palette: Palette) -> Float[Tensor, ""]:

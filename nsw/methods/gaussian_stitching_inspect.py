@@ -9,10 +9,11 @@ from torch import Tensor
 
 from nsw.cameras import Cameras
 from nsw.errors import InputError
-from nsw.methods.gaussian_stitching import gaps, sobel
+from nsw.methods.gaussian_stitching import Boundary, find_drivers, gaps, sobel
 from nsw.models.gaussians import Gaussians
 from nsw.models.parts import joined
 from nsw.models.sh import sh_basis
+from nsw.renderers.splat_marks import threads
 from nsw.renderers.splat_probe import recoloured
 from nsw.renderers.splats import render_view
 
@@ -142,3 +143,27 @@ def texture_kept(before: Gaussians, after: Gaussians, cameras: Cameras) -> float
         inside = -F.max_pool2d(-(renders[0].alpha > 0.95).float()[:, None], 3, 1, 1)[:, 0] > 0.5  # no outline: it always correlates
         strengths.append(torch.stack([sobel(render.rgb).norm(dim=-1)[inside] for render in renders]))
     return float(torch.corrcoef(torch.cat(strengths, dim=1))[0, 1])
+
+
+@torch.no_grad()
+def driven(target: Gaussians, boundary: Boundary, gamma: float, n_threads: int = 12, solid: float = 0.1) -> Gaussians:
+    """Return the target coloured by who drives each splat, and threads from a few splats to their nearest driver.
+
+    Boundary splats and what they drive go from orange to blue along x; the target is see-through, so that threads show.
+
+    Args:
+        n_threads: splats that have one: opaque ones, evenly spread over the height.
+        solid: factor on opacities.
+    """
+    drivers = find_drivers(target, boundary, gamma)
+    orange, blue = target.means.new_tensor([[0.84, 0.37, 0.0], [0.0, 0.45, 0.70]])
+    x, first = target.means[boundary.rows, 0], drivers.driving[:, 0]
+    sides = torch.lerp(orange, blue, ((x - x.min()) / (x.max() - x.min()).clamp_min(1e-9))[:, None])
+    rgb = torch.empty_like(target.means).index_copy(0, boundary.rows, sides).index_copy(0, drivers.rows, sides[first])
+    shapes = target.means, target.activated_scales, target.quats, solid * target.activated_opacities
+    opaque = (target.activated_opacities[drivers.rows] > 0.5).nonzero()[:, 0]
+    opaque = opaque[target.means[drivers.rows[opaque], 2].argsort()]
+    few = opaque[torch.linspace(0, max(len(opaque) - 1, 0), min(n_threads, len(opaque))).round().long()]
+    ends = target.means[drivers.rows[few]], target.means[boundary.rows[first[few]]]
+    size = float((target.means.amax(dim=0) - target.means.amin(dim=0)).norm())
+    return joined(Gaussians.from_values(*shapes, rgb).to(rgb.device), threads(*ends, (0.0, 0.0, 0.0), 0.004 * size))

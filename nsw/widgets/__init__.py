@@ -22,6 +22,7 @@ _HOME = {
     "weight_sliders": "weight_bank",
     "film": "film_player",
     "gauged": "gauges",
+    "palette_panel": "palette_strip",
     "viewer": "inline_viewer",
     "compare": "comparison",
     "compare_runs": "run_comparison",

@@ -22,7 +22,7 @@ MARK = (0.84, 0.37, 0.0)  # colour of boundary splats
 
 
 class Box:
-    """Three ranges on the page, one an axis: `kept()` is what lies between them."""
+    """Three ranges on the page, one an axis: `kept()` is what lies between them and was not brushed away."""
 
     def __init__(self, gui: Any, model: Gaussians, changed: Callable[[], None]):
         self.model = model
@@ -34,11 +34,26 @@ class Box:
         ]
         for handle in self.ranges:
             handle.on_update(lambda _: changed())
+        self.brushed = torch.zeros(len(model), dtype=torch.bool, device=model.means.device)
+
+    def rows(self) -> torch.Tensor:
+        """Return [N] bool: splats whose centres are inside, and that no brush took."""
+        low, high = torch.tensor([handle.value for handle in self.ranges]).to(self.model.means).T
+        return ((self.model.means >= low) & (self.model.means <= high)).all(dim=1) & ~self.brushed
 
     def kept(self) -> Gaussians:
-        """Return the splats whose centres are inside."""
-        low, high = torch.tensor([handle.value for handle in self.ranges]).to(self.model.means).T
-        return part_of(self.model, ((self.model.means >= low) & (self.model.means <= high)).all(dim=1))
+        """Return those splats."""
+        return part_of(self.model, self.rows())
+
+
+def first_hit(means: torch.Tensor, solid: torch.Tensor, origin: Any, direction: Any, reach: float) -> int | None:
+    """Return which of the centres [N, 3] that are `solid` [N] a ray meets first, passing within `reach` of it; None for none."""
+    origin, direction = (torch.as_tensor(np.asarray(v), dtype=means.dtype, device=means.device) for v in (origin, direction))
+    direction = direction / direction.norm()
+    along = (means - origin) @ direction
+    aside = (means - origin - along[:, None] * direction).norm(dim=1)
+    met = solid & (along > 0) & (aside < reach)
+    return int(along.where(met, torch.inf).argmin()) if bool(met.any()) else None
 
 
 class Assembly:
@@ -78,6 +93,10 @@ class Assembly:
             self.target_box = Box(gui, target, self.refresh)
         self.beta = gui.add_slider("beta", min=0.01, max=0.2, step=0.01, initial_value=0.06, hint="how near counts as touching")
         self.tau = gui.add_slider("tau", min=0.0, max=0.95, step=0.05, initial_value=0.4, hint="how opaque a boundary splat is")
+        self.brush = gui.add_slider("brush", min=0.02, max=0.5, step=0.02, initial_value=0.1, hint="radius of a shift-click")
+        gui.add_button("undo the brush").on_click(lambda _: self.unbrush())
+        self.server.scene.on_click(modifier="shift")(lambda event: self.cut_at(event.ray_origin, event.ray_direction))
+        gui.add_markdown("Shift-click brushes a piece away.")
         self.told = gui.add_markdown("")
         for handle in (self.scale, self.beta, self.tau):
             handle.on_update(lambda _: self.refresh())
@@ -91,15 +110,40 @@ class Assembly:
 
     def target(self) -> Gaussians:
         """Return the model on the gizmo as it is cut and placed now."""
+        return self._placed(self.target_box.kept())
+
+    def _placed(self, part: Gaussians) -> Gaussians:
         from scipy.spatial.transform import Rotation
 
         w, x, y, z = self.gizmo.wxyz
         turn = torch.from_numpy(Rotation.from_quat([x, y, z, w]).as_matrix())
-        return placed(self.target_box.kept(), turn, torch.from_numpy(np.asarray(self.gizmo.position)), float(self.scale.value))
+        return placed(part, turn, torch.from_numpy(np.asarray(self.gizmo.position)), float(self.scale.value))
 
     def union(self) -> Gaussians:
         """Return both parts as one model, in new colours once they are stitched."""
         return joined(self.source(), self.recoloured or self.target())
+
+    def cut_at(self, origin: Any, direction: Any) -> None:
+        """Take away what lies within the brush around the first opaque splat that a ray meets, from the part that it belongs to."""
+        radius = float(self.brush.value)
+        places = (self.source_box.model.means.detach(), self._placed(self.target_box.model).means.detach())
+        boxes = self.source_box, self.target_box
+        solid = torch.cat([box.rows() & (box.model.activated_opacities > 0.3) for box in boxes])
+        hit = first_hit(torch.cat(places), solid, origin, direction, radius / 4)
+        if hit is None:
+            self.told.content = "No opaque splat under the pointer."
+            return
+        which = int(hit >= len(places[0]))
+        near = (places[which] - torch.cat(places)[hit]).norm(dim=1) < radius
+        if bool((boxes[which].rows() & ~near).any()):  # a part of which nothing is left cannot be placed
+            boxes[which].brushed |= near
+        self.cut_source()
+
+    def unbrush(self) -> None:
+        """Bring back all that was brushed away."""
+        for box in (self.source_box, self.target_box):
+            box.brushed[:] = False
+        self.cut_source()
 
     def cut_source(self) -> None:
         """Show what is left of the source, and the rest anew."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from nsw.methods import gaussian_stitching as stitch
 from nsw.methods import gaussian_stitching_fit as fitting
 from nsw.methods import gaussian_stitching_inspect as inspect
 from nsw.methods import gaussian_stitching_mixer as mixing
+from nsw.methods import gaussian_stitching_palette as palettes
 from nsw.methods import gaussian_stitching_parts as parts
 from nsw.models.gaussians import NAMES, Gaussians
 from nsw.models.parts import joined, part_of
@@ -20,6 +22,7 @@ from nsw.models.sh import sh_basis
 from nsw.renderers.splats import render_view
 from nsw.widgets import assembly_bench
 from nsw.widgets.gauges import gauged
+from nsw.widgets.palette_strip import OPENED, palette_panel
 
 GENERATOR = torch.Generator().manual_seed(0)
 
@@ -112,6 +115,34 @@ def test_a_palette_finds_the_colours_counts_votes_and_forgets():
     image = colours[0].expand(1, 3, 3, 3).clone().requires_grad_(True)
     assert float(stitch.loss_tune(image, torch.ones(1, 3, 3, dtype=torch.bool), palette).detach()) < 0.01
     assert float(stitch.loss_tune(image, torch.zeros(1, 3, 3, dtype=torch.bool), palette).detach()) == 0.0
+
+
+def test_a_palette_is_watched_as_it_is_built(vases, cameras):
+    source, target, _ = vases
+    watch, n = palettes.PaletteWatch(source, {"target": target}, cameras), len(cameras)
+    whole, stages = fitting.source_palette(source, cameras), [watch.after(i) for i in range(n)]
+    assert torch.equal(stages[-1].colours, whole.centres) and torch.equal(stages[-1].shares, whole.weights)
+    for before, after in pairwise(stages):  # every bin was there before or was opened now, unless it expired
+        assert len(after.colours) == len(before.colours) + after.opened - (after.expired - before.expired)
+    hasty = watch.after(n - 1, reach=0.05, patience=1)
+    assert hasty.expired > 0 and bool((hasty.idle == 0).all())
+    image, seen = watch.views[n - 1]
+    assert torch.equal(stages[-1].shown["source"], image) and set(stages[-1].shown) == {"source", "its bins", "target"}
+    distance = torch.cdist(stages[-1].shown["its bins"][seen], whole.centres).amin(1)
+    assert float(distance.max()) < 1e-3 and bool((stages[-1].shown["its bins"][~seen] == 1).all())
+    panel = palette_panel(**vars(stages[0]), side=40)
+    assert stages[0].opened > 0 and bool((torch.from_numpy(panel) == torch.tensor(OPENED)).all(-1).any())
+
+
+def test_threads_lead_from_splats_to_their_nearest_driver(vases):
+    source, target, _ = vases
+    edge = stitch.find_boundary(source, target, 0.1, 0.3)
+    drawn, drivers = inspect.driven(target, edge, 10.0, n_threads=5), stitch.find_drivers(target, edge, 10.0)
+    assert len(drawn) == len(target) + 5
+    middles = (target.means[drivers.rows] + target.means[edge.rows[drivers.driving[:, 0]]]) / 2
+    assert float(torch.cdist(drawn.means[-5:].detach(), middles.detach()).amin(1).max()) < 1e-5
+    leftmost = edge.rows[target.means[edge.rows, 0].argmin()]
+    assert torch.allclose(drawn.base_rgb[leftmost], torch.tensor([0.84, 0.37, 0.0]), atol=1e-3)
 
 
 def test_only_the_targets_harmonics_change(vases, cameras):
@@ -245,5 +276,13 @@ def test_the_bench_places_cuts_and_stitches(vases, cameras, monkeypatch):
         kept = source.means[:, 0] <= 0.0
         bench.source_box.ranges[0].value = (float(source.means[:, 0].min()), 0.0)
         assert torch.equal(bench.source().means, source.means[kept]) and 0 < int(kept.sum()) < len(source)
+        bench.brush.value, places = 0.2, bench.source().means
+        bench.cut_at((0.0, 0.0, 50.0), (1.0, 0.0, 0.0))  # past everything
+        assert len(bench.source()) == len(places)
+        i = int(bench.source().activated_opacities.argmax())
+        bench.cut_at((places[i] - torch.tensor([5.0, 0, 0])).tolist(), (1.0, 0.0, 0.0))
+        assert 0 < len(bench.source()) < len(places) and len(bench.target()) > 0
+        bench.unbrush()
+        assert torch.equal(bench.source().means, places)
     finally:
         bench.stop()
