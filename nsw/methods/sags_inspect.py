@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nsw.cameras import Cameras
+from nsw.cameras import Cameras, project
 from nsw.models import io
 from nsw.models.anchored_splats import AnchoredSplats
 from nsw.models.gaussians import Gaussians, Seen
@@ -19,6 +19,7 @@ from nsw.models.midpoints import with_midpoints
 from nsw.models.neighbour_graph import graph_of, link_weights, message, strongest_difference
 from nsw.models.parts import joined
 from nsw.models.sh import SH0, rgb_from_sh0
+from nsw.renderers.splat_marks import threads
 from nsw.renderers.splats import render_view
 from nsw.scenes.scene import Scene
 
@@ -124,6 +125,38 @@ def speckled(
     )
     parts = [balls] if lines is None else [balls, lines.cpu()]
     return render_view(joined(*parts), camera.to("cpu"), background=0.96).rgb[0]
+
+
+class Listening:
+    """A drawing of the anchor under a pixel: its k nearest neighbours, the darker the louder, wired to it.
+
+    Args:
+        anchors: places [N, 3]; camera: from where; extent: of the scene, world units.
+    """
+
+    def __init__(self, anchors: Float[Tensor, "N 3"], camera: Cameras, extent: float):
+        self.anchors, self.camera, self.extent = anchors.cpu(), camera.to("cpu"), extent
+        pixels, z = project(self.camera, self.anchors)
+        self.pixels, self.z = pixels[0], z[0]
+        self.alone = self.drawn(torch.full_like(self.anchors, 0.55))
+
+    def drawn(self, rgb: Float[Tensor, "N 3"], lines: Gaussians | None = None) -> Float[Tensor, "H W 3"]:
+        """Return the anchors in these colours."""
+        return speckled(self.camera, self.anchors, rgb, 0.0015 * self.extent, lines)
+
+    def under(self, row: int, column: int, reach: float = 6.0) -> int:
+        """Return the nearest anchor to the camera within `reach` pixels of one, or else the one with the fewest pixels to it."""
+        aside = (self.pixels - torch.tensor([column + 0.5, row + 0.5])).norm(dim=1).where(self.z > 0, torch.inf)
+        met = aside < reach
+        return int(self.z.where(met, torch.inf).argmin() if bool(met.any()) else aside.argmin())
+
+    def __call__(self, row: int, column: int, k: int) -> Float[Tensor, "H W 3"]:
+        graph = graph_of(self.anchors, k)
+        mine = graph.source == self.under(row, column)
+        target, loud = graph.target[mine], link_weights(graph)[mine, None]
+        shade = (0.6 - 0.2 * loud * k).clamp_min(0).expand(-1, 3)  # at k = 10 twice the weight, as a grey below 0.6
+        wires = threads(self.anchors[graph.source[mine]], self.anchors[target], (0.84, 0.37, 0.0), 0.0008 * self.extent)
+        return self.drawn(torch.full_like(self.anchors, 0.8).index_copy(0, target, shade), wires)
 
 
 @torch.no_grad()

@@ -357,3 +357,18 @@ def test_displacements_alone_take_the_factor_on_their_rate():
         rates.append({name: optimizer.param_groups[0]["lr"] for name, optimizer in training.optimizers.items()})
     once, twice = rates
     assert {name: twice[name] / once[name] for name in once} == {name: 2.0 if name == "offset" else 1.0 for name in once}
+
+
+def test_a_click_wires_the_nearest_anchor_to_its_neighbours():
+    """A lattice before a camera, and one anchor behind its middle: the one in front is asked, and wired to those beside it."""
+    lattice = torch.cartesian_prod(torch.arange(-3.0, 4), torch.arange(-3.0, 4))
+    anchors = torch.cat([torch.nn.functional.pad(0.5 * lattice, (0, 1)), torch.tensor([[0.0, 0.0, -1.0]])])
+    camera = orbit(1, 4.0, 90.0, width=64, height=64)[0]
+    listening = sags_inspect.Listening(anchors, camera, 2.0)
+    pixel = listening.pixels[24].long().tolist()  # the middle of the lattice
+    assert listening.under(pixel[1], pixel[0]) == 24
+    drawn = listening(pixel[1], pixel[0], 5)
+    changed = (drawn - listening(pixel[1], pixel[0], 9)).abs().amax(-1) > 0.05
+    assert drawn.shape == (64, 64, 3) and bool(changed.any())
+    away = (torch.stack(torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij"), -1) - torch.tensor(pixel[::-1])).amax(-1)
+    assert not bool((changed & (away > 16)).any())
