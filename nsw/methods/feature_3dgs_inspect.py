@@ -236,7 +236,8 @@ def marked(picture: Float[Tensor, "H W 3"], prompt: Prompt | None) -> Float[Tens
         out[row, max(column - 2, 0) : column + 3] = 0.0
         out[row, column] = 1.0
     if prompt and prompt.box:
-        (top, left), (bottom, right) = at(*prompt.box[:2]), at(prompt.box[2] - 1e-6, prompt.box[3] - 1e-6)
+        x0, y0, x1, y1 = prompt.box
+        (top, left), (bottom, right) = at(x0 + 1e-6, y0 + 1e-6), at(x1 - 1e-6, y1 - 1e-6)
         out[[top, bottom], left : right + 1] = 0.0
         out[top : bottom + 1, [left, right]] = 0.0
     return out

@@ -104,9 +104,13 @@ def corners(prompt: Prompt, size: tuple[int, int]) -> tuple[int, int, int, int]:
     >>> corners(between((0, 4), (3, 1), (4, 8)), (4, 8))
     (0, 1, 3, 4)
     """
-    height, width = size
-    x0, y0, x1, y1 = prompt.box or (*prompt.points[0], *(share + 1e-6 for share in prompt.points[0]))
-    return int(y0 * height), int(x0 * width), math.ceil(y1 * height - 1e-9) - 1, math.ceil(x1 * width - 1e-9) - 1
+    (height, width), rounding = size, 1e-4  # shares are often float32: 19 / 48 x 48 may be a little less than 19
+    if prompt.box is None:
+        x, y = prompt.points[0]
+        return (int(y * height), int(x * width)) * 2
+    x0, y0, x1, y1 = prompt.box
+    low, high = (lambda v: int(v + rounding)), (lambda v: math.ceil(v - rounding) - 1)
+    return low(y0 * height), low(x0 * width), high(y1 * height), high(x1 * width)
 
 
 class Pointed:

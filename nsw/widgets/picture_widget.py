@@ -75,6 +75,7 @@ function render({ model, el }) {
     if (from) pick(...from, ...at(event));
     from = null;
   });
+  img.addEventListener("lostpointercapture", () => { from = null; });
   img.addEventListener("click", (event) => {
     if (!boxed) pick(...at(event));
     box.focus();

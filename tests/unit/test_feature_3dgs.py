@@ -254,9 +254,9 @@ def test_a_box_is_carried_as_what_it_holds(scene):
 
 
 def test_two_corners_are_a_box_and_one_twice_is_a_point():
-    for row, column, to_row, to_column in ((3, 5, 3, 5), (0, 0, 7, 15), (1, 2, 4, 2)):
-        asked = prompts.between((to_row, to_column), (row, column), (8, 16))
-        assert prompts.corners(asked, (8, 16)) == (row, column, to_row, to_column)
+    for row, column, to_row, to_column in ((3, 5, 3, 5), (0, 0, 7, 18), (1, 2, 4, 2)):
+        asked = prompts.between((to_row, to_column), (row, column), (9, 19))
+        assert prompts.corners(asked, (9, 19)) == (row, column, to_row, to_column)
     drawn = look.marked(torch.ones(8, 16, 3), prompts.between((1, 2), (4, 9), (8, 16)))
     assert bool((drawn[1, 2:10] == 0).all()) and bool((drawn[1:5, [2, 9]] == 0).all()) and bool((drawn[2:4, 3:9] == 1).all())
 
