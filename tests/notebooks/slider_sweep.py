@@ -92,17 +92,17 @@ def _inside(widget: Any) -> Iterator[Any]:
 
 
 def _controls(box: Any) -> list[Any]:
-    """Return a box's sliders, checkboxes and lists; no button of a player."""
+    """Return a box's sliders, checkboxes, lists and what words are typed into; no button of a player."""
     import ipywidgets
 
-    kinds = (ipywidgets.IntSlider, ipywidgets.FloatSlider, ipywidgets.Checkbox, ipywidgets.Dropdown)
+    kinds = (ipywidgets.IntSlider, ipywidgets.FloatSlider, ipywidgets.Checkbox, ipywidgets.Dropdown, ipywidgets.Combobox)
     return [w for w in _inside(box) if isinstance(w, kinds)]
 
 
 def _ends(control: Any) -> tuple:
     """Return the two ends of a control that can be moved."""
     if hasattr(control, "options"):
-        values = [value for _, value in control._options_full]
+        values = [value for _, value in control._options_full] if hasattr(control, "_options_full") else control.options
         return (values[0], values[-1]) if len(values) > 1 else ()
     return (False, True) if isinstance(control.value, bool) else (control.min, control.max)
 
