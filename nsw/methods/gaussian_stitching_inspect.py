@@ -146,7 +146,7 @@ def texture_kept(before: Gaussians, after: Gaussians, cameras: Cameras) -> float
 
 
 @torch.no_grad()
-def driven(target: Gaussians, boundary: Boundary, gamma: float, n_threads: int = 12, solid: float = 0.1) -> Gaussians:
+def driven(target: Gaussians, boundary: Boundary, gamma: float, n_threads: int = 12, solid: float = 0.2) -> Gaussians:
     """Return the target coloured by who drives each splat, and threads from a few splats to their nearest driver.
 
     Boundary splats and what they drive go from orange to blue along x; the target is see-through, so that threads show.
