@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from nsw.cameras import Rays
 from nsw.errors import InputError
 from nsw.kernels.row_rmsprop import RowRMSProp
-from nsw.kernels.voxel_march import max_weights
+from nsw.kernels.voxel_march import RowGradient, max_weights
 from nsw.kernels.voxel_tv import total_variation
 from nsw.models.plenoxel_grid import PlenoxelGrid
 from nsw.models.rebuilding import rebuild
@@ -68,6 +69,51 @@ def loss_tv(
     first = first if first.is_cuda else int(first)  # a GPU's number stays there: fetching it would be waiting for all else
     count = max(1, round(share * n_rows))
     return total_variation(model.values, model.links, model.vertices, first, count, rates, model.row_gradient())
+
+
+def loss_beta(left: Float[Tensor, "R"], eps: float = 1e-3) -> Float[Tensor, ""]:
+    r"""Return how far rays are from being opaque or empty, the mean over rays: least where each lets all light pass or none.
+
+    $$\log(T_{\rm end} + \epsilon) + \log(1 - T_{\rm end} + \epsilon)$$  (Plenoxels, for real scenes; the paper has no epsilon, and
+    no least value)
+
+    Args:
+        left: transmittance behind the last sample, in [0, 1].
+
+    >>> [round(float(loss_beta(torch.tensor([left]))), 1) for left in (0.0, 0.5, 1.0)]
+    [-6.9, -1.4, -6.9]
+    """
+    return ((left + eps).log() + (1 - left + eps).log()).mean()
+
+
+def loss_sparsity(model: PlenoxelGrid, generator: torch.Generator, share: float = 0.01) -> Float[Tensor, ""]:
+    r"""Return the mean of the Cauchy prior over a random contiguous share of the voxels.
+
+    $$\frac1{|\mathcal V|} \sum_{v \in \mathcal V} \log(1 + 2\, \max(0, \sigma_v)^2)$$  (Plenoxels, for real scenes, with the
+    samples of rays in the place of voxels)
+    """
+    n_rows = len(model.values) - 1
+    first = torch.randint(n_rows, (1,), generator=generator, device=generator.device)
+    rows = (first + torch.arange(max(1, round(share * n_rows)), device=first.device)) % n_rows + 1
+    return _Cauchy.apply(model.values, rows, model.row_gradient())
+
+
+class _Cauchy(torch.autograd.Function):
+    """The Cauchy prior of some rows' densities; the gradient goes straight into the buffer, as that of rays does."""
+
+    @staticmethod
+    def forward(ctx, values: Tensor, rows: Int[Tensor, "n"], into: RowGradient) -> Tensor:
+        sigma = values[rows, 0].clamp_min(0)
+        ctx.kept = rows, sigma, into
+        return (2 * sigma.square()).log1p().mean()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[None, None, None]:
+        rows, sigma, into = ctx.kept
+        into.values[rows, 0] += grad / len(rows) * 4 * sigma / (1 + 2 * sigma.square())
+        into.touched[rows] |= (sigma > 0).byte()
+        return None, None, None
 
 
 @torch.no_grad()

@@ -39,6 +39,7 @@ class Recipe:
         lr_density, lr_colour: rates at the start and at the end.
         warm_up: share of the training over which the rate of density rises.
         tv_density, tv_colour: weights of the total variation, and tv_share, the share of voxels that a step asks.
+        beta, sparsity: weights of the terms that the paper adds for real scenes; 0 leaves them out.
         tv_always: keep it after the last growth, as the official code does for forward-facing scenes only.
         prune: 1 prunes at the official threshold, 0 never; others scale it.
         n_votes: rays asked before pruning, about; from all views, and more than the coarse grid has voxels to see.
@@ -59,6 +60,8 @@ class Recipe:
     tv_density: float = 1e-3
     tv_colour: float = 1e-2
     tv_share: float = 0.1
+    beta: float = 0.0
+    sparsity: float = 0.0
     tv_always: bool = True
     prune: float = 1.0
     n_votes: int = 80_000
@@ -98,15 +101,26 @@ def voters(rays: Rays, about: int) -> Rays:
     return rays[torch.arange(0, len(rays), max(1, len(rays) // about), device=rays.origins.device)]
 
 
-def maintain(model: PlenoxelGrid, optimizer: RowRMSProp, progress: float, recipe: Recipe, rays: Rays, near: float) -> bool:
+def maintain(
+    model: PlenoxelGrid,
+    optimizer: RowRMSProp | None,
+    progress: float,
+    recipe: Recipe,
+    rays: Rays,
+    near: float,
+    before: PlenoxelGrid | None = None,
+) -> bool:
     """Prune and grow when it is time for it; return whether the grid has changed. It depends on the grid and progress alone.
 
     Args:
         rays: all training rays; they decide what is pruned.
+        before: becomes what the grid was before it changed.
     """
     level = level_of(model, recipe)
     if level + 1 >= len(recipe.sizes) or progress < recipe.grow_at[level]:
         return False
+    if before is not None:
+        before.load_state_dict(model.state_dict())
     size = recipe.sizes[level + 1]
     if level + 2 == len(recipe.sizes) and recipe.prune > 0:
         weight = plenoxels.visible_weight(model, voters(rays, recipe.n_votes), near)
@@ -118,8 +132,12 @@ def maintain(model: PlenoxelGrid, optimizer: RowRMSProp, progress: float, recipe
 def losses(
     model: PlenoxelGrid, out: plenoxels.VoxelRender, colours: Float[Tensor, "R 3"], recipe: Recipe, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """Return the terms of the loss: colour, and total variation as long as the recipe asks for it."""
+    """Return the terms of the loss: colour, and those that the recipe asks for, total variation as long as it does."""
     terms = {"colour": loss_mse(out.rgb, colours)}
+    if recipe.beta > 0:
+        terms["beta"] = recipe.beta * plenoxels.loss_beta(out.left)
+    if recipe.sparsity > 0:
+        terms["sparsity"] = recipe.sparsity * plenoxels.loss_sparsity(model, generator, recipe.tv_share)
     early = len(recipe.sizes) == 1 or level_of(model, recipe) + 1 < len(recipe.sizes)
     if (early or recipe.tv_always) and (recipe.tv_density > 0 or recipe.tv_colour > 0):
         terms["tv"] = plenoxels.loss_tv(model, generator, recipe.tv_density, recipe.tv_colour, recipe.tv_share)

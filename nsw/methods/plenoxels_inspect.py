@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
@@ -19,6 +19,7 @@ from nsw.methods import plenoxels
 from nsw.methods.dvgo_stages import RayBank
 from nsw.methods.plenoxels_fit import Recipe, fit, new_grid
 from nsw.models.plenoxel_grid import PlenoxelGrid, PlenoxelGridSettings
+from nsw.renderers.render import Render
 from nsw.renderers.volume import composite
 from nsw.scenes.scene import Scene
 
@@ -135,6 +136,22 @@ def floater_mass(model: PlenoxelGrid, free: Bool[Tensor, "X Y Z"]) -> float:
     return float(model.alpha()[free].sum()) * (model.voxel / unit) ** 3
 
 
+def against_depth(
+    grids: Mapping[str, PlenoxelGrid], shots: Mapping[str, Render], scene: Scene
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return floater masses of grids as fine as the first, and depth errors of test views, by name; nothing without true depth.
+
+    Args:
+        shots: renders of all test views.
+    """
+    if not scene.knows("depth"):
+        return {}, {}
+    first, depth = next(iter(grids.values())), scene.depth[scene.frames("test")]
+    air = free_voxels(first, scene)
+    floaters = {name: floater_mass(grid, air) for name, grid in grids.items() if grid.shape == first.shape}
+    return floaters, {name: metrics.depth_error(shot.depth, depth) for name, shot in shots.items()}
+
+
 @torch.enable_grad()
 def trained(
     scene: Scene, bank: RayBank, recipe: Recipe, generator: torch.Generator, box: Float[Tensor, "2 3"] | None = None
@@ -179,13 +196,25 @@ def prune_picture(
     model: PlenoxelGrid, weight: Float[Tensor, "X Y Z"], threshold: float, scene: Scene, dilate: int = 2, width: int = 360
 ) -> Float[Tensor, "h w 3"]:
     """Return the first test view of the pruned grid over the shadows of what is left, with the voxels kept and the PSNR."""
-    small, view = pruned(model, weight, threshold, dilate), scene.views("test")[0].to(model.aabb.device)
-    shot = plenoxels.render_view(small, view, scene.near).rgb[0].cpu().clamp(0, 1)
-    error, share = metrics.psnr(shot, scene.pixels(scene.frames("test")[:1])[0]), float(small.kept.float().mean())
-    maps = enlarged(shadows(small.kept.cpu())[..., None].expand(-1, -1, 3), width)
+    small = pruned(model, weight, threshold, dilate)
+    shot, error = test_shot(small, scene)
+    share, maps = float(small.kept.float().mean()), enlarged(shadows(small.kept.cpu())[..., None].expand(-1, -1, 3), width)
     return labelled(
         torch.cat([enlarged(shot, width), maps]), f"{int(small.kept.sum()):,} voxels, {share:.0%} of the box, {error:.2f} dB"
     )
+
+
+def test_shot(model: PlenoxelGrid, scene: Scene) -> tuple[Float[Tensor, "H W 3"], float]:
+    """Return the first test view as a grid renders it, and its PSNR in dB."""
+    view = scene.views("test")[0].to(model.aabb.device)
+    shot = plenoxels.render_view(model, view, scene.near).rgb[0].cpu().clamp(0, 1)
+    return shot, metrics.psnr(shot, scene.pixels(scene.frames("test")[:1])[0])
+
+
+def middle(image: Float[Tensor, "H W 3"], size: int = 320) -> Float[Tensor, "h w 3"]:
+    """Return the middle half of a picture, enlarged."""
+    height, width = image.shape[:2]
+    return enlarged(image[height // 4 : -(height // 4), width // 4 : -(width // 4)], size)
 
 
 def enlarged(image: Float[Tensor, "H W 3"], size: int) -> Float[Tensor, "h w 3"]:

@@ -16,7 +16,7 @@ from nsw.kernels.harmonics import sh_basis
 from nsw.kernels.row_rmsprop import RowRMSProp, rmsprop_rows
 from nsw.kernels.voxel_march_reference import shade
 from nsw.kernels.voxel_tv import total_variation
-from nsw.methods import plenoxels, plenoxels_fit, plenoxels_inspect
+from nsw.methods import plenoxels, plenoxels_fit, plenoxels_inspect, plenoxels_stages, plenoxels_trust
 from nsw.models import load, save
 from nsw.models.plenoxel_grid import PlenoxelGrid, PlenoxelGridSettings
 from nsw.renderers import render_view
@@ -352,3 +352,71 @@ def test_pictures_for_the_notebook_show_what_they_say():
     map_ = plenoxels_inspect.shadows(grid.kept)
     assert map_.shape[1] == 3 * (21 + 4) and 0 <= float(map_.min()) <= float(map_.max()) <= 1
     assert not math.isnan(float(copy.deepcopy(grid).alpha().mean()))
+
+
+def test_the_cauchy_prior_is_its_formula_and_touches_what_is_dense():
+    grid = _ball(9**3)
+    value = plenoxels.loss_sparsity(grid, torch.Generator().manual_seed(0), share=1.0)
+    sigma = grid.values.detach().clone().requires_grad_()
+    expected = torch.log(1 + 2 * sigma[1:, 0].clamp_min(0).square()).mean()
+    torch.testing.assert_close(value.detach(), expected.detach())
+    (3 * value).backward()
+    torch.testing.assert_close(grid.row_gradient().values, torch.autograd.grad(3 * expected, sigma)[0])
+    assert torch.equal(grid.touched.bool(), sigma.detach()[:, 0] > 0)
+    third = plenoxels.loss_sparsity(grid, torch.Generator().manual_seed(1), share=0.3)
+    grid.row_gradient().touched.zero_()
+    third.backward()
+    assert 0 < int(grid.touched.sum()) <= round(0.3 * (len(grid.values) - 1))
+
+
+def test_a_ray_is_pulled_to_the_nearer_end():
+    left = torch.tensor([0.0, 0.2, 0.5, 0.8, 1.0], requires_grad=True)
+    (slope,) = torch.autograd.grad(plenoxels.loss_beta(left), left)
+    assert slope[1] > 0 > slope[3] and abs(float(slope[2])) < 1e-6 and bool(slope.isfinite().all())
+
+
+def test_information_is_the_sum_of_squared_gradients():
+    grid, rays = _ball(9**3, degree=0), camera_rays(_cameras(6, 1))
+    exact = torch.zeros_like(grid.values)
+    for i in range(len(rays)):
+        for c in range(3):
+            plenoxels.render(grid, rays[i : i + 1], skip=grid.empty_space()).rgb[0, c].backward()
+            exact += grid.row_gradient().values.square()
+            grid.row_gradient().values.zero_()
+    draws = [plenoxels_trust.information(grid, rays, 0.0, torch.Generator().manual_seed(k)) for k in range(400)]
+    found = torch.stack(draws).mean(0)
+    assert float((found - exact.detach()).abs().sum() / exact.sum()) < 0.1
+    assert float(grid.values.grad.abs().max()) == 0.0 and int(grid.touched.sum()) == 0
+
+
+def test_a_number_of_voxels_is_seen_as_colour_is_seen():
+    grid, camera = _ball(), _cameras(16, 1)
+    height = grid.positions()[..., 2].reshape(-1)[grid.vertices]
+    shown = plenoxels_trust.seen(grid, height, camera, 0.0)
+    there = shown.isfinite()
+    assert torch.equal(there, plenoxels.render_view(grid, camera).alpha > 0.5)
+    assert float(shown[there].min()) >= -0.62 and float(shown[there].max()) <= 0.62
+    assert float(shown[0, 5, 8]) > float(shown[0, 10, 8]) + 0.2  # the top of the ball is above its lower half
+    assert plenoxels_trust.doubt_map(grid, height, camera, 0.0).shape == (16, 16, 3)
+    square = torch.rand(grid.values.shape)
+    doubts = plenoxels_trust.measures(square, torch.zeros_like(square))
+    apart = doubts["pulled for what is said"] - doubts["still pulled"]  # nothing is said anywhere: the least counts
+    torch.testing.assert_close(apart, torch.full_like(apart, math.log(1e3)), atol=1e-4, rtol=0)
+
+
+@needs_toybox
+def test_the_grid_before_growing_is_kept_and_its_stages_lead_to_the_end(toybox):
+    bank, recipe = plenoxels_fit.view_bank(toybox, 8), replace(RECIPE, n_steps=30)
+    model, before = (plenoxels_fit.new_grid(toybox.aabb, recipe) for _ in range(2))
+    first, coarse = model.values.detach().clone(), model.shape
+    assert not plenoxels_fit.maintain(model, None, 0.1, recipe, bank.rays, toybox.near, before)
+    assert plenoxels_fit.maintain(model, None, 0.5, replace(recipe, prune=0), bank.rays, toybox.near, before)
+    assert before.shape == coarse != model.shape and torch.equal(before.values, first)
+    stages = plenoxels_stages.stages(before, model, bank, replace(recipe, prune=1e-6), toybox.near, n_steps=2)
+    assert list(stages) == ["before", "pruned, grown", "2 steps later", "at the end"]
+    assert [grid.shape == model.shape for grid in stages.values()] == [False, True, True, True]
+    assert not torch.equal(stages["pruned, grown"].values, stages["2 steps later"].values)
+    picture = plenoxels_stages.growth_picture(stages, 2, 0.3, toybox, size=60)
+    assert picture.shape[1] == 2 * (60 + 10) and 0 <= float(picture.min()) <= float(picture.max()) <= 1
+    trained = _trained(toybox, bank, RECIPE)
+    assert abs(plenoxels_trust.agreement(trained, torch.rand(len(trained.values)), toybox)) < 0.2
