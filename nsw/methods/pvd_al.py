@@ -16,14 +16,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from nsw.cameras import Cameras, Rays
+from nsw.cameras import Rays
 from nsw.kernels.masked_adam import MaskedAdam
 from nsw.kernels.packed import counts_of
 from nsw.kernels.packed_rays import packed_weights
 from nsw.methods import instant_ngp as ngp
 from nsw.methods import pvd
-from nsw.methods.pvd_al_pool import Diary, RayPool
-from nsw.methods.pvd_poses import turned
+from nsw.methods.pvd_al_pool import Diary, RayPool, hardest, renew_poses
+from nsw.methods.pvd_students import factor_term
 from nsw.methods.pvd_teacher import Plan, Teacher
 from nsw.models.field import Field
 from nsw.renderers.volume import sum_on_rays
@@ -56,15 +56,6 @@ class Levels:
     epoch: int = 24
 
 
-def hardest(errors: Float[Tensor, "R"], share: float) -> Int[Tensor, "n"]:
-    """Return the indices of the largest errors, the largest first.
-
-    >>> hardest(torch.tensor([0.1, 0.9, 0.3, 0.2]), 0.5).tolist()
-    [1, 2]
-    """
-    return errors.topk(max(1, round(share * len(errors)))).indices
-
-
 def important(
     weights: Float[Tensor, "K"],
     ray_indices: Int[Tensor, "K"],
@@ -87,30 +78,6 @@ def important(
     rank[order] = torch.arange(len(order), device=order.device) - (count.cumsum(0) - count)[ray_indices[order]]
     solid = weights.new_zeros(len(marched)).index_add(0, ray_indices, weights) >= opacity
     return (rank < (kept * marched).ceil()[ray_indices]) & solid[ray_indices]
-
-
-def renew_poses(
-    cameras: Cameras, errors: Float[Tensor, "C"], hard: float, generator: torch.Generator, paired: bool = True
-) -> tuple[Cameras, Int[Tensor, "n"]]:
-    """Return cameras among which random ones have given way to the hardest, each turned by up to 9 degrees; and which did.
-
-    Args:
-        cameras: those of the start, every time: turned again and again, poses would drift away from the scene.
-        errors: mean error of each camera's own rays, in the cameras' order.
-        generator: on the CPU.
-        paired: False does as the official code: reads errors, which a shuffled loader listed, as if in the cameras' order.
-    """
-    if not paired:
-        errors = errors[torch.randperm(len(errors), generator=generator).to(errors.device)]
-    worst = hardest(errors, hard).cpu()
-    others = torch.ones(len(cameras), dtype=torch.bool)
-    others[worst] = False
-    places = others.nonzero()[:, 0]
-    places = places[torch.randperm(len(places), generator=generator)[: len(worst)]]
-    worst = worst[: len(places)]
-    poses = cameras.cam_from_world.clone()
-    poses[places.to(poses.device)] = turned(cameras.cam_from_world[worst.to(poses.device)].cpu(), generator).to(poses)
-    return replace(cameras, cam_from_world=poses), places
 
 
 def losses(
@@ -196,6 +163,7 @@ class ActiveLearner:
         rays = Rays(*(torch.cat([getattr(r, x) for r in (rays, old)]) for x in ("origins", "directions", "z_per_t")))
         samples, truth, _ = pvd.ask(self.teacher, rays, self.plan, self.generator)
         terms, errors, omega = losses(self.student, self.teacher, samples, truth, self.plan, self.levels, self.generator)
+        terms |= factor_term(self.student, self.plan)
         self.errors.index_add_(0, pose, errors[: len(pose)])
         self.counts.index_add_(0, pose, torch.ones_like(pose, dtype=self.counts.dtype))
         if self.levels.ray:

@@ -2,90 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from nsw import metrics
 from nsw.cameras import Cameras, Rays, camera_rays, pixel_rays, project
 from nsw.kernels.packed_rays import packed_weights
 from nsw.methods import pvd
 from nsw.methods.pvd_al import ActiveLearner, Levels, hardest, important, losses
-from nsw.methods.pvd_students import network_optimizer, new_mlp, share_cells
-from nsw.methods.pvd_teacher import Plan, Teacher, teach
 from nsw.renderers import render_view
 from nsw.renderers.volume import parts_of, sum_on_rays
 from nsw.scenes.scene import Scene
-
-VARIANTS: Mapping[str, Levels] = {
-    "PVD": Levels(),
-    "pose": Levels(pose=True),
-    "ray": Levels(ray=True),
-    "point": Levels(point=True),
-    "all three": Levels(pose=True, ray=True, point=True),
-    "control": Levels(ray=True, shuffled=True),
-}
-
-
-def start(
-    model: nn.Module,
-    scene: Scene,
-    plan: Plan,
-    active: Levels,
-    n_rays: int,
-    lr: float,
-    seed: int = 0,
-    pixels: tuple[Rays, Tensor] | None = None,
-    **sizes: int,
-) -> ActiveLearner:
-    """Return a network that is about to learn from a model; start and teacher are the same for all levels of a seed.
-
-    Args:
-        pixels: what `some_pixels` returned; the diary then holds the student's PSNR there after each epoch, mean and worst tenth.
-    """
-    torch.manual_seed(seed)
-    device = next(model.parameters()).device
-    generator = torch.Generator(device).manual_seed(seed)
-    teacher = teach(model, scene, plan, generator)
-    student = new_mlp(teacher, plan, **sizes)
-    share_cells(student, teacher)
-    pvd.inherit(student, teacher, plan, generator)
-    watch = {} if pixels is None else {"watch": _watch(teacher, plan, *pixels)}
-    return ActiveLearner(student, network_optimizer(student, lr), teacher, plan, active, n_rays, seed, **watch)
-
-
-def some_pixels(scene: Scene, frames: Int[Tensor, "n"], n: int, device: torch.device | str) -> tuple[Rays, Float[Tensor, "n 3"]]:
-    """Return rays through n random pixels of these frames, and the colours there over white; the same at every call."""
-    cameras, generator = scene.views(frames).to(device), torch.Generator().manual_seed(0)
-    at = [torch.randint(size, (n,), generator=generator) for size in (len(cameras), cameras.height, cameras.width)]
-    return pixel_rays(cameras, *(index.to(device) for index in at)), scene.pixels(frames)[tuple(at)].to(device)
-
-
-@torch.no_grad()
-def _watch(teacher: Teacher, plan: Plan, rays: Rays, truth: Float[Tensor, "n 3"]) -> Callable[[nn.Module], Float[Tensor, "2"]]:
-    """Return a function that measures a student on rays whose samples are chosen once, and without a word to its training."""
-    samples, _, _ = pvd.ask(teacher, rays, plan, torch.Generator(truth.device).manual_seed(0))
-
-    @torch.no_grad()
-    def psnr(student: nn.Module) -> Float[Tensor, "2"]:
-        reading = pvd.read(student, samples.points, samples.rays, samples.ray_indices)
-        found = pvd.composite(reading, samples, teacher.step, torch.ones_like(truth))
-        squared = (found.clamp(0, 1) - truth).square().mean(-1)
-        return -10 * torch.stack([squared.mean(), squared[hardest(squared, 0.1)].mean()]).clamp_min(1e-10).log10()
-
-    return psnr
-
-
-def trained(learner: ActiveLearner) -> ActiveLearner:
-    """Train for all steps of the plan."""
-    with torch.enable_grad():
-        for k in range(learner.plan.n_steps):
-            learner.step(k)
-        learner.note(learner.plan.n_steps)
-    return learner
 
 
 def detail(
@@ -118,6 +49,21 @@ def scores(
     as_db = lambda mse: float(-10 * torch.log10(mse.clamp_min(1e-10)))  # noqa: E731
     inside = {name: as_db(squared[mask.flatten()].mean()) for name, mask in masks.items()}
     return {"mean": metrics.psnr(found, truth), "worst pixels": as_db(worst), "worst poses": as_db(worst_poses), **inside}
+
+
+def gains(scores: Mapping[str, Sequence[Mapping[str, float]]], plain: str = "PVD") -> dict[str, dict[str, float]]:
+    """Return by how many dB each variant's mean over seeds is above that of the plain one, a number for each score.
+
+    Args:
+        scores: {variant: what `scores` returned for each seed}.
+
+    >>> gains({"PVD": [{"mean": 20.0}, {"mean": 22.0}], "ray": [{"mean": 22.0}, {"mean": 21.0}]})
+    {'ray': {'mean': 0.5}}
+    """
+    means = {name: {score: sum(row[score] for row in rows) / len(rows) for score in rows[0]} for name, rows in scores.items()}
+    return {
+        name: {score: round(row[score] - means[plain][score], 2) for score in row} for name, row in means.items() if name != plain
+    }
 
 
 @torch.no_grad()

@@ -1,12 +1,48 @@
-"""What active learning in distillation (PVD-AL) keeps: the pool of rays to be asked again, and a diary of what was hard when."""
+"""What active learning in distillation (PVD-AL) picks and keeps: the hardest, the pool of rays to be asked again, and a diary."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nsw.cameras import Rays
+from nsw.cameras import Cameras, Rays
+from nsw.methods.pvd_poses import turned
+
+
+def hardest(errors: Float[Tensor, "R"], share: float) -> Int[Tensor, "n"]:
+    """Return the indices of the largest errors, the largest first.
+
+    >>> hardest(torch.tensor([0.1, 0.9, 0.3, 0.2]), 0.5).tolist()
+    [1, 2]
+    """
+    return errors.topk(max(1, round(share * len(errors)))).indices
+
+
+def renew_poses(
+    cameras: Cameras, errors: Float[Tensor, "C"], hard: float, generator: torch.Generator, paired: bool = True
+) -> tuple[Cameras, Int[Tensor, "n"]]:
+    """Return cameras among which random ones have given way to the hardest, each turned by up to 9 degrees; and which did.
+
+    Args:
+        cameras: those of the start, every time: turned again and again, poses would drift away from the scene.
+        errors: mean error of each camera's own rays, in the cameras' order.
+        generator: on the CPU.
+        paired: False does as the official code: reads errors, which a shuffled loader listed, as if in the cameras' order.
+    """
+    if not paired:
+        errors = errors[torch.randperm(len(errors), generator=generator).to(errors.device)]
+    worst = hardest(errors, hard).cpu()
+    others = torch.ones(len(cameras), dtype=torch.bool)
+    others[worst] = False
+    places = others.nonzero()[:, 0]
+    places = places[torch.randperm(len(places), generator=generator)[: len(worst)]]
+    worst = worst[: len(places)]
+    poses = cameras.cam_from_world.clone()
+    poses[places.to(poses.device)] = turned(cameras.cam_from_world[worst.to(poses.device)].cpu(), generator).to(poses)
+    return replace(cameras, cam_from_world=poses), places
 
 
 class RayPool:

@@ -94,12 +94,23 @@ def vm(
     n_colour: int = 16,
     **sizes,
 ) -> Learner:
-    """Return a vector-matrix grid (TensoRF) that learns from a teacher; its colour head has the sizes of the teacher's, if any."""
-    sizes = {**dict(zip(("n_features", "mlp_width"), colour_head(teacher.model), strict=False)), **sizes}
-    settings = HeadedVMGridSettings(_box(teacher), n_voxels, VMSizes(n_density, n_colour), n_cells=plan.n_cells, **sizes)
-    model = HeadedVMGrid(settings).to(teacher.aabb.device)
+    """Return a vector-matrix grid (TensoRF) that learns from a teacher."""
+    model = new_vm(teacher, plan, n_voxels, n_density, n_colour, **sizes)
     share_cells(model, teacher)
     return learner(model, tensorf.make_optimizer(model, lr, lr_network), teacher, plan, generator)
+
+
+def new_vm(teacher: Teacher, plan: Plan, n_voxels: int = 64**3, n_density: int = 8, n_colour: int = 16, **sizes) -> HeadedVMGrid:
+    """Return an untrained vector-matrix grid over a teacher's box; its colour head has the sizes of the teacher's, if any."""
+    sizes = {**dict(zip(("n_features", "mlp_width"), colour_head(teacher.model), strict=False)), **sizes}
+    settings = HeadedVMGridSettings(_box(teacher), n_voxels, VMSizes(n_density, n_colour), n_cells=plan.n_cells, **sizes)
+    return HeadedVMGrid(settings).to(teacher.aabb.device)
+
+
+def factor_term(model: nn.Module, plan: Plan) -> dict[str, Tensor]:
+    """Return what the last stage asks of a student besides likeness: small factors of density, of a vector-matrix grid only."""
+    grid = isinstance(model, VMGrid) and plan.factors > 0
+    return {"factors": plan.factors * loss_size(model.factors.density)} if grid else {}
 
 
 def _box(teacher: Teacher) -> tuple[float, ...]:
@@ -120,8 +131,8 @@ def learner(model: nn.Module, optimizer: MaskedAdam, teacher: Teacher, plan: Pla
             samples, truth, n_marched = pvd.draw(teacher, state["n_rays"], plan, generator)
             stage = pvd.stage_of(k, plan, feature)
             terms = pvd.losses(model, teacher, samples, truth, stage, plan, generator)
-            if stage == 3 and isinstance(model, VMGrid) and plan.factors > 0:
-                terms["factors"] = plan.factors * loss_size(model.factors.density)
+            if stage == 3:
+                terms |= factor_term(model, plan)
         else:
             terms, n_marched = picture_losses(model, teacher, seen.draw(state["n_rays"], generator), generator)
         sum(terms.values()).backward()

@@ -11,6 +11,7 @@ from nsw.cameras import Rays, orbit
 from nsw.kernels.packed_rays import packed_weights
 from nsw.methods import pvd
 from nsw.methods import pvd_al as al
+from nsw.methods import pvd_al_fit as lessons
 from nsw.methods import pvd_al_inspect as look
 from nsw.methods import pvd_al_trials as trials
 from nsw.methods import pvd_students as students
@@ -181,12 +182,12 @@ def test_mining_helps_a_calm_row_and_hurts_where_the_teacher_has_floaters():
 def test_the_diary_is_written_after_each_epoch_and_training_does_not_notice(teacher, scene):
     levels, pixels = (
         al.Levels(pose=True, ray=True, capacity=1, epoch=7),
-        look.some_pixels(scene, scene.frames("test")[:2], 50, "cpu"),
+        lessons.some_pixels(scene, scene.frames("test")[:2], 50, "cpu"),
     )
     mine, unwatched = learner(teacher, levels), learner(teacher, levels)
-    watched = learner(teacher, levels, watch=look._watch(teacher, PLAN, *pixels))
+    watched = learner(teacher, levels, watch=lessons.watch_of(teacher, PLAN, *pixels))
     for asked in (mine, watched):
-        look.trained(asked)
+        lessons.trained(asked)
     for k in range(30):
         unwatched.step(k)
     for other in (mine, watched):
@@ -199,17 +200,17 @@ def test_the_diary_is_written_after_each_epoch_and_training_does_not_notice(teac
 
 
 def test_pixels_are_watched_as_they_are_rendered(teacher, scene):
-    rays, truth = look.some_pixels(scene, scene.frames("test")[:2], 50, "cpu")
-    again, _ = look.some_pixels(scene, scene.frames("test")[:2], 50, "cpu")
+    rays, truth = lessons.some_pixels(scene, scene.frames("test")[:2], 50, "cpu")
+    again, _ = lessons.some_pixels(scene, scene.frames("test")[:2], 50, "cpu")
     assert torch.equal(rays.directions, again.directions) and truth.shape == (50, 3)
-    mean, worst = look._watch(teacher, PLAN, rays, torch.zeros(50, 3))(teacher.model)
+    mean, worst = lessons.watch_of(teacher, PLAN, rays, torch.zeros(50, 3))(teacher.model)
     assert 0 <= float(worst) <= float(mean)
-    same = look._watch(teacher, PLAN, rays[:1], truth[:1])(teacher.model)
+    same = lessons.watch_of(teacher, PLAN, rays[:1], truth[:1])(teacher.model)
     assert float(same[0]) == float(same[1])
 
 
 def test_marks_stand_where_the_pools_rays_meet_the_ball(teacher):
-    mine = look.trained(learner(teacher, al.Levels(ray=True, capacity=1)))
+    mine = lessons.trained(learner(teacher, al.Levels(ray=True, capacity=1)))
     at = look.pool_through_time(mine, orbit(1, 4.0, 10.0, width=32, height=32))
     assert "empty" in at(0).layout.title.text and "of 60 rays meet" in at(len(mine.diary.steps) - 1).layout.title.text
     points, opaque = look._hits(mine, mine.pool.draw(60, seeded())[1])
@@ -218,8 +219,8 @@ def test_marks_stand_where_the_pools_rays_meet_the_ball(teacher):
 
 def test_pose_charts_are_on_one_scale(teacher):
     students = {
-        "blind": look.trained(learner(teacher, al.Levels())),
-        "active": look.trained(learner(teacher, al.Levels(pose=True))),
+        "blind": lessons.trained(learner(teacher, al.Levels())),
+        "active": lessons.trained(learner(teacher, al.Levels(pose=True))),
     }
     charts = [look.pose_chart(students, name, 1, 0.25) for name in students]
     assert charts[0].data[3].name == charts[1].data[3].name and "5 of 20" in charts[0].layout.title.text
@@ -258,7 +259,7 @@ def _rays(teacher, n):
 
 
 def test_every_variant_asks_as_many_rays_and_repeats(teacher):
-    for levels in look.VARIANTS.values():
+    for levels in lessons.VARIANTS.values():
         first, second = learner(teacher, levels), learner(teacher, levels)
         for k in range(8):
             first.step(k)
@@ -316,3 +317,23 @@ def test_detail_is_the_chequered_block_or_else_the_strongest_edges(scene):
     photographs[:, :, 5:, :3] = 0  # one step, which its two columns share
     _, edges = look.detail(replace(scene, images=photographs, ids=None), [0], share=0.2)
     assert torch.equal(edges[0], torch.arange(10).expand(10, 10).clamp(4, 5) == torch.arange(10))
+
+
+def test_students_of_a_lesson_begin_alike_whoever_they_are(scene):
+    plan = replace(PLAN, n_steps=6)
+    model = DenseGrid(DenseGridSettings(tuple(scene.aabb.flatten().tolist()), n_voxels=16**3, sh_degree=0))
+    with torch.no_grad():
+        model.raw_density[4:12, 4:12, 4:12] = 40.0
+    given = lessons.lesson(model, scene, plan, 3)
+    sizes = dict(depth=2, width=16, skip=0, levels=3, n_head=8, head_width=8)
+    kinds = ({}, sizes), (dict(new=students.new_vm), dict(n_voxels=12**3, n_density=2, n_colour=2))
+    for kind, sizes in kinds:
+        first, second = (
+            lessons.start(given, plan, al.Levels(ray=ray, epoch=3, capacity=1), 40, 0.01, **kind, **sizes) for ray in (False, True)
+        )
+        assert all(torch.equal(a, b) for a, b in zip(first.student.parameters(), second.student.parameters(), strict=True))
+        terms = first.step(0)
+        assert ("factors" in terms) == bool(kind) and all(bool(term.isfinite()) for term in terms.values())
+        lessons.trained(second)
+        changed = [not torch.equal(a, b) for a, b in zip(first.student.parameters(), second.student.parameters(), strict=True)]
+        assert any(changed) and int((second.pool.born >= 0).sum()) == 6 * 4
