@@ -40,14 +40,15 @@ def _surfels(scene, generator: torch.Generator) -> None:
     from nsw.methods import gaussian_splatting as gs
     from nsw.methods import gaussian_splatting_2d as gs2d
     from nsw.models.surfels import Surfels
-    from nsw.renderers import render_view
+    from nsw.renderers import render_view, tsdf
 
     surfels = Surfels.from_points(gs.starting_points(scene, 100), sh_degree=1, generator=generator)
     for terms in (gs2d.Regularisers(normal_from=0, distortion_from=0), gs2d.Regularisers(0.05, 0.0, 0), gs2d.Regularisers(0, 0)):
         gs2d.fit(gs2d.Training(surfels, scene.scale, 2, control=gs2d.density_control(2)), scene, range(2), terms)
     with torch.no_grad():
-        render_view(surfels, scene.views("test")[0])
+        seen = render_view(surfels, scene.views("test")[0])
         render_view(surfels, scene.views("test")[0], ray_depth=False)
+        tsdf.fuse(seen.depth, scene.views("test")[0], scene.aabb, scene.scale / 4)
 
 
 def _dense_grid(scene, generator: torch.Generator) -> None:

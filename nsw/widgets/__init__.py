@@ -49,8 +49,8 @@ _HOME = {
     "staged": "stage_chart",
     "pictured": "pictured_curves",
     "stack_figure": "stack_chart",
-    "budget_slider": "budget_slider",
-    "fusion_sliders": "fusion_sliders",
+    "budget_slider": "budget_curves",
+    "fusion_sliders": "fusion_panel",
     "disc_ray_figure": "disc_ray",
 }
 

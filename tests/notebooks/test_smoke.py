@@ -19,7 +19,7 @@ from nsw.scenes import load
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 LIMIT_MB = 2048.0
-PANELS = re.compile(r"widgets\.(?:sliders|matrix|film|weight_sliders|ray_inspector|compare_runs)\(")
+PANELS = re.compile(r"widgets\.(?:\w*sliders?|matrix|film|ray_inspector|compare_runs)\(")
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])

@@ -261,7 +261,7 @@ def test_a_picture_stands_left_of_its_curves_and_is_a_dot_on_them():
 def test_charts_of_single_notebooks_draw_what_they_are_given(monkeypatch):
     from nsw.methods.gaussian_splatting_2d_inspect import RayHits
     from nsw.widgets import slider_panel
-    from nsw.widgets.budget_slider import budget_slider
+    from nsw.widgets.budget_curves import budget_slider
     from nsw.widgets.disc_ray import disc_ray_figure
     from nsw.widgets.stack_chart import stack_figure
 
@@ -286,7 +286,7 @@ def test_sliders_of_a_fusion_answer_with_the_mesh_and_its_error(monkeypatch):
     from nsw.methods.gaussian_splatting_2d import DepthMaps
     from nsw.scenes.surface import surface_points
     from nsw.widgets import slider_panel
-    from nsw.widgets.fusion_sliders import fusion_sliders
+    from nsw.widgets.fusion_panel import fusion_sliders
 
     scene = scenes.load("toybox", size=32)
     depth = scene.depth[scene.frames("train")].float()
