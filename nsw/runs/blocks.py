@@ -161,7 +161,7 @@ def _code_of(module: str) -> bytes:
 def _watch(events: Iterator[tuple[Block, str] | None], total: int, todo: int, progress: bool) -> list[tuple[Block, str]]:
     """Show the progress of the events (a block and why it failed, or "" when it did not; None for nothing new)."""
     failed = []
-    eta = Eta(total, total - todo, memory=1e9)  # blocks end in bunches: only their mean rate says something
+    eta = Eta(total, total - todo, memory=1e9, unlike=0)  # blocks end in bunches: only their mean rate says something
     with contextlib.closing(quiet_reporter(eta, "blocks", progress)) as bar, contextlib.closing(events):
         for event in events:
             if event is not None:

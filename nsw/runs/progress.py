@@ -17,10 +17,13 @@ class Eta:
         done: steps done in earlier sessions.
         clock: returns seconds.
         memory: seconds after which a step's weight has fallen to 1/e.
+        unlike: so many steps at the start of the session say nothing about the others: the first one compiles kernels.
     """
 
-    def __init__(self, total: int, done: int = 0, clock: Callable[[], float] = time.monotonic, memory: float = 10.0) -> None:
-        self.total, self.done, self._clock, self._memory = total, done, clock, memory
+    def __init__(
+        self, total: int, done: int = 0, clock: Callable[[], float] = time.monotonic, memory: float = 10.0, unlike: int = 1
+    ) -> None:
+        self.total, self.done, self._clock, self._memory, self._unlike = total, done, clock, memory, unlike
         self._last = self._start = clock()
         self._seconds = self._steps = 0.0
         self._paused = 0.0
@@ -29,9 +32,12 @@ class Eta:
         """Count one finished step."""
         now = self._clock()
         passed = now - self._last
-        keep = math.exp(-passed / self._memory)
-        self._seconds = self._seconds * keep + passed
-        self._steps = self._steps * keep + 1.0
+        if self._unlike:
+            self._unlike -= 1
+        else:
+            keep = math.exp(-passed / self._memory)
+            self._seconds = self._seconds * keep + passed
+            self._steps = self._steps * keep + 1.0
         self._last = now
         self.done += 1
 
@@ -53,7 +59,7 @@ class Eta:
 
     @property
     def remaining(self) -> float | None:
-        """Seconds left, or None before the first step. Pictures and checkpoints weigh as they did so far."""
+        """Seconds left, or None before a step that counts. Pictures and checkpoints weigh as they did so far."""
         if not self._steps:
             return None
         working = max(self.working, 1e-9)

@@ -378,6 +378,17 @@ def test_eta_counts_this_session_only():
     assert eta.remaining == pytest.approx(49 * 2.0 * 2.0, rel=0.01)  # the overhead so far is as large as the work, at most
 
 
+def test_eta_does_not_take_the_first_step_for_an_example():
+    now = [0.0]
+    eta = Eta(500, clock=lambda: now[0])
+    now[0] += 8.0  # kernels are compiled
+    eta.step()
+    assert eta.remaining is None
+    now[0] += 0.1
+    eta.step()
+    assert eta.remaining == pytest.approx(49.8) and eta.working == pytest.approx(8.1)
+
+
 def test_eta_follows_a_change_of_pace():
     now = [0.0]
     eta = Eta(200, clock=lambda: now[0])
