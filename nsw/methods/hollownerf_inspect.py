@@ -148,37 +148,18 @@ def collisions(
     return rows
 
 
-def edge_chart():
-    """Return the chart of the saliency along four vertices with logits -9, -9, 21, 21, interpolated first and squashed first."""
+def edge_curves() -> dict[str, tuple[Tensor, Tensor]]:
+    """Return the saliency along four vertices with logits -9, -9, 21, 21, interpolated first and squashed first."""
     x, box, logits = torch.linspace(0, 3, 200), torch.tensor([[0.0, 0, 0], [3, 1, 1]]), torch.tensor([-9.0, -9.0, 21.0, 21.0])
     points = torch.stack([x, 0 * x, 0 * x], dim=1)
     line = lambda values: grid_lookup(values[:, None, None, None], points, box)[:, 0]  # noqa: E731
-    curves = {"interpolate, then squash": line(logits).sigmoid(), "squash, then interpolate": line(logits.sigmoid())}
-    return _curves(x, curves, "Saliency along a line of four vertices", "position in cells", "saliency")
+    return {"interpolate, then squash": (x, line(logits).sigmoid()), "squash, then interpolate": (x, line(logits.sigmoid()))}
 
 
-def gate_chart():
-    """Return the chart of the gate for features of any length, at three steepnesses."""
+def gate_curves() -> dict[str, tuple[Tensor, Tensor]]:
+    """Return the gate for features of any length, at three steepnesses."""
     p = torch.linspace(0, 1, 200)
-    curves = {f"steepness {a:g}": soft_gate(p[:, None], a) for a in (3.0, 10.0, 30.0)}
-    return _curves(p, curves, "The gate", "length of v, in mean lengths", "factor of density")
-
-
-def _curves(x: Tensor, curves: Mapping[str, Tensor], title: str, x_title: str, y_title: str):
-    from nsw.widgets.charts import COLOURS, DASHES, figure
-
-    data = [
-        dict(
-            type="scatter",
-            x=x.tolist(),
-            y=y.tolist(),
-            name=name,
-            mode="lines",
-            line=dict(color=COLOURS[k], dash=DASHES[k], width=2.5),
-        )
-        for k, (name, y) in enumerate(curves.items())
-    ]
-    return figure(data, title=title, showlegend=True).update_xaxes(title=x_title).update_yaxes(title=y_title)
+    return {f"steepness {a:g}": (p, soft_gate(p[:, None], a)) for a in (3.0, 10.0, 30.0)}
 
 
 def thermostat(rho: float = 0.5, limit: float = 0.3, n_steps: int = 200, lr: float = 0.1) -> tuple[list[float], list[float]]:

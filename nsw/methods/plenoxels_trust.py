@@ -12,9 +12,8 @@ from torch import Tensor
 from nsw.cameras import Cameras, Rays
 from nsw.methods import plenoxels
 from nsw.models.plenoxel_grid import PlenoxelGrid
+from nsw.models.sh import sh0_from_rgb
 from nsw.scenes.scene import Scene
-
-Y_0 = 0.28209479  # the constant harmonic
 
 
 @torch.enable_grad()
@@ -50,7 +49,7 @@ def seen(model: PlenoxelGrid, numbers: Float[Tensor, "K"], cameras: Cameras, nea
     """
     twin, low, high = copy.deepcopy(model), numbers.amin(), numbers.amax()
     twin.values[1:, 1:] = 0
-    twin.values[1:, 1:4] = (((numbers[1:] - low) / (high - low).clamp_min(1e-12) - 0.5) / Y_0)[:, None]
+    twin.values[1:, 1:4] = sh0_from_rgb((numbers[1:] - low) / (high - low).clamp_min(1e-12))[:, None]
     shot = plenoxels.render_view(twin, cameras, near, background=0.0)
     mean = shot.rgb[..., 0] / shot.alpha.clamp_min(1e-6)
     return torch.where(shot.alpha > 0.5, low + (high - low) * mean, torch.nan)
