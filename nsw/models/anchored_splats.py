@@ -140,7 +140,7 @@ class AnchoredSplats(nn.Module):
     def encode(self) -> Float[Tensor, "A E"]:
         """Return what every anchor knows, midpoints last: their places are their own, and what they heard is their ends' mean."""
         h, largest = self.hear()
-        return self.decoder.encode(self.places, with_midpoints(h, self.pairs), largest)
+        return self.decoder.encode(self.decoder.located(self.places), with_midpoints(h, self.pairs), largest)
 
     @torch.no_grad()
     def visible(self, camera: Cameras, displacements: Float[Tensor, "A 3"] | None = None) -> Bool[Tensor, "A"]:
@@ -170,7 +170,8 @@ class AnchoredSplats(nn.Module):
         camera = camera.to(self.positions.device)
         (h, largest), n = self.hear(), len(self)
         with torch.no_grad():
-            known = self.decoder.encode(self.places, with_midpoints(h, self.pairs), largest)
+            located = self.decoder.located(self.places)
+            known = self.decoder.encode(located, with_midpoints(h, self.pairs), largest)
             shown = self.visible(camera, self.decoder.displacement(known, with_midpoints(self.scales, self.pairs)))
         if not whole:
             kept = shown[:n]
@@ -183,7 +184,8 @@ class AnchoredSplats(nn.Module):
             return torch.cat([values[stored], 0.5 * (values[between[:, 0]] + values[between[:, 1]])])
 
         places = self.places[shown]
-        seen = self.decoder.decode(self.decoder.encode(places, of(h), largest), of(self.scales), places, camera.origins[0])
+        encoded = self.decoder.encode(self.decoder.located(places, located[shown]), of(h), largest)
+        seen = self.decoder.decode(encoded, of(self.scales), places, camera.origins[0])
         return seen, shown.nonzero()[:, 0]
 
     def render_view(self, cameras: Cameras, whole: bool = True, **options) -> Render:

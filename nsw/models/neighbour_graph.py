@@ -11,8 +11,8 @@ from functools import cached_property
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.functional import embedding_bag
 
+from nsw.kernels.links import linked_lowest, linked_sum
 from nsw.models.neighbours import nearest
 
 
@@ -80,7 +80,7 @@ class Links:
 
     def summed(self, values: Float[Tensor, "N C"]) -> Float[Tensor, "N C"]:
         """Return for every point the weighted sum of the values on the other sides."""
-        return embedding_bag(self.others, values, self.starts, mode="sum", per_sample_weights=self.weights.to(values))
+        return linked_sum(values, self.others, self.starts, self.weights)
 
 
 class _Carried(torch.autograd.Function):
@@ -112,7 +112,7 @@ def strongest_difference(f: Float[Tensor, "N C"], graph: Graph) -> Float[Tensor,
 
     $$a_t = \max_{s\,:\,t \in N(s)} (f_t - f_s)$$  (official code; channel by channel, never below 0)
     """
-    return f + embedding_bag(graph.inwards.others, -f, graph.inwards.starts, mode="max")
+    return f - linked_lowest(f, graph.inwards.others, graph.inwards.starts)
 
 
 def link_weights(graph: Graph) -> Float[Tensor, "E"]:

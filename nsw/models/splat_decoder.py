@@ -82,16 +82,22 @@ class SplatDecoder(nn.Module):
         nn.init.zeros_(self.offset[-1].weight)
         nn.init.zeros_(self.offset[-1].bias)
 
-    def encode(self, places: Float[Tensor, "n 3"], h: Float[Tensor, "n F"], largest: Float[Tensor, "F"]) -> Float[Tensor, "n E"]:
+    def located(self, places: Float[Tensor, "n 3"], known: Float[Tensor, "n LC"] | None = None) -> Float[Tensor, "n LC"]:
+        r"""Return what the hash grid says of places, $\gamma(p)$; `known`, if an earlier call has worked it out, saves the work."""
+        if self.levels is None:
+            return places.new_zeros(len(places), 0)
+        return hash_encode(self.table, (places - self.low) / self.extent, self.levels, known=known)
+
+    def encode(self, located: Float[Tensor, "n LC"], h: Float[Tensor, "n F"], largest: Float[Tensor, "F"]) -> Float[Tensor, "n E"]:
         r"""Return what each anchor knows of its place, its surroundings and all others together.
 
         $$\Phi_i = \alpha \odot [\gamma(p_i),\ h_i,\ \max_j f_j] + \beta$$  (official code)
 
         Args:
-            h: features that have heard their neighbours; largest: of all features, channel by channel.
+            located: what the grid says of each place; h: features that have heard their neighbours; largest: of all features,
+                channel by channel.
         """
-        parts = [hash_encode(self.table, (places - self.low) / self.extent, self.levels)] if self.levels else []
-        parts += [h, largest.expand_as(h)] if self.settings.shared else [h]
+        parts = [located, h, largest.expand_as(h)] if self.settings.shared else [located, h]
         return self.gain * torch.cat(parts, dim=1) + self.bias
 
     def displacement(self, encoded: Float[Tensor, "n E"], scales: Float[Tensor, "n 6"]) -> Float[Tensor, "n 3"]:

@@ -186,7 +186,7 @@ def test_a_midpoint_is_decoded_from_the_mean_of_its_ends():
     ends = model.pairs[anchors[at] - 60]
     (h, largest), scales = model.hear(), model.scales[ends].mean(dim=0)[None]
     place = model.positions[ends].mean(dim=0)[None]
-    encoded = model.decoder.encode(place, h[ends].mean(dim=0)[None], largest)
+    encoded = model.decoder.encode(model.decoder.located(place), h[ends].mean(dim=0)[None], largest)
     assert torch.allclose(model.encode()[anchors[at]], encoded[0], atol=1e-6)
     alone = model.decoder.decode(encoded, scales, place, camera.origins[0])
     for name in ("means", "quats", "activated_scales", "activated_opacities", "sh0"):
