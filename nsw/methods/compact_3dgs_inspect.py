@@ -113,6 +113,12 @@ def subset(gaussians: CompactGaussians, keep_above: float = KEEP_ABOVE, stages: 
 
 
 @torch.no_grad()
+def thinned(gaussians: CompactGaussians, keep: float, stages: int | None = None) -> CompactGaussians:
+    """Return a copy that draws the share `keep` of splats of which the mask is surest, by the first `stages` of their codes."""
+    return subset(gaussians, float(gaussians.mask.sigmoid().quantile(1.0 - keep)) - 1e-6, stages)
+
+
+@torch.no_grad()
 def parted(gaussians: Gaussians, share: float) -> tuple[Gaussians, Gaussians]:
     """Return the given share of splats that is most opaque, and the others: a pruning that knows nothing of the pictures."""
     order = gaussians.opacities.argsort(descending=True)
@@ -126,6 +132,11 @@ def truncated(gaussians: Gaussians, degree: int) -> Gaussians:
     raw = {name: gaussians.params[name] for name in NAMES}
     raw["shN"] = raw["shN"][:, : (degree + 1) ** 2 - 1]
     return Gaussians(GaussiansSettings(degree, gaussians.settings.isotropic)).to(gaussians.means.device).fill(**raw)
+
+
+def bands(gaussians: Gaussians) -> list[Gaussians]:
+    """Return copies with one band of harmonics after the other, up to all."""
+    return [truncated(gaussians, degree) for degree in range(gaussians.settings.sh_degree + 1)]
 
 
 @torch.no_grad()

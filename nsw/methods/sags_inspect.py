@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nsw.cameras import Cameras, project
+from nsw.metrics import ViewScores
 from nsw.models import io
 from nsw.models.anchored_splats import AnchoredSplats
 from nsw.models.gaussians import Gaussians, Seen
@@ -69,6 +71,13 @@ def marked(picture: Float[Tensor, "H W 3"], mass: Float[Tensor, "H W"]) -> Float
     return (1 - weight) * (0.25 + 0.6 * grey) + weight * orange
 
 
+@torch.no_grad()
+def depth_map(model: Gaussians | AnchoredSplats, camera: Cameras, truth: Float[Tensor, "H W"]) -> Float[Tensor, "H W"]:
+    """Return the depth that a model paints, from 0 at the nearest true depth to 1 at the farthest, rare ones left out."""
+    near, far = truth[truth > 0].quantile(0.02), truth.quantile(0.98)
+    return (render_view(seen_by(model, camera), camera).depth[0].cpu() - near) / (far - near)
+
+
 def turned(camera: Cameras, degrees: float) -> Cameras:
     """Return the camera turned to the side about its own centre, which stays."""
     c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
@@ -87,6 +96,18 @@ def flicker(model: AnchoredSplats, camera: Cameras, degrees: float, whole: bool)
         found.append(rgb.index_copy(0, anchors, seen.sh0[:, 0] * SH0))
     change = (found[0] - found[1]).abs().mean(dim=1)
     return 255 * float(change[~change.isnan()].mean())
+
+
+def flickers(model: AnchoredSplats, camera: Cameras, degrees: Iterable[float]) -> dict[str, tuple[list, list]]:
+    """Return curves of `flicker` over angles, for features that hear what is in view alone and for such that hear all."""
+    angles, ways = list(degrees), {"in view alone": False, "whole scene": True}
+    return {name: (angles, [flicker(model, camera, angle, whole) for angle in angles]) for name, whole in ways.items()}
+
+
+def drift_shares(drifts: Mapping[str, Float[Tensor, "N"]], extent: float) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return histograms of displacements: in extents of the scene, four decades of eight bins, and the share of splats in each."""
+    bins = torch.logspace(-4, 0, 33)
+    return {name: (bins[:-1], torch.histogram((d / extent).cpu(), bins).hist / len(d)) for name, d in drifts.items()}
 
 
 @torch.no_grad()
@@ -108,6 +129,26 @@ def with_share(model: AnchoredSplats, share: float, seed: int = 0) -> AnchoredSp
     return part
 
 
+def kB_with_midpoints(
+    model: AnchoredSplats, n_bytes: int, shares: Sequence[float]
+) -> dict[str, tuple[Sequence[float], list[float]]]:
+    """Return how large a Lite file is, and would be if it stored a share of its midpoints as it stores key points."""
+    each = 4 * (9 + model.settings.decoder.n_features)
+    stored = [(n_bytes + share * len(model.pairs) * each) / 1000 for share in shares]
+    return {"midpoints stored": (shares, stored), "midpoints made": (shares, [n_bytes / 1000] * len(shares))}
+
+
+def file_row(name: str, model: Gaussians | AnchoredSplats, n_bytes: int) -> dict[str, str | int]:
+    """Return a row of a table of files: how many splats are stored and drawn, and the bytes on the disk."""
+    drawn = len(model.places) if isinstance(model, AnchoredSplats) else len(model)
+    return {"file": name, "stored": len(model), "drawn": drawn, "bytes": n_bytes}
+
+
+def trial_row(name: str, scores: ViewScores, paint: float) -> dict[str, str | float]:
+    """Return a row of a table of trials: how good pictures and depth are, and what `floaters` says."""
+    return {"variant": name, "PSNR (dB)": scores.psnr, "depth error": scores.depth_error, "floaters": paint}
+
+
 def written(model: torch.nn.Module, folder: Path) -> tuple[torch.nn.Module, int]:
     """Write a model and open the file again; return what its reader made of it, and the bytes of the file on the disk."""
     io.save(model, folder)
@@ -125,6 +166,21 @@ def speckled(
     )
     parts = [balls] if lines is None else [balls, lines.cpu()]
     return render_view(joined(*parts), camera.to("cpu"), background=0.96).rgb[0]
+
+
+def filled(
+    camera: Cameras, keys: Float[Tensor, "N 3"], flat: Bool[Tensor, "N"], pairs: Int[Tensor, "P 2"], size: float
+) -> Float[Tensor, "H W 3"]:
+    """Return a picture of key points, flat ones in blue and others in grey, and of the midpoints of pairs, in orange."""
+    blue, orange = torch.tensor([0, 0.45, 0.7]), torch.tensor([[0.9, 0.6, 0.0]])
+    tint = torch.cat([torch.where(flat[:, None], blue, torch.tensor(0.55)), orange.expand(len(pairs), 3)])
+    return speckled(camera, with_midpoints(keys, pairs), tint, size)
+
+
+def threaded(camera: Cameras, begin: Float[Tensor, "N 3"], end: Float[Tensor, "N 3"], extent: float) -> Float[Tensor, "H W 3"]:
+    """Return a picture of points where they began, and of orange threads to where they ended."""
+    wires = threads(begin, end, (0.84, 0.37, 0.0), 0.0006 * extent)
+    return speckled(camera, begin, torch.full((len(begin), 3), 0.7), 0.001 * extent, wires)
 
 
 class Listening:

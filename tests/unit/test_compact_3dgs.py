@@ -257,6 +257,20 @@ def test_red_marks_the_masked_and_a_higher_threshold_draws_fewer():
         assert int(inspect.subset(model, threshold).kept.sum()) == int((model.mask.sigmoid() > threshold).sum())
 
 
+def test_thinned_scenes_draw_the_share_of_which_the_mask_is_surest():
+    splats = a_model(sh_degree=2)
+    splats.mask.data = torch.linspace(-2, 2, len(splats))
+    kept = inspect.thinned(splats, 0.25).kept
+    assert int(kept.sum()) == pytest.approx(0.25 * len(splats), abs=1) and bool(kept[-1]) and not bool(kept[0])
+    assert [one.settings.sh_degree for one in inspect.bands(splats)] == list(range(splats.settings.sh_degree + 1))
+
+
+def test_a_short_plan_keeps_the_shares_of_its_steps():
+    plan = compact.Compression.for_budget(1500, 75, 0.1, 700, 1000, 0.05, lr_field=1e-3)
+    assert (plan.mask_weight, plan.press_from, plan.relax, plan.lr_mask) == (0.1, 700, 1000, 0.05)
+    assert (plan.prune_every, plan.quantise_last, plan.warm_up, plan.lr_field) == (75, 50, 16, 1e-3)
+
+
 def test_histograms_of_masks_are_kept_by_step():
     model, masks, again = a_model(sh_degree=0), inspect.MaskHistory(n_bins=4), inspect.MaskHistory(n_bins=4)
     for step, value in ((0, -9.0), (10, 0.0), (20, 9.0)):

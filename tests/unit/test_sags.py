@@ -310,6 +310,28 @@ def test_a_share_of_midpoints_is_a_share(tmp_path):
     assert n_bytes == (tmp_path / "lite" / "model.safetensors").stat().st_size and torch.equal(again.places, model.places)
 
 
+def test_curves_and_rows_are_of_the_models_they_name():
+    model, camera = a_model(midpoints=(5, 3)), orbit(1, 2.5, 10.0, fov_x_degrees=40, width=32, height=32)
+    kB = sags_inspect.kB_with_midpoints(model, 9000, [0.0, 0.5])
+    assert kB["midpoints made"][1] == [9.0, 9.0] and kB["midpoints stored"][1][0] == 9.0
+    features = model.settings.decoder.n_features
+    assert kB["midpoints stored"][1][1] == pytest.approx(9 + 0.5 * len(model.pairs) * 4 * (3 + features + 6) / 1000)
+    row = sags_inspect.file_row("lite", model, 9000)
+    assert (row["stored"], row["drawn"]) == (60, len(model.places))
+    (bins, share), *_ = sags_inspect.drift_shares({"one": torch.tensor([0.02, 0.5])}, extent=1.0).values()
+    assert float(share.sum()) == 1 and int((share > 0).sum()) == 2 and float(bins[0]) == pytest.approx(1e-4)
+    angles, changes = sags_inspect.flickers(a_model(), camera, [0.0, 8.0])["whole scene"]
+    assert angles == [0.0, 8.0] and max(changes) < 1e-3
+
+
+def test_depth_is_shown_between_the_nearest_and_the_farthest_truth():
+    camera = orbit(1, 4.0, 0.0, fov_x_degrees=40, width=32, height=32)
+    wall = Gaussians.from_values([[0.0, 0, 0]], [[0.01, 3, 3]], [[1.0, 0, 0, 0]], [0.99], torch.ones(1, 3))
+    truth = torch.linspace(2, 6, 32 * 32).reshape(32, 32)
+    assert float(sags_inspect.depth_map(wall, camera, truth)[16, 16]) == pytest.approx(0.5, abs=0.05)
+    assert sags_inspect.depth_map(a_model(), camera, truth).shape == (32, 32)
+
+
 def test_messages_shown_are_those_of_the_model():
     model = a_model()
     near, weights, heard = sags_inspect.heard_from(model, 7, 6)
