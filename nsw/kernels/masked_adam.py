@@ -37,6 +37,9 @@ class MaskedAdam(torch.optim.Optimizer):
         super().__init__(groups, dict(lr=lr, betas=betas, eps=eps, skip_zero=True))
         self.rates: dict[Tensor, Tensor] = {}
 
+    # torch wraps this method in one that loads its compiler, a second on a laptop, to say that it is not to be compiled
+    add_param_group = torch.optim.Optimizer.add_param_group.__wrapped__
+
     def replace(self, old: Sequence[Tensor], new: Sequence[Tensor]) -> None:
         """Train `new` parameters in the place of `old` ones, for example of another shape, with fresh moments for all."""
         swap = {id(a): b for a, b in zip(old, new, strict=True)}

@@ -56,7 +56,8 @@ def seed_everything(seed: int, device: torch.device) -> torch.Generator:
     np.random.seed(seed)
     random.seed(seed)
     # On the CPU accumulating index_put_ adds in parallel, in any order, unless asked not to. On CUDA the same switch would
-    # warn about, and slow down, operations that have no repeatable form.
-    torch.use_deterministic_algorithms(device.type == "cpu", warn_only=True)
+    # warn about, and slow down, operations that have no repeatable form. torch.use_deterministic_algorithms says the same and
+    # loads torch's compiler for it, which takes longer than anything else at the start of a run.
+    torch.set_deterministic_debug_mode("warn" if device.type == "cpu" else "default")
     torch.utils.deterministic.fill_uninitialized_memory = False
     return torch.Generator(device).manual_seed(seed)
