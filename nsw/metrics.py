@@ -29,8 +29,11 @@ PROTOCOL_VERSION = 1
 _left_out = [0.0]  # seconds of this process that `clock` does not count
 
 
-def describe(scene=None, split: str = "test") -> str:
+def describe(scene=None, split: str = "test", first: int | None = None) -> str:
     """Return the one line that is printed under numbers.
+
+    Args:
+        first: how many views of the split were scored, where not all were.
 
     >>> describe()
     'nsw-view v1: PSNR and SSIM (11x11) per view then averaged, sRGB in [0, 1], area resize'
@@ -40,7 +43,8 @@ def describe(scene=None, split: str = "test") -> str:
         return text
     height, width = scene.images.shape[1:3]
     background = "no" if scene.background == "none" else scene.background
-    return f"{text}; {scene.name} {width}x{height}, {len(scene.frames(split))} {split} views, {background} background"
+    some = "" if first is None else f", the first {first}"
+    return f"{text}; {scene.name} {width}x{height}, {len(scene.frames(split))} {split} views, {background} background{some}"
 
 
 def psnr(

@@ -134,11 +134,16 @@ def highlighted(code: str) -> str:
     return highlight(code, PythonLexer(), formatter)
 
 
-def source(function: Callable) -> None:
-    """Show the card of a function: equation, body, file and line, tests.
+def source(*functions: Callable) -> None:
+    """Show the cards of functions, one below the other: equation, body, file and line, tests.
 
-    The card is read from the imported function, so it is what runs: also after `edit`, which the card then says.
+    A card is read from the imported function, so it is what runs: also after `edit`, which the card then says.
     """
+    for function in functions:
+        _show_card(function)
+
+
+def _show_card(function: Callable) -> None:
     from nsw.widgets.editing import is_edited
 
     shown = card(function)

@@ -246,7 +246,7 @@ def test_source_cards_are_short(path, read):
     for node in module.body:
         if isinstance(node, ast.Import | ast.ImportFrom):
             exec(compile(ast.Module([node], []), path.name, "exec"), names)
-    cards = [call.args[0] for name, call in widget_calls(module) if name == "source"]
+    cards = [card for name, call in widget_calls(module) if name == "source" for card in call.args]
     assert len(cards) >= 3
     for card in cards:
         function = eval(compile(ast.Expression(card), path.name, "eval"), names)

@@ -43,8 +43,8 @@ def test_card_is_displayed_as_html_and_markdown_and_warns_of_length(shown):
     widgets.source(cameras.look_at)
     assert "look_at" in shown[0]["text/html"] and "```python" in shown[0]["text/markdown"]
     assert "at most 30" not in shown[0]["text/html"]
-    widgets.source(cameras.Cameras)
-    assert "at most 30" in shown[1]["text/html"]
+    widgets.source(cameras.look_at, cameras.Cameras)
+    assert "look_at" in shown[1]["text/html"] and "at most 30" in shown[2]["text/html"]
     with pytest.raises(InputError, match="written in Python"):
         widgets.source(len)
 
