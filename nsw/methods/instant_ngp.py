@@ -17,6 +17,7 @@ from nsw.cameras import Cameras, Rays, rows_at
 from nsw.kernels.masked_adam import MaskedAdam
 from nsw.kernels.occupancy import ray_aabb_intersect
 from nsw.kernels.packed_rays import packed_weights
+from nsw.methods.occupied_cells import known_cells as known_cells
 from nsw.methods.occupied_cells import recall as recall
 from nsw.methods.occupied_cells import true_cells as true_cells
 from nsw.models.hash_grid import HashGrid

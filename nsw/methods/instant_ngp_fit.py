@@ -16,10 +16,12 @@ from nsw.methods import instant_ngp as ngp
 from nsw.methods.nerf import loss_terms, ray_batch, useful_pixels
 from nsw.models.field import Field
 from nsw.models.hash_grid import HashGrid, HashGridSettings
-from nsw.renderers.volume import render_rays
+from nsw.models.mlp import NerfMLP, NerfSettings
+from nsw.renderers.volume import render_rays, render_view
 from nsw.scenes.scene import Scene
 
 Step = Callable[[float], object]  # takes the share of the budget that is spent, in [0, 1]
+Entry = tuple[Step, Callable[[], float]]  # in a race of `nsw.runs.race`: a step, and a score in dB
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,27 @@ def field_steps(
         optimizer.step()
 
     return step
+
+
+def network_entry(scene: Scene, generator: torch.Generator, split: object = "test") -> tuple[NerfMLP, Entry]:
+    """Return a small NeRF network, 32 samples a ray, and its entry in a race against grids.
+
+    Args:
+        split: or frames, that it is scored on.
+    """
+    box = tuple(scene.aabb.flatten().tolist())
+    sizes = dict(depth=4, width=64, skip=2, levels_position=8, levels_direction=3)
+    network = NerfMLP(NerfSettings(box=box, **sizes)).to(generator.device)
+    shoot = lambda cameras: render_view(network, cameras, n_samples=32)  # noqa: E731
+    return network, (field_steps(network, scene, generator, 256, 32), score_of(network, shoot, scene, split))
+
+
+def hash_entry(
+    scene: Scene, pixels: ngp.Pixels, plan: Plan, generator: torch.Generator, split: object = "test", **sizes: int
+) -> tuple[HashGrid, Entry]:
+    """Return an untrained hash grid and its entry in a race; `sizes` as for `new_model`, `split` as for `network_entry`."""
+    model = new_model(scene, **sizes).to(generator.device)
+    return model, (hash_steps(model, pixels, plan, generator, scene.near), score_hash(model, scene, split))
 
 
 def fit(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Mapping
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -126,6 +127,18 @@ def table_of_levels(model: HashGrid, pulls: list[Pull], surface: Bool[Tensor, "n
         first, end = model.levels.first_rows[pull.level : pull.level + 2]
         row = {"level": pull.level, "vertices": model.levels.n_vertices[pull.level] ** 3, "entries": end - first}
         rows.append(row | pull_columns(model, pull, surface))
+    return rows
+
+
+def run_rows(
+    fields: Mapping[str, HashGrid], score: Callable[[HashGrid], float], truth: Bool[Tensor, "n n n"] | None
+) -> list[dict[str, object]]:
+    """Return a row for each quick run: PSNR in dB, the share of the cells that are on, and of the true cells where known."""
+    rows = []
+    for name, field in fields.items():
+        on = field.occupancy.binaries[0].cpu()
+        row = {"quick run": name, "PSNR (dB)": score(field), "cells on": f"{float(on.float().mean()):.0%}"}
+        rows.append(row | ({} if truth is None else {"recall": ngp.recall(on, truth)}))
     return rows
 
 

@@ -38,6 +38,11 @@ def true_cells(
     return truth
 
 
+def known_cells(scene: Scene, aabb: Float[Tensor, "2 3"], n_cells: int) -> Bool[Tensor, "n n n"] | None:
+    """Return `true_cells`, or None for a scene without true depth."""
+    return true_cells(scene, aabb, n_cells) if scene.knows("depth") else None
+
+
 def recall(found: Bool[Tensor, "*n"], truth: Bool[Tensor, "*n"]) -> float:
     """Return the share of truly occupied cells that are on: what is off is never sampled and stays a hole.
 

@@ -321,3 +321,20 @@ def test_orbit_pictures_have_all_maps(scene, trained):
     cameras = orbit(2, radius=3.0, width=10, height=8)
     shot = ngp.render_view(model, cameras, scene.near)
     assert shot.rgb.shape == (2, 8, 10, 3) and shot.alpha.shape == shot.depth.shape == (2, 8, 10)
+
+
+def test_entries_of_a_race_take_steps_and_are_scored(trained, scene):
+    pixels, model = trained
+    some, generator = scene.frames("test")[:1], torch.Generator()
+    network, entry = fitting.network_entry(scene, generator, some)
+    grid, other = fitting.hash_entry(scene, pixels, PLAN, generator, some, steps_across=32, **SIZES)
+    table, weights = grid.table.clone(), [p.clone() for p in network.parameters()]
+    for step, score in (entry, other):
+        step(0.0)
+        assert 0 < score() < 40
+    assert torch.any(table != grid.table) and any(torch.any(a != b) for a, b in zip(weights, network.parameters(), strict=True))
+    (row,) = look.run_rows({"everything": model}, lambda field: 20.0, None)
+    assert set(row) == {"quick run", "PSNR (dB)", "cells on"}
+    truth = ngp.known_cells(scene, model.aabb, 24)
+    assert look.run_rows({"everything": model}, lambda field: 20.0, truth)[0]["recall"] > 0.5
+    assert ngp.known_cells(dataclasses.replace(scene, depth=None), model.aabb, 24) is None
