@@ -13,6 +13,7 @@ from nsw.kernels import masked_adam
 from nsw.losses import loss_size, loss_tv
 from nsw.methods import instant_ngp as ngp
 from nsw.methods import tensorf, tensorf_fit
+from nsw.methods import tensorf_charts as charts
 from nsw.methods import tensorf_inspect as look
 from nsw.methods.instant_ngp_fit import score_hash
 from nsw.models.factors import CPSizes, VMSizes, VoxelSizes
@@ -270,3 +271,22 @@ def test_a_truncated_field_is_trained_on_as_a_copy_of_its_size():
     assert all(torch.equal(value, before[name]) for name, value in small.state_dict().items())
     changed = [not torch.equal(a, b) for a, b in zip(longer.parameters(), small.parameters(), strict=True)]
     assert all(changed)
+
+
+def test_rows_and_curves_of_the_notebook_say_what_was_measured():
+    model = _with_block()
+    (row,) = charts.rank_rows({2: model}, lambda field: 20.0, lambda field: field)
+    assert row == {"components a mode": 2, "MB": model.n_bytes / 1e6, "PSNR (dB)": 20.0, "trained on": 20.0}
+    curves = charts.quality_over_size({"VM": 0.5}, {"VM": 21.0}, [row, row | {"MB": 1.0}])
+    assert curves["VM"] == ([0.5], [21.0])
+    assert list(curves.values())[1] == ([row["MB"], 1.0], [20.0, 20.0])
+    (raced,) = charts.race_rows({"VM": [(1.0, 18.0), (2.0, 19.0)]}, {"VM": model}, 1000)
+    assert (raced["seconds"], raced["PSNR (dB)"], raced["rays"]) == (2.0, 19.0, "1,000")
+    (run,) = charts.run_rows({"everything": model}, lambda field: 20.0)
+    assert run["cells on"].endswith("%") and run["MB"] == row["MB"]
+    assert len(charts.height_lines(model, 2)["component 2"][1]) == model.shape[2]
+
+
+def test_turned_blocks_fill_the_cube_less_than_the_picture():
+    picture = charts.turned_blocks(0, 1)
+    assert picture.shape == (32, 32) and 0.0 <= float(picture.min()) < 0.1 and float(picture.max()) > 0.8
