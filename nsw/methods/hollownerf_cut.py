@@ -101,3 +101,23 @@ def sheets(field: HollowGrid, shell: Bool[Tensor, "T T T"] | None = None) -> dic
     """Return what a plane may show: the field's saliency, the true shell where it is known, or nothing."""
     known = {} if shell is None else {"true shell": shell.float()}
     return {"saliency": saliencies(field), **known, "nothing": None}
+
+
+def cut_pair(
+    left: HollowGrid,
+    right: HollowGrid,
+    cameras: Cameras,
+    near: float,
+    shell: Bool[Tensor, "T T T"] | None,
+    share: float,
+    across: str,
+    plane: str,
+) -> Float[Tensor, "H W 3"]:
+    """Return two fields side by side, cut open at the same place, with the sheet of that name on the plane, see `sheets`."""
+    cut = [cut_open(field, cameras, near, across, share, sheets(field, shell)[plane]) for field in (left, right)]
+    return torch.cat(cut, dim=1)
+
+
+def cut_by_name(field: HollowGrid, shell: Bool[Tensor, "T T T"] | None, near: float, share: float, across: str, plane: str) -> Cut:
+    """Return a field cut open across "x", "y" or "z", with the sheet of that name on the plane, see `sheets`."""
+    return Cut(field, AXES.index(across), share, sheets(field, shell)[plane], near)

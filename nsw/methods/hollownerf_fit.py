@@ -6,9 +6,12 @@ import copy
 from dataclasses import replace
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from nsw.methods import hollownerf as hollow
 from nsw.methods import instant_ngp as ngp
+from nsw.methods.hollownerf_inspect import oracle
 from nsw.methods.instant_ngp_fit import Plan, hash_steps
 from nsw.models.hollow_grid import HollowGrid, HollowGridSettings
 from nsw.scenes.scene import Scene
@@ -59,6 +62,25 @@ def retrained(
         torch.manual_seed(seed)
         model = new_model(scene, steps_across, **sizes).to(device)
         return fit(model, pixels, plan, pruning, torch.Generator(device).manual_seed(seed), scene.near)
+
+
+def told_the_shell(
+    scene: Scene,
+    pixels: ngp.Pixels,
+    plan: Plan,
+    pruning: hollow.Pruning,
+    beside: Bool[Tensor, "T T T"],
+    seed: int = 0,
+    steps_across: int = 128,
+    **sizes: float,
+) -> HollowGrid:
+    """Return a hollow grid whose saliency is the true shell from the start, see `hollownerf_inspect.oracle`.
+
+    Its table and networks begin with torch's own random numbers, not with the seed's.
+    """
+    device = pixels.alpha.device
+    model = oracle(new_model(scene, steps_across, **sizes), beside).to(device)
+    return fit(model, pixels, plan, pruning, torch.Generator(device).manual_seed(seed), scene.near)
 
 
 def squeezed(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,11 +14,9 @@ from nsw.methods import hollownerf as hollow
 from nsw.methods import hollownerf_pack as packing
 from nsw.methods import instant_ngp as ngp
 from nsw.methods import instant_ngp_inspect as look
-from nsw.metrics import psnr
 from nsw.models.dense_grid import lattice
 from nsw.models.hash_grid import HashGrid
 from nsw.models.hollow_grid import HollowGrid, soft_gate
-from nsw.renderers.render import Render
 from nsw.scenes.scene import Scene
 
 
@@ -79,6 +77,16 @@ def hidden(scene: Scene, aabb: Float[Tensor, "2 3"], n_vertices: int, split: str
     return (inside.any(0) & ~seen.any(0)).view((n_vertices,) * 3)
 
 
+def known_vertices(
+    scene: Scene, aabb: Float[Tensor, "2 3"], n_vertices: int
+) -> tuple[Bool[Tensor, "T T T"], Bool[Tensor, "T T T"], Bool[Tensor, "T T T"]] | tuple[None, None, None]:
+    """Return the vertices beside visible surfaces, those far from them, and of these the hidden ones; None without true depth."""
+    if not scene.knows("depth"):
+        return None, None, None
+    beside, far = hollow.shell(scene, aabb, n_vertices)
+    return beside, far, hidden(scene, aabb, n_vertices) & far
+
+
 def agreement(saliency: Tensor, shell: Bool[Tensor, "T T T"], threshold: float = 0.05) -> tuple[float, float]:
     """Return precision and recall of a saliency against the true shell, both in [0, 1].
 
@@ -108,33 +116,6 @@ def histogram(saliency: Tensor, n_bins: int = 10) -> dict[str, float]:
     """Return the share of vertices in each bin of saliency, by the bin's lower end."""
     counts = torch.histc(saliency.float(), n_bins, 0.0, 1.0) / saliency.numel()
     return {f"{k / n_bins:g}": float(count) for k, count in enumerate(counts)}
-
-
-def pressed(
-    fields: Mapping[str, HollowGrid],
-    draw: Callable[[HollowGrid], Render],
-    photograph: Float[Tensor, "H W 3"],
-    inside: Bool[Tensor, "T T T"] | None = None,
-    beside: Bool[Tensor, "T T T"] | None = None,
-):
-    """Return a row for each field, uint8 [H, W, 3]: its picture with its PSNR, and bars for how full and how hollow it is.
-
-    Args:
-        draw: from a field to its picture of the photograph's view.
-        inside, beside: vertices hidden inside of things, and those beside visible surfaces; None where nobody knows.
-    """
-    import numpy as np
-
-    from nsw.widgets.gauges import gauged
-
-    rows = []
-    for name, field in fields.items():
-        p, picture = saliencies(field), draw(field).rgb[0].cpu()
-        bars = {"p below 0.2:": float((p < 0.2).float().mean()), "p above 0.8:": float((p > 0.8).float().mean())}
-        if inside is not None and beside is not None:
-            bars |= {"shell, mean p:": float(p[beside].mean()), "inside, mean p:": float(p[inside].mean())}
-        rows.append(gauged(picture, bars, f"{name}: {psnr(picture[None], photograph[None]):.1f} dB"))
-    return np.concatenate(rows)
 
 
 def collisions(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -114,3 +114,9 @@ def n_stored(model: HashGrid) -> int:
         return pack(model).n_parameters
     unread = int((~read_rows(model)).sum()) * model.settings.n_features
     return n_parameters(model) - unread + model.occupancy.binaries.numel() // 32
+
+
+def count_rows(large: HashGrid, model: HollowGrid, packed: Packed, scores: Mapping[str, float]) -> list[dict[str, object]]:
+    """Return a row for a hash grid, a hollow grid and what is packed of it: the name in `scores`, numbers, and PSNR in dB."""
+    numbers = (n_parameters(large), n_parameters(model), packed.n_parameters)
+    return [{"field": name, "numbers": n, "PSNR (dB)": db} for (name, db), n in zip(scores.items(), numbers, strict=True)]

@@ -12,6 +12,7 @@ from nsw import models
 from nsw.cameras import Rays, camera_rays
 from nsw.errors import InputError
 from nsw.methods import hollownerf as hollow
+from nsw.methods import hollownerf_charts as charts
 from nsw.methods import hollownerf_cut as cutting
 from nsw.methods import hollownerf_fit as fitting
 from nsw.methods import hollownerf_inspect as look
@@ -366,3 +367,35 @@ def test_more_steps_under_a_tighter_limit_empty_a_copy_and_leave_the_field_as_it
     free = fitting.squeezed(model, pixels, PLAN, dataclasses.replace(PRUNING, limit=1.0), 20, scene.near)
     assert float(look.saliencies(tight).mean()) < 0.5 * float(look.saliencies(free).mean())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_what_claims_on_the_shell_compare(scene):
+    beside, far, hidden = look.known_vertices(scene, scene.aabb, 9)
+    assert not bool((beside & far).any()) and bool((hidden <= far).all())
+    assert look.known_vertices(dataclasses.replace(scene, depth=None), scene.aabb, 9) == (None, None, None)
+    found = charts.shell_numbers(beside.float(), torch.ones(9, 9, 9), beside, far, hidden)
+    assert found["far"] == dict(ours=0.0, baseline=1.0) and found["precision"]["ours"] == found["recall"]["baseline"] == 1.0
+    assert found["precision"]["baseline"] == pytest.approx(float(beside.float().mean()))
+
+
+def test_fields_are_emptied_and_told_and_cut_by_name(trained, scene):
+    pixels, model = trained
+    field, view = hash_look.up_to_level(model, len(model.levels)), scene.views("test")[0]
+    found = charts.emptied({9: field}, lambda one: 20.0)
+    assert found == {9: (packing.n_stored(field), 20.0)}
+    curves = charts.size_curves({"hollow": found, "none": {}})
+    assert curves == {"hollow": ((found[9][0],), (20.0,))}
+    beside, _, _ = look.known_vertices(scene, model.aabb, 9)
+    told = fitting.told_the_shell(scene, pixels, dataclasses.replace(PLAN, n_steps=2), PRUNING, beside, steps_across=16, **SIZES)
+    assert torch.equal(told.logits[..., 0] > 0, beside)
+    pair = cutting.cut_pair(model, told, view, scene.near, beside, 0.5, "z", "true shell")
+    alone = cutting.cut_by_name(model, beside, scene.near, 0.5, "z", "true shell").render_view(view.resized(96, 96)).rgb[0]
+    torch.testing.assert_close(pair[:, :96], alone)
+    rows = packing.count_rows(field, model, packing.pack(field), {"a": 1.0, "b": 2.0, "c": 3.0})
+    assert [row["numbers"] for row in rows][0] >= rows[2]["numbers"] and rows[1]["PSNR (dB)"] == 2.0
+
+
+def test_the_thermostat_at_work_is_drawn_in_shares():
+    history = {"m": ([0, 1], [0.5, 0.2]), "multiplier": ([0, 1], [0.0, 4.0]), "psnr": ([1], [20.0])}.__getitem__
+    curves = charts.thermostat_at_work(history, 0.3)
+    assert curves["limit C"] == ([0, 1], [0.3, 0.3]) and curves["multiplier / largest"][1] == [0.0, 1.0]
