@@ -148,6 +148,17 @@ def expansion(
     return (1 - luminance * structure).mean(), near.mean()
 
 
+def expansion_curves(
+    truth: Float[Tensor, "G n 3"], weights: Float[Tensor, "n 1"], generator: torch.Generator
+) -> dict[str, tuple[list[float], list[float]]]:
+    """Return both numbers of `expansion` over the size of normal noise on the truth, as curves {name: (sizes, losses)}."""
+    grain = torch.randn(truth.shape, generator=generator)
+    sizes = [10**k for k in torch.linspace(-3, -0.2, 15).tolist()]
+    found = [[float(value) for value in expansion(truth + size * grain, truth, weights)] for size in sizes]
+    whole, small = zip(*found, strict=True)
+    return {"1 - SSIM": (sizes, list(whole)), "small-error form": (sizes, list(small))}
+
+
 def white_corner(n: int = 1024, share: float = 0.9, seed: int = 0) -> tuple[Float[Tensor, "R 3"], Float[Tensor, "R 3"]]:
     """Return a prediction and its truth where most pixels are a white background that is missed by 2 %."""
     g = torch.Generator().manual_seed(seed)

@@ -121,10 +121,10 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     >>> interval([1.0, 2.0, 3.0])[0], round(interval([1.0, 2.0, 3.0])[1], 2)
     (2.0, 2.48)
     """
-    from scipy.stats import t
+    from scipy.special import stdtrit  # the quantile itself: scipy.stats takes most of a second to load
 
     n = len(values)
-    return statistics.fmean(values), float(t.ppf(0.975, n - 1)) * statistics.stdev(values) / n**0.5 if n > 1 else math.inf
+    return statistics.fmean(values), float(stdtrit(n - 1, 0.975)) * statistics.stdev(values) / n**0.5 if n > 1 else math.inf
 
 
 def differences(scores: Mapping[str, Mapping[str, Sequence[metrics.ViewScores]]]) -> list[dict[str, str]]:
@@ -150,3 +150,9 @@ def differences(scores: Mapping[str, Mapping[str, Sequence[metrics.ViewScores]]]
             row[term] = ", ".join(changes)
         rows.append(row)
     return rows
+
+
+def score_rows(scores: Mapping[str, metrics.ViewScores], head: str) -> list[dict[str, object]]:
+    """Return a row for each training: its name under `head`, PSNR, SSIM and, where known, depth error."""
+    rows = [{head: name, "PSNR (dB)": one.psnr, "SSIM": one.ssim, "depth error": one.depth_error} for name, one in scores.items()]
+    return [{key: value for key, value in row.items() if value is not None} for row in rows]

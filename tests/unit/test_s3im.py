@@ -383,3 +383,14 @@ def test_sliders_draw_a_refit_beside_that_of_squared_error():
     )  # without its weight it is the plain training
     assert list(curves[1.0]["with S3IM"].y) != list(curves[1.0]["squared error alone"].y)
     assert list(curves[1.0]["with S3IM"].x) == [2, 4, 6, 8, 10]
+
+
+def test_the_small_error_form_meets_one_minus_ssim_where_errors_are_small():
+    truth = _colours(320)[1].view(20, 16, 3).float()
+    (sizes, whole), (_, small) = look.expansion_curves(truth, s3im.window_weights(4).float(), _generator()).values()
+    assert sizes[0] == pytest.approx(1e-3) and small[0] == pytest.approx(whole[0], rel=0.02) and small[-1] > 2 * whole[-1]
+
+
+def test_rows_leave_out_what_is_not_known():
+    one = metrics.ViewScores(psnr=20.0, ssim=0.5, depth_error=None, per_view=(20.0,), protocol="p")
+    assert trials.score_rows({"MSE": one}, "host") == [{"host": "MSE", "PSNR (dB)": 20.0, "SSIM": 0.5}]
