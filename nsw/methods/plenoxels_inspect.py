@@ -38,6 +38,11 @@ def density_slice(model: PlenoxelGrid, height: float) -> Float[Tensor, "Y X 3"]:
     return (opacity * mean + (1 - opacity) * air).transpose(0, 1).flip(0)
 
 
+def retuned_slice(retuned: Callable[[float], PlenoxelGrid], height: float, log_tv: float) -> Float[Tensor, "y x 3"]:
+    """Return `density_slice` of the grid that a weight of total variation makes, enlarged."""
+    return enlarged(density_slice(retuned(log_tv), height), 320)
+
+
 def glyphs(
     model: PlenoxelGrid, points: Float[Tensor, "P 3"], normals: Float[Tensor, "P 3"], degree: int = 2, size: int = 48
 ) -> Float[Tensor, "s w 3"]:

@@ -34,7 +34,7 @@ def stages(
 
 
 def growth_picture(
-    grids: Mapping[str, PlenoxelGrid], stage: int, height: float, scene: Scene, size: int = 330
+    grids: Mapping[str, PlenoxelGrid], scene: Scene, stage: int, height: float, size: int = 330
 ) -> Float[Tensor, "h w 3"]:
     """Return the first grid beside that of a stage: the middle of the first test view over a slice, voxels kept and PSNR.
 

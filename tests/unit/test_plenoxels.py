@@ -16,7 +16,7 @@ from nsw.kernels.harmonics import sh_basis
 from nsw.kernels.row_rmsprop import RowRMSProp, rmsprop_rows
 from nsw.kernels.voxel_march_reference import shade
 from nsw.kernels.voxel_tv import total_variation
-from nsw.methods import plenoxels, plenoxels_fit, plenoxels_inspect, plenoxels_stages, plenoxels_trust
+from nsw.methods import plenoxels, plenoxels_charts, plenoxels_fit, plenoxels_inspect, plenoxels_stages, plenoxels_trust
 from nsw.models import load, save
 from nsw.models.plenoxel_grid import PlenoxelGrid, PlenoxelGridSettings
 from nsw.renderers import render_view
@@ -416,7 +416,27 @@ def test_the_grid_before_growing_is_kept_and_its_stages_lead_to_the_end(toybox):
     assert list(stages) == ["before", "pruned, grown", "2 steps later", "at the end"]
     assert [grid.shape == model.shape for grid in stages.values()] == [False, True, True, True]
     assert not torch.equal(stages["pruned, grown"].values, stages["2 steps later"].values)
-    picture = plenoxels_stages.growth_picture(stages, 2, 0.3, toybox, size=60)
+    picture = plenoxels_stages.growth_picture(stages, toybox, 2, 0.3, size=60)
     assert picture.shape[1] == 2 * (60 + 10) and 0 <= float(picture.min()) <= float(picture.max()) <= 1
     trained = _trained(toybox, bank, RECIPE)
     assert abs(plenoxels_trust.agreement(trained, torch.rand(len(trained.values)), toybox)) < 0.2
+
+
+@needs_toybox
+def test_a_row_of_measurements_for_each_grid(toybox):
+    grid = plenoxels_fit.new_grid(toybox.aabb, RECIPE)
+    shots = {"grid": plenoxels.render_view(grid, toybox.views("test"), toybox.near)}
+    shots["other"] = shots["grid"]
+    found = plenoxels_charts.measured({"grid": grid}, shots, toybox, "metal ball")
+    assert found["other"] == found["grid"] | {"floaters": None, "voxels kept": None} and found["grid"]["voxels kept"] == 1.0
+    assert set(found["grid"]) == {"PSNR (dB)", "on the metal ball", "depth error", "floaters", "voxels kept"}
+    bare = plenoxels_charts.measured({"grid": grid}, shots, replace(toybox, depth=None), "picture")["grid"]
+    assert bare["depth error"] is None and bare["on the picture"] == pytest.approx(bare["PSNR (dB)"])
+    miss = plenoxels_charts.depth_miss(shots["grid"], toybox)
+    assert miss.shape == toybox.depth.shape[1:] and float(miss[toybox.depth[int(toybox.frames("test")[0])] == 0].abs().sum()) == 0
+    assert plenoxels_charts.zoomed(grid, toybox.views("test")[0], toybox.near).shape[2] == 3
+
+
+def test_rates_begin_and_end_where_they_should():
+    (t, harmonics) = plenoxels_charts.rates((30.0, 1.0), (0.05, 3e-3))["harmonics"]
+    assert (t[0], t[-1]) == (0.0, 1.0) and (harmonics[0], harmonics[-1]) == pytest.approx((0.05, 3e-3))
