@@ -66,6 +66,23 @@ def gains(scores: Mapping[str, Sequence[Mapping[str, float]]], plain: str = "PVD
     }
 
 
+def spread_table(scores: Mapping[str, Sequence[Mapping[str, float]]]) -> list[dict[str, str]]:
+    """Return a row for each variant: every score's mean over seeds, and its range.
+
+    Args:
+        scores: {variant: what `scores` returned for each seed}.
+
+    >>> spread_table({"PVD": [{"mean": 20.0}, {"mean": 22.0}]})
+    [{'variant': 'PVD', 'mean': '21.00 (20.00 to 22.00)'}]
+    """
+    table = []
+    for variant, rows in scores.items():
+        found = {score: [row[score] for row in rows] for score in rows[0]}
+        cells = {score: f"{sum(v) / len(v):.2f} ({min(v):.2f} to {max(v):.2f})" for score, v in found.items()}
+        table.append({"variant": variant, **cells})
+    return table
+
+
 @torch.no_grad()
 def remeasured(learner: ActiveLearner, n: int, seed: int = 0) -> tuple[float, float]:
     """Return the mean errors that the student makes now on rays of its pool and on new random rays."""
