@@ -67,7 +67,7 @@ def gains(scores: Mapping[str, Sequence[Mapping[str, float]]], plain: str = "PVD
 
 
 def spread_table(scores: Mapping[str, Sequence[Mapping[str, float]]]) -> list[dict[str, str]]:
-    """Return a row for each variant: every score's mean over seeds, and its range.
+    """Return a row for each variant: every score's mean over seeds, and its range where there are several.
 
     Args:
         scores: {variant: what `scores` returned for each seed}.
@@ -78,8 +78,8 @@ def spread_table(scores: Mapping[str, Sequence[Mapping[str, float]]]) -> list[di
     table = []
     for variant, rows in scores.items():
         found = {score: [row[score] for row in rows] for score in rows[0]}
-        cells = {score: f"{sum(v) / len(v):.2f} ({min(v):.2f} to {max(v):.2f})" for score, v in found.items()}
-        table.append({"variant": variant, **cells})
+        ends = {score: f" ({min(v):.2f} to {max(v):.2f})" if len(v) > 1 else "" for score, v in found.items()}
+        table.append({"variant": variant, **{score: f"{sum(v) / len(v):.2f}{ends[score]}" for score, v in found.items()}})
     return table
 
 
@@ -126,7 +126,7 @@ def error_picture(
 
 @torch.no_grad()
 def weights_of_ray(learner: ActiveLearner, cameras: Cameras, row: int, column: int, kept: float):
-    """Return a bar chart of both fields' weights along one ray, those that the point level keeps in full colour."""
+    """Return a chart of both fields' weights along one ray, those that the point level keeps in full colour."""
     from nsw.widgets.charts import COLOURS, figure
 
     at = (torch.tensor([v], device=learner.errors.device) for v in (0, row, column))
@@ -134,16 +134,26 @@ def weights_of_ray(learner: ActiveLearner, cameras: Cameras, row: int, column: i
     samples, truth, _ = pvd.ask(learner.teacher, rays, replace(learner.plan, threshold=0.0), torch.Generator(learner.errors.device))
     ours = pvd.read(learner.student, samples.points, rays, samples.ray_indices)
     data, union = [], torch.zeros_like(samples.ray_indices, dtype=torch.bool)
-    for (name, reading), colour in zip({"teacher": truth, "student": ours}.items(), COLOURS, strict=False):
+    for k, ((name, reading), colour) in enumerate(zip({"teacher": truth, "student": ours}.items(), COLOURS, strict=False)):
         weights, _ = packed_weights(reading.log_density.exp() * learner.teacher.step, samples.ray_indices, 1)
         chosen = important(weights, samples.ray_indices, samples.marched, kept, learner.levels.opacity)
         union |= chosen
-        for part, shown, look in ((", kept", chosen, colour), (", left out", ~chosen, "#bbbbbb")):
-            height = torch.where(shown, weights, 0.0).tolist()
-            data.append(dict(type="bar", x=samples.t.tolist(), y=height, name=name + part, marker=dict(color=look)))
+        at = samples.t + (k - 0.5) * 0.4 * learner.teacher.step  # both beside the middle of the sample
+        look = dict(type="scatter", mode="lines")
+        left_out = dict(name="left out", line=dict(color="#bbbbbb", width=4), showlegend=k == 0)
+        data.append(look | _stems(at[~chosen], weights[~chosen]) | left_out)
+        data.append(look | _stems(at[chosen], weights[chosen]) | dict(name=f"{name}, kept", line=dict(color=colour, width=4)))
     title = f"{int(union.sum())} of {len(union)} samples enter the point terms"
     axes = dict(xaxis=dict(title="distance along the ray"), yaxis=dict(title="weight"))
-    return figure(data, title=title, showlegend=True, barmode="group", margin=dict(l=70, r=20, t=90, b=60), **axes)
+    return figure(data, title=title, showlegend=True, margin=dict(l=70, r=20, t=90, b=60), **axes)
+
+
+def _stems(x: Float[Tensor, "n"], height: Float[Tensor, "n"]) -> dict[str, list[float | None]]:
+    """Return upright lines from 0 to each height as one broken line."""
+    return {
+        "x": [value for at in x.tolist() for value in (at, at, None)],
+        "y": [value for top in height.tolist() for value in (0.0, top, None)],
+    }
 
 
 def pose_chart(students: Mapping[str, ActiveLearner], student: str, epoch: int, hard: float):

@@ -36,10 +36,25 @@ def height_lines(model: VMGrid, n: int = 3) -> Curves:
     return {f"component {k + 1}": (range(model.shape[2]), component(model, 0, k)[1].tolist()) for k in range(n)}
 
 
-def turned_blocks(degrees: float, rank: int) -> Float[Tensor, "b a"]:
-    """Return blocks turned by so many degrees, learned by so many components of three modes, as seen from above."""
-    found = fit_volume(blocks(32, degrees), rank, modes=3, n_steps=120).approximation
-    return upright(found.amax(1).clamp(0, 1))
+def cut_through(rank: int):
+    """Return a cut through three blocks beside what so many planes times lines of one mode learn of it, uint8 [H, W, 3]."""
+    solid = blocks(32)
+    found = fit_volume(solid, rank, n_steps=150)
+    return _beside(solid[:, 16], found.approximation[:, 16], f"{rank} product{'s' * (rank > 1)}, error {found.error:.2f}")
+
+
+def turned_blocks(degrees: float, rank: int):
+    """Return blocks turned by so many degrees, from the front, beside what so many components of three modes learn of them."""
+    solid = blocks(32, degrees)
+    found = fit_volume(solid, rank, modes=3, n_steps=120)
+    words = f"{rank} component{'s' * (rank > 1)} a mode, error {found.error:.2f}"
+    return _beside(solid.amax(1), found.approximation.amax(1), words)
+
+
+def _beside(true: Float[Tensor, "a b"], found: Float[Tensor, "a b"], words: str):
+    from nsw.widgets import titled
+
+    return titled({"the blocks": upright(true.clamp(0, 1)), words: upright(found.clamp(0, 1))})
 
 
 def rank_rows(

@@ -78,11 +78,13 @@ class VMFactors(nn.Module):
 
     def sum(self, points: Float[Tensor, "N 3"], aabb: Tensor, in_place: bool, known: Tensor | None) -> Float[Tensor, "N 1"]:
         """Return the raw density."""
-        return vm_lookup(self.density[:3], self.density[3:], points, aabb, True, gradients(self.density, in_place), known)
+        factors = tuple(self.density)  # a slice of a ParameterList is a new module each time
+        return vm_lookup(factors[:3], factors[3:], points, aabb, True, gradients(factors, in_place), known)
 
     def products(self, points: Float[Tensor, "N 3"], aabb: Tensor, in_place: bool) -> Float[Tensor, "N 3R"]:
         """Return the products of colour components, mode after mode."""
-        return vm_lookup(self.colour[:3], self.colour[3:], points, aabb, False, gradients(self.colour, in_place))
+        factors = tuple(self.colour)
+        return vm_lookup(factors[:3], factors[3:], points, aabb, False, gradients(factors, in_place))
 
     def energies(self, columns: Float[Tensor, "n"]) -> tuple[Float[Tensor, "3 R"], Float[Tensor, "3 S"]]:
         r"""Return the energy of each component of density and colour: $\lVert M_r\rVert^2 \lVert v_r\rVert^2$.
@@ -129,11 +131,13 @@ class CPFactors(nn.Module):
 
     def sum(self, points: Float[Tensor, "N 3"], aabb: Tensor, in_place: bool, known: Tensor | None) -> Float[Tensor, "N 1"]:
         """Return the raw density."""
-        return cp_lookup(tuple(self.density), points, aabb, True, gradients(self.density, in_place), known)
+        lines = tuple(self.density)
+        return cp_lookup(lines, points, aabb, True, gradients(lines, in_place), known)
 
     def products(self, points: Float[Tensor, "N 3"], aabb: Tensor, in_place: bool) -> Float[Tensor, "N R"]:
         """Return the products of colour components."""
-        return cp_lookup(tuple(self.colour), points, aabb, False, gradients(self.colour, in_place))
+        lines = tuple(self.colour)
+        return cp_lookup(lines, points, aabb, False, gradients(lines, in_place))
 
     def energies(self, columns: Float[Tensor, "R"]) -> tuple[Float[Tensor, "1 R"], Float[Tensor, "1 S"]]:
         """Return the energy of each component, as `VMFactors.energies` does for its three modes."""

@@ -287,6 +287,7 @@ def test_rows_and_curves_of_the_notebook_say_what_was_measured():
     assert len(charts.height_lines(model, 2)["component 2"][1]) == model.shape[2]
 
 
-def test_turned_blocks_fill_the_cube_less_than_the_picture():
-    picture = charts.turned_blocks(0, 1)
-    assert picture.shape == (32, 32) and 0.0 <= float(picture.min()) < 0.1 and float(picture.max()) > 0.8
+def test_blocks_stand_beside_what_is_learned_of_them():
+    cut, turned = charts.cut_through(2), charts.turned_blocks(45, 1)
+    assert cut.shape[1] == turned.shape[1] and cut.shape[2] == 3
+    assert len({tuple(p) for p in cut.reshape(-1, 3).tolist()}) > 20
