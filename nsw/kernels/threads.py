@@ -12,10 +12,15 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
+from typing import TypeVar
 
 import numpy as np
 import torch
+
+T = TypeVar("T")
 
 _guard = threading.Lock()
 _calls: SimpleQueue = SimpleQueue()
@@ -130,3 +135,22 @@ def run_shares(kernel, n_shares: int, *arguments) -> None:
         kernel(*arguments, 0, n_shares)
     finally:
         _finish(calls, do_the_rest=True)
+
+
+def side_by_side(jobs: Sequence[Callable[[], T]]) -> list[T]:
+    """Call functions that do not depend on each other at once, each on one core, and return what they return, in order.
+
+    For trainings of many small steps: a second core hardly helps one of them, a second training it helps a lot. What draws from
+    generators of its own returns the same as one after the other with one core, however many there are.
+
+    >>> side_by_side([lambda: 1, lambda: 2])
+    [1, 2]
+    """
+    n = n_threads()
+    if n <= 1 or len(jobs) <= 1:
+        return [job() for job in jobs]
+    try:
+        with ThreadPoolExecutor(n, "nsw-side-by-side", torch.set_num_threads, (1,)) as pool:
+            return list(pool.map(lambda job: job(), jobs))
+    finally:
+        torch.set_num_threads(n)  # part of that setting is all threads'

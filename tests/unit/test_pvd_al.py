@@ -337,3 +337,21 @@ def test_students_of_a_lesson_begin_alike_whoever_they_are(scene):
         lessons.trained(second)
         changed = [not torch.equal(a, b) for a, b in zip(first.student.parameters(), second.student.parameters(), strict=True)]
         assert any(changed) and int((second.pool.born >= 0).sum()) == 6 * 4
+
+
+def test_students_trained_at_once_are_those_trained_one_after_the_other_on_a_core(teacher, monkeypatch):
+    torch.set_deterministic_debug_mode("warn")  # as every run does
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
+    n_cores = torch.get_num_threads()
+    levels = {"plain": al.Levels(epoch=8), "all": al.Levels(pose=True, ray=True, point=True, epoch=8)}
+    torch.set_num_threads(1)
+    alone = [lessons.trained(learner(teacher, level)) for level in levels.values()]
+    torch.set_num_threads(max(2, n_cores))
+    together = lessons.all_trained({name: learner(teacher, level) for name, level in levels.items()})
+    assert list(together) == list(levels)
+    for one, other in zip(alone, together.values(), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one.student.parameters(), other.student.parameters(), strict=True))
+        assert torch.equal(one.pool.rays, other.pool.rays)
+    assert torch.get_num_threads() == max(2, n_cores)
+    torch.set_num_threads(n_cores)
+    torch.set_deterministic_debug_mode("default")
