@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -81,13 +82,16 @@ def doubt_map(model: PlenoxelGrid, doubt: Float[Tensor, "K"], cameras: Cameras, 
 
 
 @torch.no_grad()
-def agreement(model: PlenoxelGrid, doubt: Float[Tensor, "K"], scene: Scene) -> float:
-    """Return the rank correlation of doubt and colour error over the opaque pixels of all test views."""
+def agreement(model: PlenoxelGrid, doubts: Mapping[str, Float[Tensor, "K"]], scene: Scene) -> dict[str, float]:
+    """Return the rank correlation of each doubt and the colour error over the opaque pixels of all test views."""
     views = scene.views("test").to(model.aabb.device)
     error = (plenoxels.render_view(model, views, scene.near).rgb.cpu() - scene.pixels("test")).abs().sum(-1)
-    doubted = seen(model, doubt, views, scene.near).cpu()
-    there = doubted.isfinite()
-    return rank_correlation(doubted[there], error[there])
+    found = {}
+    for name, doubt in doubts.items():
+        doubted = seen(model, doubt, views, scene.near).cpu()
+        there = doubted.isfinite()
+        found[name] = rank_correlation(doubted[there], error[there])
+    return found
 
 
 def rank_correlation(a: Float[Tensor, "N"], b: Float[Tensor, "N"]) -> float:

@@ -419,7 +419,7 @@ def test_the_grid_before_growing_is_kept_and_its_stages_lead_to_the_end(toybox):
     picture = plenoxels_stages.growth_picture(stages, toybox, 2, 0.3, size=60)
     assert picture.shape[1] == 2 * (60 + 10) and 0 <= float(picture.min()) <= float(picture.max()) <= 1
     trained = _trained(toybox, bank, RECIPE)
-    assert abs(plenoxels_trust.agreement(trained, torch.rand(len(trained.values)), toybox)) < 0.2
+    assert abs(plenoxels_trust.agreement(trained, {"chance": torch.rand(len(trained.values))}, toybox)["chance"]) < 0.2
 
 
 @needs_toybox
