@@ -62,8 +62,11 @@ def size_curves(kinds: Mapping[str, Mapping[int, tuple[int, float]]]) -> Curves:
 
 
 def film_slices(film: Film, frame: int, level: float, across: float):
-    """Return `slices` of one frame of a film."""
-    return slices(film[frame], level, across)
+    """Return both `slices` of one frame of a film under their names, uint8 [H, W, 3]."""
+    from nsw.widgets import titled
+
+    cut, n = slices(film[frame], level, across), len(film[frame])
+    return titled({"from above": cut[:, :n], "from the side": cut[:, n + 1 :]})
 
 
 def shell_numbers(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -104,18 +105,19 @@ def sheets(field: HollowGrid, shell: Bool[Tensor, "T T T"] | None = None) -> dic
 
 
 def cut_pair(
-    left: HollowGrid,
-    right: HollowGrid,
+    fields: Mapping[str, HollowGrid],
     cameras: Cameras,
     near: float,
     shell: Bool[Tensor, "T T T"] | None,
     share: float,
     across: str,
     plane: str,
-) -> Float[Tensor, "H W 3"]:
-    """Return two fields side by side, cut open at the same place, with the sheet of that name on the plane, see `sheets`."""
-    cut = [cut_open(field, cameras, near, across, share, sheets(field, shell)[plane]) for field in (left, right)]
-    return torch.cat(cut, dim=1)
+):
+    """Return fields side by side under their names, cut open at one place, the sheet of that name on the plane, see `sheets`."""
+    from nsw.widgets import titled
+
+    cut = lambda field: cut_open(field, cameras, near, across, share, sheets(field, shell)[plane])  # noqa: E731
+    return titled({name: cut(field) for name, field in fields.items()})
 
 
 def cut_by_name(field: HollowGrid, shell: Bool[Tensor, "T T T"] | None, near: float, share: float, across: str, plane: str) -> Cut:

@@ -144,7 +144,9 @@ def weights_of_ray(learner: ActiveLearner, cameras: Cameras, row: int, column: i
         data.append(look | _stems(at[~chosen], weights[~chosen]) | left_out)
         data.append(look | _stems(at[chosen], weights[chosen]) | dict(name=f"{name}, kept", line=dict(color=colour, width=4)))
     title = f"{int(union.sum())} of {len(union)} samples enter the point terms"
-    axes = dict(xaxis=dict(title="distance along the ray"), yaxis=dict(title="weight"))
+    step, ends = learner.teacher.step, samples.t[[0, -1]].tolist() if len(samples.t) else [0.0, 1.0]
+    across = dict(title="distance along the ray", range=[ends[0] - step, ends[1] + step])
+    axes = dict(xaxis=across, yaxis=dict(title="weight"))
     return figure(data, title=title, showlegend=True, margin=dict(l=70, r=20, t=90, b=60), **axes)
 
 
