@@ -19,6 +19,7 @@ from nsw.kernels.tiles import TILE, sort_by_depth
 # Kernels are compiled for these numbers of channels, normals among them; others are filled up with zeros to the next one.
 CHANNEL_COUNTS = (3, 6, 12, 36)
 SMALL = 4000  # splats below which waking a thread costs more than it saves
+ALL = 2**31 - 1  # no splat is frozen
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,15 @@ def given_lists(arrays, depths, offsets, flatten_ids, width: int, height: int) -
 
 
 class CompositeSurfels(torch.autograd.Function):
-    """Pictures [I,H,W,C] and alphas, depths, distortions, medians [I,H,W,1] of rows of surfels; `lists` makes the Drawings."""
+    """Pictures [I,H,W,C] and alphas, depths, distortions, medians [I,H,W,1] of rows of surfels; `lists` makes the Drawings.
+
+    Of every picture's rows only the first `n_trained` get gradients, those of the others are 0.
+    """
 
     @staticmethod
-    def forward(ctx, means2d, transforms, channels, opacities, depths, backgrounds, width, height, lists, rules, absolute):
+    def forward(
+        ctx, means2d, transforms, channels, opacities, depths, backgrounds, width, height, lists, rules, absolute, n_trained
+    ):
         n_given, n_channels = channels.shape[1], padded_channels(channels.shape[1])
         padded = np.zeros((len(channels), n_channels), np.float32)
         padded[:, :n_given] = channels.detach().numpy()
@@ -107,7 +113,7 @@ class CompositeSurfels(torch.autograd.Function):
             lists_of = (d.tile_start, d.members, d.records, d.boxes, behind[image], sharp, like)
             run_shares(surfels_forward, n_threads(), *lists_of, *how, pictures[image], maps[image], stops[image])
         ctx.arrays, ctx.how, ctx.like, ctx.n_given = (plain, drawings, stops, behind, maps, sharp), how, like, n_given
-        ctx.absolute, ctx.has_background = absolute, backgrounds is not None
+        ctx.absolute, ctx.has_background, ctx.n_trained = absolute, backgrounds is not None, n_trained
         layers = (1 - maps[:, 0], maps[:, 2], maps[:, 3], maps[:, 4])
         return (torch.from_numpy(pictures)[..., :n_given], *(torch.from_numpy(np.ascontiguousarray(x))[..., None] for x in layers))
 
@@ -127,9 +133,9 @@ class CompositeSurfels(torch.autograd.Function):
             sums = np.empty(len(d.members) * (N_SUMS + n_channels), np.float32)
             tiles = (d.tile_start, stops[image], d.members, d.slots, d.records, d.boxes, behind[image], sharp)
             pixels = (maps[image], v_picture[image], v_maps[image])
-            run_shares(surfels_backward, n_threads(), *tiles, *ctx.how, *pixels, want_absolute, like, sums)
+            run_shares(surfels_backward, n_threads(), *tiles, *ctx.how, *pixels, want_absolute, like, ctx.n_trained, sums)
             outputs = [np.zeros(shape, np.float32) for shape in shape_of] if shared_rows else totals
-            splats = (d.first_row, d.first_slot, sums, transforms, d.records, opacities, ctx.how[0], want_absolute)
+            splats = (d.first_row, d.first_slot, sums, transforms, d.records, opacities, ctx.how[0], want_absolute, ctx.n_trained)
             run_shares(gather_surfels, n_threads() if len(d.boxes) > SMALL else 1, *splats, *outputs)
             if shared_rows:
                 for total, output in zip(totals, outputs, strict=True):
@@ -140,20 +146,26 @@ class CompositeSurfels(torch.autograd.Function):
         if ctx.has_background:
             v_behind = torch.from_numpy(settle(np.einsum("ihwc,ihw->ic", v_picture, maps[:, 0]))[:, : ctx.n_given].copy())
         v_means2d, v_transforms, v_opacities, v_depths, v_channels = (torch.from_numpy(t) for t in totals[:5])
-        return (v_means2d, v_transforms.view(-1, 3, 3), v_channels[:, : ctx.n_given], v_opacities, v_depths, v_behind) + (None,) * 5
+        return (v_means2d, v_transforms.view(-1, 3, 3), v_channels[:, : ctx.n_given], v_opacities, v_depths, v_behind) + (None,) * 6
 
 
 def composite_own_lists(
-    means2d, transforms, channels, opacities, depths, radii, bounds, width, height, backgrounds, rules: RayRules, absolute
-):
-    """Composite rows bounds[i]..bounds[i+1] into picture i, by lists made here that leave out tiles a splat cannot reach."""
+    means2d, transforms, channels, opacities, depths, radii, bounds, width, height, backgrounds, rules: RayRules, absolute,
+    n_trained: int | None = None,
+):  # fmt: skip
+    """Composite rows bounds[i]..bounds[i+1] into picture i, by lists made here that leave out tiles a splat cannot reach.
+
+    Args:
+        n_trained: how many of a picture's rows, its first ones, get gradients; None is all.
+    """
     radii = radii.contiguous().numpy()
 
     def lists(arrays, depths):
         return [own_lists(arrays, depths, radii, *pair, width, height) for pair in zip(bounds[:-1], bounds[1:], strict=True)]
 
     rows = (means2d, transforms, channels, opacities, depths)
-    return CompositeSurfels.apply(*rows, backgrounds, width, height, lists, rules, absolute)
+    trained = ALL if n_trained is None else n_trained
+    return CompositeSurfels.apply(*rows, backgrounds, width, height, lists, rules, absolute, trained)
 
 
 def composite_given_lists(
@@ -177,4 +189,4 @@ def composite_given_lists(
         return given_lists(arrays, depths, offsets, flatten_ids, width, height)
 
     rows = (means2d, transforms, channels, opacities, depths)
-    return CompositeSurfels.apply(*rows, backgrounds, width, height, lists, rules, absolute)
+    return CompositeSurfels.apply(*rows, backgrounds, width, height, lists, rules, absolute, ALL)

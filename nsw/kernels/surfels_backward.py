@@ -104,6 +104,55 @@ def write_sums(sums, at, opacity, zeta, zeta_x, zeta_y, blob, absolutes, depth, 
 
 
 @helper
+def reopen(state, at, record, color, disc, place, ray_depth, kind, ray, like):
+    """Give a block the light back that a surfel took, and collect what the surfel's weight is worth.
+
+    Returns where it was drawn, its weight, the picture's gradient, and what its depth and the logarithm of its alpha are worth.
+    """
+    u, v, z2, rho, on_disk, in_blob = disc
+    zero = broadcast(ZERO)
+    raw = exp2(rho * HALF_LOG2E + record[OPACITY])
+    alpha = minimum(raw, broadcast(ALPHA_MAX))
+    drawn = (alpha >= ALPHA_MIN) & (absolute(z2) > ZERO) & (load(state, STOP + at) > f4(place))
+    drawn, depth = depth_on_ray(record, u, v, on_disk, in_blob, drawn, ray_depth, ray)
+    depth = select(drawn, depth, zero)
+    T, behind = load(state, at), load(state, S + at)
+    widen = ONE / (ONE - alpha)
+    T = T * select(drawn, widen, broadcast(ONE))
+    weight = select(drawn, alpha * T, zero)
+    g = channel_load(state, FIRST + at, LANES, like)
+    light, v_depth = depth_slopes(state, at, drawn, weight, depth, T, channel_dot(g, color))
+    if ray is not None and kind != NO_DISTORTION:
+        to_weight, to_depth = distortion_slopes(state, at, kind, drawn, weight, depth, ONE - T, ray)
+        g_distort = load(state, G_DISTORT + at)
+        light, v_depth = light + g_distort * to_weight, v_depth + g_distort * to_depth
+    v_raw = select(drawn & (raw <= ALPHA_MAX), raw * (T * light - behind * widen), zero)
+    store(state, at, T)
+    store(state, S + at, behind + select(drawn, weight * light, zero))
+    return drawn, weight, g, v_depth, v_raw
+
+
+@helper
+def pass_surfel(state, record, color, span, left, top, place, sharp, ray_depth, kind, ray, like):
+    """Take one frozen surfel out of a tile's state: what `undo_surfel` does, without the sums that nobody asks for."""
+    y0, y1, x0, x1 = span
+    a0, a1, a2 = record[A], record[A + 1], record[A + 2]
+    shift, reach = record[CENTRE] - record[BLOB], largest_rho(record[OPACITY])
+    for y in range(y0, y1):
+        row = f4(top + y * BLOCK_H)
+        dy, blob_y = block_y() + (row - record[CENTRE + 1]), block_y() + (row - record[BLOB + 1])
+        row0, row1, row2 = record[C] + dy * record[B], record[C + 1] + dy * record[B + 1], record[C + 2] + dy * record[B + 2]
+        far_y = sharp * blob_y * blob_y
+        for block in range(x0, x1):
+            at = (y * BLOCKS_X + block) * (FIRST + len(color) * LANES)
+            dx = block_x() + (f4(left + block * BLOCK_W) - record[CENTRE])
+            u, v, z2, _, on_disk, in_blob = meet_block(dx, dx + shift, a0, a1, a2, row0, row1, row2, far_y, sharp)
+            rho = minimum(on_disk, in_blob)
+            if any_lane((rho < reach) & (load(state, STOP + at) > f4(place))):
+                reopen(state, at, record, color, (u, v, z2, rho, on_disk, in_blob), place, ray_depth, kind, ray, like)
+
+
+@helper
 def undo_surfel(state, record, color, span, left, top, place, sharp, ray_depth, kind, ray, want_absolute, like, sums, at_sums):
     """Take one surfel out of a tile's state and write its sums over the pixels."""
     y0, y1, x0, x1 = span
@@ -127,24 +176,8 @@ def undo_surfel(state, record, color, span, left, top, place, sharp, ray_depth, 
             rho, disk = minimum(on_disk, in_blob), on_disk <= in_blob
             if not any_lane((rho < reach) & (load(state, STOP + at) > f4(place))):
                 continue
-            raw = exp2(rho * HALF_LOG2E + record[OPACITY])
-            alpha = minimum(raw, broadcast(ALPHA_MAX))
-            drawn = (alpha >= ALPHA_MIN) & (absolute(z2) > ZERO) & (load(state, STOP + at) > f4(place))
-            drawn, depth = depth_on_ray(record, u, v, on_disk, in_blob, drawn, ray_depth, ray)
-            depth = select(drawn, depth, zero)
-            T, behind = load(state, at), load(state, S + at)
-            widen = ONE / (ONE - alpha)
-            T = T * select(drawn, widen, broadcast(ONE))
-            weight = select(drawn, alpha * T, zero)
-            g = channel_load(state, FIRST + at, LANES, like)
-            light, v_depth = depth_slopes(state, at, drawn, weight, depth, T, channel_dot(g, color))
-            if ray is not None and kind != NO_DISTORTION:
-                to_weight, to_depth = distortion_slopes(state, at, kind, drawn, weight, depth, ONE - T, ray)
-                g_distort = load(state, G_DISTORT + at)
-                light, v_depth = light + g_distort * to_weight, v_depth + g_distort * to_depth
-            v_raw = select(drawn & (raw <= ALPHA_MAX), raw * (T * light - behind * widen), zero)
-            store(state, at, T)
-            store(state, S + at, behind + select(drawn, weight * light, zero))
+            disc = (u, v, z2, rho, on_disk, in_blob)
+            drawn, weight, g, v_depth, v_raw = reopen(state, at, record, color, disc, place, ray_depth, kind, ray, like)
             v_color = channel_add(v_color, weight, g)
             s_o, s_d = s_o + v_raw, s_d + select(drawn, v_depth, zero)
             v_u, v_v = zero - v_raw * u, zero - v_raw * v
@@ -191,13 +224,15 @@ def read_surfel_tile(state, block, left, top, background, maps, v_picture, v_map
 @kernel
 def surfels_backward(
     tile_start, tile_stop, members, slots, records, boxes, background, sharp, ray_depth, kind, ray, maps, v_picture, v_maps,
-    want_absolute, like, sums, share, n_shares,
+    want_absolute, like, n_trained, sums, share, n_shares,
 ):  # fmt: skip
-    """Write every (splat, tile) pair's sums into its slot.
+    """Write every (splat, tile) pair's sums into its slot, but for splats from `n_trained` on: those are frozen.
+
+    A tile is walked up to the nearest splat that is trained: what is frozen in front of it takes no part in any gradient asked for.
 
     Args:
         maps [7,H,W]: as `surfels_forward` wrote them. v_picture [H,W,D], v_maps [4,H,W]: gradients of the picture and of alpha,
-        depth, distortion, median. sums: [M * (17+D)], written completely. The rest as in `surfels_forward`.
+        depth, distortion, median. sums: [M * (17+D)], written completely for trained splats. The rest as in `surfels_forward`.
     """
     width = maps.shape[2]
     tiles_x, n_tiles, size = (width + TILE - 1) // TILE, tile_start.shape[0] - 1, N_SUMS + len(like)
@@ -208,13 +243,20 @@ def surfels_backward(
         for k in range(tile_stop[tile], tile_start[tile + 1]):  # behind the last pixel's stop
             for i in range(slots[k] * size, (slots[k] + 1) * size):
                 sums[i] = ZERO
-        if tile_stop[tile] == first:
+        nearest = first
+        while nearest < tile_stop[tile] and members[nearest] >= n_trained:
+            nearest += 1
+        if nearest == tile_stop[tile]:
             continue
         read_surfel_tile(state, block, left, top, background, maps, v_picture, v_maps)
-        for k in range(tile_stop[tile] - 1, first - 1, -1):
+        for k in range(tile_stop[tile] - 1, nearest - 1, -1):
             j = members[k]
             span = block_span(boxes[j], left, top)
-            if span[0] < span[1]:
+            if j >= n_trained:
+                if span[0] < span[1]:
+                    color = channel_read(records[j], COLOR, like)
+                    pass_surfel(state, records[j], color, span, left, top, k - first, sharp, ray_depth, kind, ray, like)
+            elif span[0] < span[1]:
                 color = channel_read(records[j], COLOR, like)
                 undo_surfel(
                     state, records[j], color, span, left, top, k - first, sharp, ray_depth, kind, ray, want_absolute, like, sums,
@@ -252,11 +294,14 @@ def write_transform_gradient(total, T, scale, ray_depth, v_T):
 
 @kernel
 def gather_surfels(
-    first_row, first_slot, sums, transforms, records, opacities, ray_depth, want_absolute, v_means2d, v_transforms, v_opacities,
-    v_depths, v_colors, absgrad, share, n_shares,
+    first_row, first_slot, sums, transforms, records, opacities, ray_depth, want_absolute, n_trained, v_means2d, v_transforms,
+    v_opacities, v_depths, v_colors, absgrad, share, n_shares,
 ):  # fmt: skip
-    """Add each splat's slots up, in order, into gradients of its rows. Splats in no list keep the zeros of the outputs."""
-    n, n_channels = first_slot.shape[0] - 1, v_colors.shape[1]
+    """Add each splat's slots up, in order, into gradients of its rows.
+
+    Splats in no list, and those from `n_trained` on, keep the zeros of the outputs.
+    """
+    n, n_channels = min(first_slot.shape[0] - 1, n_trained), v_colors.shape[1]
     size = N_SUMS + n_channels
     part = (n + n_shares - 1) // n_shares
     total = np.empty(size, np.float32)

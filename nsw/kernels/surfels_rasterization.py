@@ -41,7 +41,7 @@ def rasterization_2dgs(
     sh_degree: int | None = None, packed: bool = False, tile_size: int = 16, backgrounds: Float[Tensor, "*b c d"] | None = None,
     render_mode: Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"] = "RGB", sparse_grad: bool = False, absgrad: bool = False,
     distloss: bool = False, depth_mode: Literal["expected", "median"] = "expected", *, ray_depth: bool = False,
-    distortion_range: tuple[float, float] = (0.2, 100.0), low_pass: float = LOW_PASS,
+    distortion_range: tuple[float, float] = (0.2, 100.0), low_pass: float = LOW_PASS, n_trained: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor, Tensor, dict]:  # fmt: skip
     """Draw N surfels as C cameras see them (Huang et al. 2024), with the call and the returns of gsplat 1.5.3.
 
@@ -54,6 +54,8 @@ def rasterization_2dgs(
             is gsplat: the centre's depth, and absolute differences.
         distortion_range: near and far of the paper's distortion.
         low_pass: standard deviation in pixels, up to gsplat's, of the blob that stands in for discs seen from their edge.
+        n_trained: only the first so many surfels get gradients, through all that they do to the picture; the others are drawn with
+            them and their gradients are 0, which saves up to half of the way back. None is all; not with packed.
 
     Returns:
         colours [..., C, H, W, X], alphas [..., C, H, W, 1], normals in the world [..., C, H, W, 3] (as long as alpha), normals
@@ -69,6 +71,8 @@ def rasterization_2dgs(
     _check(opacities, colors, backgrounds, batch, N, C, sh_degree, render_mode, distloss, depth_mode)
     viewmats = settle_gradient(viewmats)
     _check_low_pass(low_pass)
+    if n_trained is not None and (packed or not 0 <= n_trained <= N):
+        raise CallError(f"rasterization_2dgs: n_trained must be between 0 and N={N} and packed False, got {n_trained}.")
     rules = RayRules(ray_depth, near_plane, distloss, tuple(distortion_range), low_pass)
     out = fully_fused_projection_2dgs(
         means, quats, scales, viewmats, Ks, width, height, eps2d, near_plane, far_plane, radius_clip, packed, sparse_grad
@@ -87,7 +91,7 @@ def rasterization_2dgs(
     behind = F.pad(backgrounds.reshape(B * C, -1), (0, 3)) if backgrounds is not None and colored else None
     channels = torch.cat([values, normals.reshape(-1, 3)], -1) if colored else normals.reshape(-1, 3)
     followed = _follow(transforms.reshape(-1, 3, 3), meta["gradient_2dgs"].view(-1, 2))
-    pixels = _composite(meta, followed, channels, seen, behind, rules, absgrad)
+    pixels = _composite(meta, followed, channels, seen, behind, rules, absgrad, n_trained)
     return _pictures(pixels, meta, batch + (C,), viewmats, Ks, render_mode, depth_mode)
 
 
@@ -176,7 +180,7 @@ def _follow(transforms: Float[Tensor, "r 3 3"], densify: Float[Tensor, "r 2"]) -
     return transforms + F.pad(shift[..., None], (2, 0, 0, 1))
 
 
-def _composite(meta: Meta, transforms, channels, opacities, behind, rules: RayRules, absgrad: bool):
+def _composite(meta: Meta, transforms, channels, opacities, behind, rules: RayRules, absgrad: bool, n_trained: int | None):
     """Blend the rows of all pictures: [I,H,W,C], then alphas, depths, distortions, medians [I,H,W,1]."""
     n_images, width, height = meta["n_batches"] * meta["n_cameras"], meta["width"], meta["height"]
     rows = (meta.rows("means2d"), transforms, channels, opacities, meta.rows("depths"))
@@ -189,9 +193,17 @@ def _composite(meta: Meta, transforms, channels, opacities, behind, rules: RayRu
         bounds = [image * n_rows for image in range(n_images + 1)]
         if meta["gaussian_ids"] is not None:
             bounds = [0, *torch.bincount(meta.image_ids(), minlength=n_images).cumsum(0).tolist()]
-        return composite_own_lists(*rows, meta.rows("radii"), bounds, width, height, behind, rules, absolute)
+        return composite_own_lists(*rows, meta.rows("radii"), bounds, width, height, behind, rules, absolute, n_trained)
+    if n_trained is not None:
+        rows = tuple(_frozen_from(x, n_trained, n_images) for x in rows)
     offsets = meta["isect_offsets"].reshape(n_images, meta["tile_height"], meta["tile_width"])
     return composite_surfels(*rows, width, height, meta["tile_size"], offsets, meta["flatten_ids"], behind, rules, absolute)
+
+
+def _frozen_from(rows: Tensor, n_trained: int, n_images: int) -> Tensor:
+    """Stop the gradient of every picture's rows from `n_trained` on."""
+    of_pictures = rows.view(n_images, -1, *rows.shape[1:])
+    return torch.cat([of_pictures[:, :n_trained], of_pictures[:, n_trained:].detach()], dim=1).view_as(rows)
 
 
 def rasterize_to_pixels_2dgs(

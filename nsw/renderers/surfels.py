@@ -28,6 +28,7 @@ def render_view(
     distortion_range: tuple[float, float] | None = None,
     ray_depth: bool = True,
     near: float = 0.01,
+    n_trained: int | None = None,
 ) -> Render:
     """Render surfels from C cameras; differentiable in every raw parameter.
 
@@ -38,6 +39,7 @@ def render_view(
         distortion_range: near and far of the mapping of depth; also compute the distortion. None leaves that map out.
         ray_depth: depth where the ray meets the disc; False takes the centre's, as gsplat does (CPU only).
         near: discs met nearer than this are skipped.
+        n_trained: only the first so many discs get gradients, the same as without this and sooner (on CUDA, all do); None is all.
 
     Returns:
         Render with expected depth; extras: "normals" [C, H, W, 3] in the world, towards the camera, as long as alpha;
@@ -59,7 +61,7 @@ def render_view(
         from nsw.kernels import rasterization_2dgs
 
         options |= dict(ray_depth=ray_depth, distortion_range=distortion_range or (0.2, 100.0))
-        options |= dict(low_pass=surfels.settings.low_pass)
+        options |= dict(low_pass=surfels.settings.low_pass, n_trained=n_trained)
     else:
         from gsplat import rasterization_2dgs
     where = (cameras.cam_from_world, cameras.Ks, cameras.width, cameras.height)

@@ -187,6 +187,35 @@ def test_compiled_matches_reference(options):
     assert ours[0].keys() == truth[0].keys() and ("from_depth" in ours[0]) == (options.get("render_mode") in ("RGB+D", "RGB+ED"))
 
 
+def assert_frozen(ours, whole, n, tolerance):
+    """Pictures and the first n gradients are those of a drawing in which all are trained; the others are 0."""
+    assert all(torch.equal(value, whole[0][name]) for name, value in ours[0].items())
+    for name, value in whole[1].items():
+        dim = value.ndim - 1 - (name not in ("opacities",))  # the surfels' own
+        if name == "viewmats" or value.numel() < 2:
+            continue
+        found, wanted = ours[1][name].movedim(dim, 0), value.movedim(dim, 0)
+        assert not found[n:].any(), name
+        assert n == 0 or (found[:n] - wanted[:n]).abs().max() <= tolerance * wanted.abs().max(), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", [name for name, options in OPTIONS.items() if not options.get("packed")])
+def test_frozen_surfels_take_part_in_pictures_and_leave_the_gradients_of_the_others_as_they_are(name, dtype):
+    """To the last digits of the type: what is left out is only what nobody asked for."""
+    options = {key: value for key, value in OPTIONS[name].items() if dtype == torch.float32 or key != "absgrad"}
+    scene = disks(cameras=2)
+    whole = run(scene, dtype, **options)
+    for n in (0, 1, 40, 119, 120):
+        assert_frozen(run(scene, dtype, n_trained=n, **options), whole, n, 20 * torch.finfo(dtype).eps)
+
+
+def test_a_count_of_trained_surfels_that_cannot_be_is_refused():
+    for wrong in (dict(n_trained=121), dict(n_trained=-1), dict(n_trained=5, packed=True)):
+        with pytest.raises(InputError, match="n_trained"):
+            rasterization_2dgs(**disks(), **wrong)
+
+
 def test_harmonics_batches_and_many_channels():
     scene = disks(60, cameras=2, tail=(16, 3))
     agree(run(scene, torch.float32, sh_degree=3), run(scene, torch.float64, sh_degree=3))
