@@ -1,9 +1,11 @@
-"""Where one block is worked on: in a process of its own (`python -m nsw.runs.block_worker`), or in a worker of Ray."""
+"""Where blocks are worked on, one after the other: in a process (`python -m nsw.runs.block_worker`), or in a worker of Ray."""
 
 from __future__ import annotations
 
+import json
 import os
 import pkgutil
+import queue
 import sys
 import threading
 import time
@@ -29,8 +31,9 @@ def perform(work: str, given: Path, path: Path, threads: int) -> dict[str, Any]:
 
     from nsw.models.io import unpack
     from nsw.models.state import load_state
-    from nsw.runs.measure import peak_memory_mb
+    from nsw.runs.measure import forget_peak, peak_memory_mb
 
+    forget_peak()
     function, thing = pkgutil.resolve_name(work), unpack(load_state(given, INPUT), given)
     torch.set_num_threads(threads)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,12 +45,6 @@ def perform(work: str, given: Path, path: Path, threads: int) -> dict[str, Any]:
     return {"seconds": round(seconds, 3), "peak_mb": round(peak_memory_mb(), 1)}
 
 
-def _end_with(pipe: int) -> None:
-    """End this process when the other end of a pipe is gone: whoever started it was killed."""
-    os.read(pipe, 1)
-    os._exit(1)
-
-
 def _take_standard_input() -> int:
     """The pipe at standard input, put elsewhere: Windows loads no library while a thread waits to read there."""
     pipe = os.dup(0)
@@ -57,15 +54,36 @@ def _take_standard_input() -> int:
     return pipe
 
 
-def main(work: str, given: str, working: str, finished: str, made_from: str, threads: str) -> None:
-    """Work, and leave `block.json` and then the block where they belong."""
-    threading.Thread(target=_end_with, args=(_take_standard_input(),), daemon=True).start()
-    cost = perform(work, Path(given), Path(working), int(threads))
-    from nsw.models.state import write_json
+def _listen(pipe: int, orders: queue.Queue) -> None:
+    """Pass on what comes through a pipe, line by line, and end this process when its other end is closed, or gone."""
+    with os.fdopen(pipe, "rb", buffering=0) as lines:  # a buffer's lock would be in the way when Python ends
+        for line in lines:
+            orders.put(json.loads(line))
+    os._exit(1)
 
-    write_json(Path(finished).with_suffix(".json"), {"made_from": made_from, **cost})
-    os.replace(working, finished)
-    os.unlink(given)
+
+def _write_to(log: str) -> None:
+    """Let all that is said from now on go into a file."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with open(log, "ab") as written:
+        for stream in (1, 2):
+            os.dup2(written.fileno(), stream)
+
+
+def main(threads: str) -> None:
+    """Work on one block after the other, and leave `block.json` and then the block where they belong."""
+    orders = queue.Queue()
+    threading.Thread(target=_listen, args=(_take_standard_input(), orders), daemon=True).start()
+    while True:
+        work, given, working, finished, made_from, log = orders.get()
+        _write_to(log)
+        cost = perform(work, Path(given), Path(working), int(threads))
+        from nsw.models.state import write_json
+
+        write_json(Path(finished).with_suffix(".json"), {"made_from": made_from, **cost})
+        os.unlink(given)
+        os.replace(working, finished)  # last: whoever waits for the block sees that it is there
 
 
 if __name__ == "__main__":

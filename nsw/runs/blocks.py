@@ -2,7 +2,7 @@
 
 A block is a call `work(input, path)` of a function that other processes can import; it writes one safetensors file, and its input
 travels as one. A finished block is not run again, so that a run that was stopped or killed goes on where it was; one made from
-another input or by other code is.
+another input or by other code is. A process of this machine does one block after the other: starting one takes seconds.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import json
 import os
 import pkgutil
 import signal
@@ -57,7 +58,10 @@ class Block:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a block took: seconds of wall time and MB (2^20 bytes) of memory at most, both measured where it ran."""
+    """What a block took: seconds of wall time and MB (2^20 bytes) of memory at most, both measured where it ran.
+
+    A process that had other blocks before still holds what it does not give back; except on Linux, their peak counts too.
+    """
 
     seconds: float
     peak_mb: float
@@ -103,7 +107,8 @@ def run_blocks(
     blocks = [_block(work, given, i, Path(folder).absolute()) for i, given in enumerate(inputs)]
     todo = [block for block in blocks if not (resume and block.done)]
     for block in todo:
-        block.finished.unlink(missing_ok=True)
+        for old in (block.finished, block.log):
+            old.unlink(missing_ok=True)
     if todo:
         Path(folder).mkdir(parents=True, exist_ok=True)
         threads = threads or max(1, provenance.cores() // workers)
@@ -181,39 +186,56 @@ def _sentence(failed: list[tuple[Block, str]], total: int) -> str:
 
 
 def _in_processes(blocks: list[Block], workers: int, threads: int, **_) -> Iterator[tuple[Block, str] | None]:
-    """Run blocks in new processes, so many at a time; all of them end when this is closed."""
+    """Run blocks in so many processes, each one block after the other; all of them end when this is closed.
+
+    A process that a block ended is replaced: the next block gets a new one.
+    """
     waiting, running = list(blocks), {}
     try:
         while waiting or running:
             while waiting and len(running) < workers:
-                block = waiting.pop(0)
-                running[block] = _start(block, threads)
-            for block, process in list(running.items()):
-                if process.poll() is not None:
-                    del running[block]
-                    process.stdin.close()
-                    yield block, _why(block, process.returncode)
+                process = _start(waiting[0].log, threads)
+                running[process] = _hand(process, waiting.pop(0))
+            for process, block in list(running.items()):
+                status = process.poll()
+                if status is None and not block.finished.is_file():
+                    continue
+                del running[process]
+                if status is None and waiting:
+                    running[process] = _hand(process, waiting.pop(0))
+                else:
+                    _end(process)
+                yield block, _why(block, status or 0)
             yield None
             time.sleep(0.02)
     finally:
-        for process in running.values():
+        for process in running:
             _end(process)
 
 
-def _start(block: Block, threads: int) -> subprocess.Popen:
-    """Start a process that finds the same modules as this one, with a kernel cache in common."""
+def _start(log: Path, threads: int) -> subprocess.Popen:
+    """Start a process that finds the same modules as this one, with a kernel cache in common, and waits for blocks."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
     environment = {**os.environ, **dict.fromkeys(names, str(threads)), "PYTHONIOENCODING": "utf-8"}
     environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
     own_group = {"start_new_session": True} if os.name == "posix" else {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+    command = [sys.executable, "-P", "-m", "nsw.runs.block_worker", str(threads)]
+    with open(log, "wb") as written:
+        # One line of its input is one block. That the pipe ends tells it that this process needs it no more, or is gone.
+        pipes = dict(stdin=subprocess.PIPE, stdout=written, stderr=written)
+        return subprocess.Popen(command, env=environment, **pipes, **own_group)
+
+
+def _hand(process: subprocess.Popen, block: Block) -> Block:
+    """Give a process that waits its next block."""
     working = block.finished.parent / "working" / block.finished.name
     given = working.with_suffix(".input")
     write_bytes(given, block.given)
-    command = [sys.executable, "-P", "-m", "nsw.runs.block_worker", block.work, given, working, block.finished, block.made_from]
-    with open(block.log, "wb") as log:
-        # Nothing is written to its input: that the pipe ends tells it that this process is gone.
-        pipes = dict(stdin=subprocess.PIPE, stdout=log, stderr=log)
-        return subprocess.Popen([*map(str, command), str(threads)], env=environment, **pipes, **own_group)
+    order = [block.work, *map(str, (given, working, block.finished)), block.made_from, str(block.log)]
+    with contextlib.suppress(BrokenPipeError):  # it has ended already, which is seen at the next look
+        process.stdin.write(json.dumps(order).encode() + b"\n")
+        process.stdin.flush()
+    return block
 
 
 def _end(process: subprocess.Popen) -> None:
@@ -223,12 +245,13 @@ def _end(process: subprocess.Popen) -> None:
             os.killpg(process.pid, signal.SIGKILL)
     process.kill()
     process.wait()
-    process.stdin.close()
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.close()
 
 
 def _why(block: Block, status: int) -> str:
     """Return why a block has failed, "" when it has not."""
-    if status == 0 and block.done:
+    if block.done:
         return ""
     if status < 0:
         name = signal.Signals(-status).name

@@ -104,6 +104,18 @@ def test_files_in_the_order_of_the_inputs_with_what_they_cost(expected):
     assert not list((expected[0].parent / "working").iterdir())
 
 
+def test_a_process_does_one_block_after_the_other_and_one_that_ends_is_replaced(tmp_path, expected):
+    """Four blocks and one worker: the first two come from one process, the third ends it, the fourth gets a new one."""
+    signs, how = tmp_path / "signs", ("well", "well", "raises", "well")
+    with pytest.raises(InputError, match=r"^Block 2 stopped .*: the other 3 are finished and kept"):
+        run_blocks(fit, inputs(signs, *how), tmp_path, workers=1, threads=1, progress=False)
+    seeds, processes = zip(*sorted(sign.name.split("-") for sign in signs.iterdir()), strict=True)
+    assert seeds == ("0", "1", "2", "3") and processes[0] == processes[1] == processes[2] != processes[3]
+    assert same([tmp_path / path.name for path in expected[:2]], expected[:2])
+    logs = [(tmp_path / f"block-00{i}.log").read_text(encoding="utf-8") for i in range(4)]
+    assert "the scales are not finite" in logs[2] and not any("finite" in log for log in (*logs[:2], logs[3]))
+
+
 @posix_only
 def test_only_what_is_missing_or_changed_runs_again(tmp_path, expected, capsys):
     """After a kill the killed block alone; after a change of its input the changed one alone; without resume, all."""
