@@ -116,9 +116,14 @@ def pull_of_ssim(loss: Float[Tensor, ""], meta: Mapping) -> Float[Tensor, "*n 2"
     return torch.autograd.grad(loss, meta["gradient_2dgs"], retain_graph=True)[0]
 
 
-def steered(meta: Mapping, stored: Float[Tensor, "*n 2"], omega: float) -> dict:
-    """Return what density control needs of `meta`, with the pull of SSIM in place of that of the whole loss (`pull_of`)."""
+def steered(meta: Mapping, stored: Float[Tensor, "*n 2"], omega: float, n_trained: int | None = None) -> dict:
+    """Return what density control needs of `meta`, with the pull of SSIM in place of that of the whole loss (`pull_of`).
+
+    Args:
+        n_trained: discs, the first ones, whose lengths are compared: frozen ones pull at nothing. None is all.
+    """
     whole, seen = meta["gradient_2dgs"].grad, (meta["radii"] > 0).all(-1)
+    seen[..., n_trained:] &= n_trained is None
     steering = torch.zeros_like(whole)
     steering.grad = pull_of(stored, whole, seen, omega)
     return {name: meta[name] for name in ("radii", "width", "height", "n_cameras")} | {"gradient_2dgs": steering}
@@ -168,6 +173,11 @@ class Training(gs2d.Training):
         """What stands in the picture of a step."""
         return self.gaussians
 
+    @property
+    def n_trained(self) -> int | None:
+        """How many of those discs, the first ones, are trained; None is all."""
+        return None
+
     def step(self, step: int, meta: Mapping) -> Refined | None:
         """Take one step of Adam and of density control, then trim when that is due."""
         refined = super().step(step, meta)
@@ -214,7 +224,7 @@ def fit(
         steer = recipe.decomposed and control is not None and step < control.stop
         stored = pull_of_ssim(terms["ssim"], meta) if steer else None
         sum(terms.values()).backward()
-        training.step(step, steered(meta, stored, recipe.omega) if steer else meta)
+        training.step(step, steered(meta, stored, recipe.omega, training.n_trained) if steer else meta)
     return training
 
 
@@ -228,7 +238,7 @@ def drawn(
     degree = top if training.recipe.all_bands else gs.sh_degree_at(step, training.n_steps, top)
     recipe, guided = training.recipe, inverse is not None and training.recipe.depth > 0
     needed = (recipe.normal > 0 and step >= recipe.normal_from) or (guided and not recipe.median)
-    render = render_view(surfels, camera, background=behind, sh_degree=degree, depth=needed)
+    render = render_view(surfels, camera, background=behind, sh_degree=degree, depth=needed, n_trained=training.n_trained)
     if not guided:
         return render, target, None
     frames = scene.splits["train"]

@@ -143,7 +143,7 @@ def blocks_of(
     return blocks
 
 
-def fine_plan(n_steps: int, every: int, growth: float = 2e-4, seed: int = 0, device: str = "cpu", **changes) -> dict:
+def fine_plan(n_steps: int, every: int, growth: float = 2e-4, seed: int = 0, device: torch.device | str = "cpu", **changes) -> dict:
     """Return the fields of `Block` that say how it is fine-tuned: growth during the first half, every `every` steps, no resets.
 
     Args:
@@ -153,7 +153,7 @@ def fine_plan(n_steps: int, every: int, growth: float = 2e-4, seed: int = 0, dev
     trims = dict(trim_from=n_steps // 4, trim_every=max(n_steps // 4, 1))
     recipe = city.Recipe.fine(n_steps, **(trims | changes))
     control = DensityControl(prune_opacity=PRUNE_OPACITY, grow_gradient=growth, start=0, stop=n_steps // 2 + 1, every=max(every, 1))
-    return dict(n_steps=n_steps, recipe=recipe, control=replace(control, reset_every=0), seed=seed, device=device)
+    return dict(n_steps=n_steps, recipe=recipe, control=replace(control, reset_every=0), seed=seed, device=str(device))
 
 
 class BlockTraining(city.Training):
@@ -176,6 +176,11 @@ class BlockTraining(city.Training):
             both = {name: torch.cat([getattr(part, name) for part in (self.gaussians, self.context)]) for name in SHOWN}
         return Seen(**both, settings=self.gaussians.settings)
 
+    @property
+    def n_trained(self) -> int:
+        """Own discs: the way back through the rasterizer is walked for them alone."""
+        return len(self.gaussians)
+
     def step(self, step: int, meta: Mapping) -> Refined | None:
         """Take one step of the own discs, of which alone density control hears."""
         n, pulls = len(self.gaussians), meta["gradient_2dgs"]
@@ -186,8 +191,9 @@ class BlockTraining(city.Training):
 
     def trim(self, share: float) -> None:
         """Remove this share of the own discs, the least important ones in pictures of all."""
-        scores = scores_of(joined(self.gaussians, self.context), self.cameras, self.recipe.best_views)
-        prune(self.gaussians.params, self.optimizers, self.rows, weakest(scores[: len(self.gaussians)], share))
+        n, every = self.n_trained, joined(self.gaussians, self.context)
+        scores = scores_of(every, self.cameras, self.recipe.best_views, first=n)[:n]
+        prune(self.gaussians.params, self.optimizers, self.rows, weakest(scores, share))
 
 
 def tune_block(block: Block, path: Path | str) -> Path:

@@ -1,8 +1,10 @@
-"""Charts of a city in blocks: the map, the needles, and estimated against known depth."""
+"""Charts of a city in blocks: the map, the needles, depth estimated and drawn, what trains where, and how files look."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
@@ -10,9 +12,12 @@ from torch import Tensor
 
 from nsw.cameras import Cameras
 from nsw.methods import citygaussian_v2_blocks as blocks
-from nsw.methods.citygaussian_v2_inspect import PALETTE
+from nsw.methods.citygaussian_v2_inspect import PALETTE, Pulls
 from nsw.models.depth_prior import align_inverse_depth
 from nsw.models.surfels import Surfels
+
+if TYPE_CHECKING:
+    from nsw.runs.blocks import Cost
 
 WHY = {
     0: ("not needed", "x-thin", "#bbbbbb"),
@@ -48,6 +53,16 @@ def block_map(surfels: Surfels, cameras: Cameras, boxes: Float[Tensor, "B 2 2"],
     traces.append(_dots(eyes, dict(size=6, color=_block_colours(eyes, boxes)), "") | dict(showlegend=False))
     axes = dict(xaxis_title="x (world units)", yaxis_title="y (world units)")
     return figure(traces, width=560, height=600, showlegend=True, **axes)
+
+
+def atlas(surfels: Surfels, cameras: Cameras, boxes: Float[Tensor, "B 2 2"], block: int, threshold: float):
+    """Return the `block_map` of one block, counted through the boxes again and again, with the reasons why it needs its pictures.
+
+    Args:
+        threshold: of `citygaussian_v2_blocks.reasons`.
+    """
+    block = block % len(boxes)
+    return block_map(surfels, cameras, boxes, block, blocks.reasons(surfels, cameras, boxes[block : block + 1], threshold)[0])
 
 
 def _dots(places: Float[Tensor, "n 2"], marker: dict, name: str) -> dict:
@@ -100,3 +115,74 @@ def alignment_figure(guess: Float[Tensor, "H W"], pixels: Float[Tensor, "P 2"], 
     points = _dots(torch.stack([at, known], -1), dict(size=6), "sparse points")
     axes = dict(xaxis_title="estimated, no units", yaxis_title="inverse depth of the point (1 / world unit)")
     return figure([points, line], showlegend=True, **axes)
+
+
+def show_prior(name: str, picture: Float[Tensor, "H W 3"], guess: Float[Tensor, "H W"], another: Float[Tensor, "H W 3"]) -> None:
+    """Show a picture, its estimated inverse depth from dark (the smallest) to bright, and a picture of the test views."""
+    from nsw.widgets import images
+
+    bright = (guess - guess.min()) / (guess.max() - guess.min())
+    shown = {"from above": picture, "estimated, no units": bright, "a test view": another}
+    alt = "a block city from above, its estimated inverse depth, and a test view"
+    images(shown, alt=alt, caption=f"Depth prior: {name}")
+
+
+def gradients(pulls: Mapping[str, Pulls]) -> dict[str, Float[Tensor, "H W"]]:
+    """Return each term's gradient in the picture, in [0, 1]: nine tenths of its pixels are at a half or below."""
+    return {f"gradient of {name.upper()}": (p.picture / (2 * p.picture.quantile(0.9))).clamp(0, 1) for name, p in pulls.items()}
+
+
+def depth_errors(maps: Mapping[str, Float[Tensor, "H W"]], high: float = 0.4) -> None:
+    """Show depth errors of one view by several models, side by side on one scale.
+
+    Args:
+        maps: absolute errors, world units, by model.
+        high: the error at which the scale ends.
+    """
+    from nsw.widgets import heat
+
+    title = ", ".join(maps)
+    gap = torch.full((len(next(iter(maps.values()))), 1), torch.nan)  # grey
+    sheet = torch.cat([part for errors in maps.values() for part in (gap, errors)][1:], dim=1)
+    heat(sheet, f"depth errors, left to right: {title}", unit="units", title=title, low=0.0, high=high)
+
+
+def show_importance(ranked: Float[Tensor, "N"]) -> None:
+    """Show importance of discs in ascending order, on a logarithmic axis."""
+    from nsw.widgets import lines
+
+    curve = {"importance": (torch.linspace(0, 1, len(ranked)), ranked)}
+    alt = "importance of discs in ascending order: a tenth matters hardly at all"
+    lines(curve, x="share of the discs", y="importance", alt=alt, log_y=True)
+
+
+def show_growth(counts: Mapping[str, Sequence[int]]) -> None:
+    """Show how many discs several trainings have, step by step."""
+    from nsw.widgets import lines
+
+    curves = {name: (range(len(n)), n) for name, n in counts.items()}
+    lines(curves, x="step", y="discs", alt="without the filter the number of discs grows much faster")
+
+
+def cost_table(took: Sequence[Mapping], costs: Sequence[Cost]) -> None:
+    """Show what the blocks and, as the last, the single run took: seconds, memory, discs of their own and frozen, pictures, steps.
+
+    Args:
+        took: the second returns of `citygaussian_v2_blocks.load_block`.
+        costs: of the same files, `nsw.runs.blocks.costs`.
+    """
+    from nsw.widgets import table
+
+    names = [*(f"block {i}" for i in range(len(took) - 1)), "single run"]
+    rows = [{"part": name, "process peak (MB)": c.peak_mb} | about for name, c, about in zip(names, costs, took, strict=True)]
+    merged = f"Merged: {sum(about['own'] for about in took[:-1])} discs, those of all blocks."
+    held = "Held: discs, gradients and moments of its own, the coarse model, and pictures."
+    table(rows, f"{merged} {held}", dict(held_mb="held (MB)", own="own discs", context="frozen discs"))
+
+
+def pressed_pair(file: Path, pressed: Float[Tensor, "H W 3"], tinted: Float[Tensor, "H W 3"]):
+    """Return the city as its file draws it beside the one tinted by block as a plotly figure; the title is the file's size."""
+    from nsw.widgets import figure
+
+    both = (255 * torch.cat([pressed, tinted], dim=1).clamp(0, 1)).byte()
+    return figure([dict(type="image", z=both.tolist())], title=f"{file.stat().st_size / 1000:.0f} kB")

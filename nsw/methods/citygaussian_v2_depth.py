@@ -15,7 +15,7 @@ from torch import Tensor
 from nsw.cameras import project
 from nsw.errors import InputError
 from nsw.losses import loss_l1, loss_ssim
-from nsw.models.depth_prior import DepthPrior, align_inverse_depth
+from nsw.models.depth_prior import CorruptedDepth, DepthPrior, align_inverse_depth, find_depth_prior
 from nsw.scenes.scene import Scene
 
 
@@ -34,6 +34,20 @@ def loss_depth(
     drawn = torch.where(depth > 0, 1 / depth.clamp_min(nearest), 0.0)
     structure = ssim * loss_ssim(drawn[..., None], inverse[..., None]) if ssim else 0.0
     return structure + (l1 * loss_l1(drawn, inverse) if l1 else 0.0)
+
+
+def prior_of(name: str, scene: Scene, seed: int = 0, device: torch.device | str = "cpu") -> DepthPrior:
+    """Return the prior of a name: "spoilt" is the scene's own true depth, spoilt; "bundled" a small network; else a folder.
+
+    Args:
+        name: a folder holds the weights of Depth Anything, as transformers saves them.
+
+    Raises:
+        InputError: as `nsw.models.depth_prior.find_depth_prior`.
+    """
+    if name == "spoilt":
+        return CorruptedDepth(scene.pixels(range(len(scene))), scene.depth, seed)
+    return find_depth_prior("" if name == "bundled" else name, device)
 
 
 @torch.no_grad()

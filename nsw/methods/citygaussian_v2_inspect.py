@@ -130,6 +130,9 @@ def near_seam(scene: Scene, boxes: Float[Tensor, "B 2 2"], width: float, which="
     return (to_border(ground, boxes) < width).view(depth.shape) & (depth > 0)
 
 
+HEADS = dict(psnr="PSNR (dB)", depth="depth error", f1="F1", n="discs")  # of a table of Judged
+
+
 @dataclass(frozen=True)
 class Judged:
     """How well a city came out, on the test views and against the true surface.
@@ -149,6 +152,13 @@ class Judged:
     recall: float
     f1: float
     n: int
+
+
+def versus(ours: Judged, baseline: Judged, field: str) -> dict:
+    """Return what `Run.claim` needs to compare two models in one field of `Judged`: errors and counts by their ratio."""
+    less = dict(measure="ratio", better="lower")
+    how = {"depth": dict(unit="units") | less, "n": dict(unit="discs") | less, "f1": dict(unit="F1")}.get(field, {})
+    return dict(ours=getattr(ours, field), baseline=getattr(baseline, field)) | how
 
 
 def visible_truth(scene: Scene, spacing: float, least: int = 2) -> Float[Tensor, "P 3"]:

@@ -24,11 +24,14 @@ from nsw.models.surfels import THIN, Surfels
 from nsw.renderers.surfels import render_view
 
 
-def contributions(surfels: Surfels, camera: Cameras) -> tuple[Float[Tensor, "N"], Float[Tensor, "N"]]:
+def contributions(surfels: Surfels, camera: Cameras, first: int | None = None) -> tuple[Float[Tensor, "N"], Float[Tensor, "N"]]:
     r"""Return for every disc its summed blending weight in one view, $\sum_p \alpha_i T_i$, and the pixels that it covers.
 
     The first is the gradient of the picture's sum in the disc's colour: the rasterizer knows it already. The second is the area
     of the ellipse in the disc's bounding box, at least one pixel.
+
+    Args:
+        first: weigh only the first so many discs, in pictures of all, which is faster; what is said of the others has no meaning.
     """
     grey = Surfels(GaussiansSettings(0)).to(surfels.means.device)
     raw = {name: surfels.params[name] for name in ("means", "scales", "quats", "opacities")}
@@ -36,7 +39,7 @@ def contributions(surfels: Surfels, camera: Cameras) -> tuple[Float[Tensor, "N"]
     for name in raw:
         grey.params[name].requires_grad_(False)
     with torch.enable_grad():
-        render = render_view(grey, camera, background=0.0, depth=False)
+        render = render_view(grey, camera, background=0.0, depth=False, n_trained=first)
         render.rgb[..., 0].sum().backward()
     radii = render.extras["meta"]["radii"][0].float()
     return grey.sh0.grad[:, 0, 0] / SH0, (math.pi * radii.prod(dim=-1)).clamp_min(1.0)
@@ -53,17 +56,20 @@ def running_best(best: Float[Tensor, "N K"], new: Float[Tensor, "N"]) -> Float[T
     return torch.cat([best, new[:, None]], dim=1).topk(best.shape[1], dim=1).values
 
 
-def scores_of(surfels: Surfels, cameras: Cameras, best_views: int = 5, per_pixel: bool = False) -> Float[Tensor, "N"]:
+def scores_of(
+    surfels: Surfels, cameras: Cameras, best_views: int = 5, per_pixel: bool = False, first: int | None = None
+) -> Float[Tensor, "N"]:
     r"""Return the importance of every disc, $\frac1K \sum_{v \in \mathrm{top}K} \sum_p \alpha_i T_i$.
 
     Args:
         best_views: K.
         per_pixel: divide a view's weight by the pixels that the disc covers (TrimGS). That trims wide faint discs, which nothing
             replaces where discs are few and no training follows.
+        first: of `contributions`.
     """
     best = torch.zeros(len(surfels), min(best_views, len(cameras)), device=surfels.means.device)
     for view in range(len(cameras)):
-        weight, pixels = contributions(surfels, cameras[view])
+        weight, pixels = contributions(surfels, cameras[view], first)
         best = running_best(best, weight / pixels if per_pixel else weight)
     return best.mean(dim=1)
 
@@ -137,6 +143,11 @@ def save(
     parts |= {"sh": harmonics[:n_kept].half(), "words": words, "index": index.to(torch.uint8 if len(words) <= 256 else torch.int16)}
     save_state(Path(path), {name: value.detach() for name, value in parts.items()}, "pressed city")
     return Path(path)
+
+
+def packed(surfels: Surfels, cameras: Cameras, path: Path | str, size: int, keep: float, seed: int = 0) -> Path:
+    """Write discs as `save` does, with the importance that they have in these views."""
+    return save(surfels, scores_of(surfels, cameras), path, size=size, keep=keep, seed=seed)
 
 
 def load(path: Path | str) -> Surfels:

@@ -17,10 +17,11 @@ from nsw.methods import citygaussian_v2 as city
 from nsw.methods import citygaussian_v2_blocks as blocks
 from nsw.methods import citygaussian_v2_depth as depth_of
 from nsw.methods import citygaussian_v2_press as press
+from nsw.methods import gaussian_splatting_2d as gs2d
 from nsw.methods.density_control import DensityControl, new_rows
 from nsw.methods.gaussian_splatting import starting_points
 from nsw.models.io import pack, unpack
-from nsw.models.parts import part_of
+from nsw.models.parts import joined, part_of
 from nsw.models.residual_codebooks import assign
 from nsw.models.state import load_state, save_state
 from nsw.models.surfels import Surfels
@@ -146,6 +147,35 @@ def test_a_block_draws_its_context_and_leaves_it_alone(town):
     assert all(torch.equal(p, before[name]) and p.grad is None for name, p in training.context.params.items())
     assert len(training.gaussians) > 100 and not torch.equal(training.gaussians.means[:5], coarse.means[200:205])
     assert len(training.rows["count"]) == len(training.gaussians) == len(training.shown.means) - 200
+
+
+def test_a_block_learns_what_it_would_if_the_way_back_were_walked_for_all(town):
+    """Of every term and of importance: own discs get the gradients that they have in a picture in which nothing is frozen."""
+    coarse, training = block_training(town, 200)
+    n, every, found = training.n_trained, joined(training.gaussians, training.context), []
+    camera, target = town.views("train")[4], town.pixels("train")[4:5]
+    for model, first, of in ((training.shown, n, training.gaussians), (every, None, every)):
+        render = render_view(model, camera, n_trained=first)
+        terms = city.terms_of(render, target, 1 / town.depth[:1].float(), 10, training) | {"normal": gs2d.loss_normal(render)}
+        pull = city.pull_of_ssim(terms["ssim"], render.extras["meta"])
+        sum(terms.values()).backward()
+        found.append({"pull": pull[:, :n]} | {name: p.grad[:n] for name, p in of.params.items()})
+    assert n == 100 and all(bool(value.abs().max() > 0) for value in found[0].values())
+    for name, value in found[1].items():
+        torch.testing.assert_close(found[0][name], value, rtol=1e-4, atol=1e-5 * float(value.abs().max()))
+    weighed = [press.scores_of(every, town.views("train"), first=first)[:n] for first in (n, None)]
+    torch.testing.assert_close(*weighed)
+
+
+def test_the_pull_of_a_block_is_lifted_by_its_own_discs():
+    """What the frozen ones would have been pulled by makes no difference."""
+    whole, stored, lifted = rand(1, 50, 2), 0.1 * rand(1, 50, 2, seed=1), []
+    for n in (50, 20):
+        meta = {"radii": torch.ones(1, n, 2, dtype=torch.int32), "gradient_2dgs": torch.zeros(1, n, 2)}
+        meta["gradient_2dgs"].grad = whole[:, :n]
+        meta |= {"width": 8, "height": 8, "n_cameras": 1}
+        lifted.append(city.steered(meta, stored[:, :n], 0.9, n_trained=20)["gradient_2dgs"].grad[:, :20])
+    torch.testing.assert_close(*lifted)
 
 
 def test_a_block_without_context_is_trained_as_the_whole(town):

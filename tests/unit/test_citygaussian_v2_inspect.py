@@ -145,3 +145,39 @@ def test_training_with_another_filter_reports_its_number_of_discs(town):
     _, free = inspect.grown(stretched, town, inverse, plan, 0.0, range(8))
     assert len(counts) == 8 and counts[-1] == len(ours) and free[-1] > counts[-1] > 0
     assert len(stretched) == 200
+
+
+def test_two_models_are_compared_by_what_a_claim_needs_to_know():
+    ours, theirs = (inspect.Judged(psnr, 1.0, 1.0, 0.1 * psnr, 0.5, 0.5, 0.5, 7) for psnr in (3.0, 2.0))
+    assert inspect.versus(ours, theirs, "psnr") == dict(ours=3.0, baseline=2.0)
+    assert inspect.versus(ours, theirs, "f1") == dict(ours=0.5, baseline=0.5, unit="F1")
+    for field, unit in (("depth", "units"), ("n", "discs")):
+        told = inspect.versus(ours, theirs, field)
+        assert (told["measure"], told["better"], told["unit"]) == ("ratio", "lower", unit)
+
+
+def test_a_prior_is_found_by_its_name(town, tmp_path):
+    assert isinstance(depth_of.prior_of("spoilt", town, 3), CorruptedDepth) and depth_of.prior_of("spoilt", town, 3).seed == 3
+    assert "bundled" in depth_of.prior_of("bundled", town).name
+    with pytest.raises(InputError):
+        depth_of.prior_of(str(tmp_path), town)
+
+
+def test_the_map_of_a_block_beyond_the_last_is_that_of_the_first(town):
+    surfels, cameras = start(town), town.views("train")[:2]
+    boxes = blocks.quantile_boxes(surfels.means.detach()[:, :2], 2, 1)
+    drawn = [charts.atlas(surfels, cameras, boxes, block, 0.05).to_json() for block in (0, 1, 2)]
+    assert drawn[0] == drawn[2] != drawn[1]
+
+
+def test_nine_tenths_of_a_gradient_are_shown_at_a_half_or_darker(town):
+    pulled = inspect.pulls(start(town), town.views("train")[0], town.pixels("train")[:1])
+    for picture in charts.gradients(pulled).values():
+        assert picture.shape == town.images.shape[1:3] and abs(float(picture.quantile(0.9)) - 0.5) < 1e-6
+        assert float(picture.min()) >= 0 and float(picture.max()) <= 1
+
+
+def test_a_pressed_file_is_shown_with_its_size(town, tmp_path):
+    file = press.packed(start(town), town.views("train")[:2], tmp_path / "town.safetensors", 16, 0.4)
+    drawn = charts.pressed_pair(file, torch.rand(4, 6, 3), torch.rand(4, 6, 3))
+    assert drawn.layout.title.text == f"{file.stat().st_size / 1000:.0f} kB" and len(drawn.data[0].z[0]) == 12
