@@ -161,6 +161,15 @@ def pixel_rays(cameras: Cameras, camera_index: Int[Tensor, "R"], rows: Int[Tenso
     return Rays(world_from_cam[:, :3, 3], directions, z_per_t, cameras.background)
 
 
+def pixel_ray(cameras: Cameras, row: int, column: int) -> Rays:
+    """Return the one ray through the centre of a pixel of the first camera.
+
+    >>> len(pixel_ray(orbit(2, 3.0, width=8, height=8), 4, 4))
+    1
+    """
+    return pixel_rays(cameras, *(torch.tensor([at], device=cameras.Ks.device) for at in (0, row, column)))
+
+
 def random_rays(cameras: Cameras, n_rays: int, generator: torch.Generator) -> tuple[Rays, Int[Tensor, "R"]]:
     """Return rays through random pixels of random ones of these cameras, and which camera each belongs to."""
     sizes, device = (len(cameras), cameras.height, cameras.width), cameras.Ks.device

@@ -68,9 +68,12 @@ def psnr(
 def psnr_per_view(predicted: Tensor, target: Tensor, mask: Tensor | None = None) -> list[float]:
     """Return the PSNR in dB of each picture; see `psnr`."""
     predicted, target = _batched(predicted, target)
-    error = (predicted.double().clamp(0, 1) - target.double()).square().mean(-1)
-    mask = torch.ones_like(error, dtype=torch.bool) if mask is None else mask.reshape(error.shape)
-    per_view = [error[i][mask[i]].mean() for i in range(len(error)) if bool(mask[i].any())]
+    shape = predicted.shape[:-1]
+    mask = torch.ones(1, dtype=torch.bool, device=predicted.device).expand(shape) if mask is None else mask.reshape(shape)
+    per_view = []
+    for ours, theirs, counts in zip(predicted, target, mask, strict=True):  # in double precision, one picture at a time
+        if bool(counts.any()):
+            per_view.append((ours.double().clamp(0, 1) - theirs.double()).square().mean(-1)[counts].mean())
     return [float(-10.0 * torch.log10(mse.clamp_min(1e-10))) for mse in per_view]
 
 
@@ -166,13 +169,16 @@ def evaluate(render: Callable, scene, split: str = "test", background: float = 1
     """
     frames = scene.frames(split)
     target = scene.pixels(frames, background)
-    with torch.no_grad():
-        renders = [render(scene.cameras[int(i)]) for i in frames]
-    rgb = torch.cat([r.rgb.detach().cpu() for r in renders])
+    pictures, depths = [], []
+    for i in frames:
+        with torch.no_grad():
+            drawn = render(scene.cameras[int(i)])
+        # off the GPU at once, and without the rasterizer's lists: those of 200 views would fill it
+        pictures.append(drawn.rgb.detach().cpu())
+        depths += [] if scene.depth is None else [drawn.depth.detach().cpu()]
+    rgb = torch.cat(pictures)
     per_view = psnr_per_view(rgb, target, None if scene.masks is None else scene.masks[frames])
-    depth = None
-    if scene.depth is not None:
-        depth = depth_error(torch.cat([r.depth.detach().cpu() for r in renders]), scene.depth[frames].float())
+    depth = None if scene.depth is None else depth_error(torch.cat(depths), scene.depth[frames].float())
     return ViewScores(_mean(per_view), ssim(rgb, target), depth, tuple(per_view), describe(scene, split))
 
 

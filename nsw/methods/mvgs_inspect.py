@@ -19,15 +19,20 @@ from nsw.scenes.scene import Scene
 ORANGE, BLUE = (0.84, 0.37, 0.0), (0.34, 0.71, 0.91)  # told apart with every common form of colour blindness
 
 
-def pulls(gaussians: Gaussians, scene: Scene, which: str = "train") -> Float[Tensor, "V N 3"]:
-    """Return where each view of a split alone wants every splat's centre to go: minus the gradient of its loss."""
-    frames, device = scene.frames(which), gaussians.means.device
-    cameras, targets = scene.views(frames).to(device), scene.targets(frames, device=device)
+def pulls(gaussians: Gaussians, scene: Scene, which: str = "train", most: int = 50_000) -> Float[Tensor, "V N 3"]:
+    """Return where each view of a split alone wants every splat's centre to go: minus the gradient of its loss.
+
+    Args:
+        most: of more splats, so many that are evenly picked stand for all; a gradient a view and splat is too many numbers.
+    """
+    frames, device, n = scene.frames(which), gaussians.means.device, len(gaussians)
+    picked = torch.linspace(0, n - 1, min(n, most), device=device).round().long()
     found = []
-    for i in range(len(frames)):
-        render = render_view(gaussians, cameras[i : i + 1], depth=False)
-        (gradient,) = torch.autograd.grad(loss_photometric(render.rgb, targets[i : i + 1]), [gaussians.means])
-        found.append(-gradient)
+    for frame in frames.tolist():
+        render = render_view(gaussians, scene.views([frame]), depth=False)
+        target = scene.targets([frame], device=device)
+        (gradient,) = torch.autograd.grad(loss_photometric(render.rgb, target), [gaussians.means])
+        found.append(-gradient[picked])
     return torch.stack(found)
 
 

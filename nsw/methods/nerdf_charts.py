@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nsw.cameras import Cameras, Rays, pixel_rays
+from nsw.cameras import Cameras, pixel_ray
 from nsw.methods.nerdf_inspect import slab_fit, teacher_ray, terms_fit, with_changes
 from nsw.models.field import Field
 from nsw.models.ray_distribution import RayDistribution
@@ -56,7 +56,7 @@ def teacher_chart(teacher: Field, camera: Cameras, near: float, row: int, column
     """
     from nsw.widgets.charts import COLOURS, figure
 
-    rays = _ray(camera, row, column)
+    rays = pixel_ray(camera, row, column)
     if not bool(ray_bounds(teacher, rays, near)[2][0]):
         return figure([], title=_missed(row, column), height=520)
     ray = teacher_ray(teacher, rays, near)
@@ -105,7 +105,7 @@ def ray_chart(
     """
     from nsw.widgets.charts import COLOURS, css, figure
 
-    rays = _ray(camera, row, column)
+    rays = pixel_ray(camera, row, column)
     first, last, hit = ray_bounds(student, rays, near)
     if not bool(hit[0]):
         return figure([], title=_missed(row, column), height=560)
@@ -142,10 +142,6 @@ def ray_chart(
         **_pixel_axes("5", [0.9, 1.0], [0.78, 1.0]),
     )
     return chart
-
-
-def _ray(camera: Cameras, row: int, column: int) -> Rays:
-    return pixel_rays(camera, *(torch.tensor([value], device=camera.Ks.device) for value in (0, row, column)))
 
 
 def _missed(row: int, column: int) -> str:

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nsw import metrics
-from nsw.cameras import Cameras, Rays, camera_rays, pixel_rays, project
+from nsw.cameras import Cameras, Rays, camera_rays, pixel_ray, project
 from nsw.kernels.packed_rays import packed_weights
 from nsw.methods import pvd
 from nsw.methods.pvd_al import ActiveLearner, Levels, hardest, important, losses
@@ -129,8 +129,7 @@ def weights_of_ray(learner: ActiveLearner, cameras: Cameras, row: int, column: i
     """Return a chart of both fields' weights along one ray, those that the point level keeps in full colour."""
     from nsw.widgets.charts import COLOURS, figure
 
-    at = (torch.tensor([v], device=learner.errors.device) for v in (0, row, column))
-    rays = pixel_rays(cameras, *at)
+    rays = pixel_ray(cameras, row, column)
     samples, truth, _ = pvd.ask(learner.teacher, rays, replace(learner.plan, threshold=0.0), torch.Generator(learner.errors.device))
     ours = pvd.read(learner.student, samples.points, rays, samples.ray_indices)
     data, union = [], torch.zeros_like(samples.ray_indices, dtype=torch.bool)

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nsw.cameras import Cameras, camera_rays, pixel_rays
+from nsw.cameras import Cameras, Rays, camera_rays, pixel_ray
 from nsw.kernels.packed import counts_of
 from nsw.kernels.packed_rays import packed_weights
 from nsw.methods import instant_ngp as ngp
@@ -31,48 +31,37 @@ def along_ray(
     fields: Mapping[str, nn.Module], teacher: Teacher, cameras: Cameras, row: int, column: int
 ) -> dict[str, tuple[Float[Tensor, "S"], Float[Tensor, "S"]]]:
     """Return for each field (distances, logarithm of the optical depth of a sample) along one pixel's ray in the shared cells."""
-    at = torch.tensor([row], device=teacher.aabb.device), torch.tensor([column], device=teacher.aabb.device)
-    rays = pixel_rays(cameras, torch.zeros_like(at[0]), *at)
+    rays = pixel_ray(cameras, row, column)
     ray_indices, t, points = march_cells(teacher, rays, teacher.cells, teacher.step, teacher.near)
     read = {name: pvd.read(field, points, rays, ray_indices).log_density for name, field in fields.items()}
     return {name: (t.cpu(), (s + math.log(teacher.step)).clamp_min(-14).cpu()) for name, s in read.items()}
 
 
-def ray_chart(curves: Mapping[str, tuple[Tensor, Tensor]], clip: tuple[float, float]):
-    """Return the curves of `along_ray` as a chart with the clip's interval."""
-    from nsw.widgets.charts import COLOURS, DASHES, figure
-
-    reached = torch.cat([t for t, _ in curves.values()])
-    ends = [float(reached.min()), float(reached.max())] if len(reached) else [0.0, 1.0]
-    data = [
-        dict(
-            type="scatter", x=t.tolist(), y=s.tolist(), name=name, mode="lines+markers", line=dict(color=COLOURS[i], dash=DASHES[i])
-        )
-        for i, (name, (t, s)) in enumerate(curves.items())
-    ]
-    data += [
-        dict(type="scatter", x=ends, y=[edge] * 2, name=name, mode="lines", line=dict(color="#777777", dash="dot"))
-        for name, edge in zip(("clip, floor", "clip, ceiling"), clip, strict=True)
-    ]
-    axes = dict(xaxis=dict(title="distance along the ray"), yaxis=dict(title="log of a sample's optical depth"))
-    return figure(data, showlegend=True, **axes)
-
-
 @torch.no_grad()
-def fog(teacher: Teacher, cameras: Cameras, floor: float, everywhere: bool = True) -> tuple[Float[Tensor, "R"], Float[Tensor, "R"]]:
-    """Return for each ray of a camera how long it runs through the box, and what share of its light a floor alone absorbs.
+def fog(teacher: Teacher, rays: Rays, floor: float, everywhere: bool = True) -> tuple[Float[Tensor, "R"], Float[Tensor, "R"]]:
+    """Return for each ray how long it runs through the box, and what share of its light a floor alone absorbs.
 
     Args:
+        rays: on the teacher's device.
         floor: logarithm of a sample's optical depth, all there is.
         everywhere: in the whole box, or in the shared cells only.
     """
-    rays, cells = camera_rays(cameras[:1]), teacher.cells
-    if everywhere:
-        cells = type(cells)(teacher.aabb.reshape(6).tolist(), cells.binaries.shape[-1]).to(teacher.aabb.device)
-        cells.binaries = torch.ones_like(teacher.cells.binaries)
-    ray_indices, t, _ = march_cells(teacher, rays, cells, teacher.step, teacher.near)
-    left = packed_weights(torch.full_like(t, math.exp(floor)), ray_indices, len(rays))[1]
-    return counts_of(ray_indices, len(rays)) * teacher.step, 1 - left
+    cells, lengths, lost = whole_box(teacher) if everywhere else teacher.cells, [], []
+    for part in parts_of(teacher, rays, cells, teacher.step, teacher.near):
+        some = rays[part]
+        ray_indices, t, _ = march_cells(teacher, some, cells, teacher.step, teacher.near)
+        left = packed_weights(torch.full_like(t, math.exp(floor)), ray_indices, len(some))[1]
+        lengths.append(counts_of(ray_indices, len(some)) * teacher.step)
+        lost.append(1 - left)
+    return torch.cat(lengths), torch.cat(lost)
+
+
+def whole_box(teacher: Teacher) -> nn.Module:
+    """Return an occupancy grid like the teacher's, with every cell switched on."""
+    cells, device = teacher.cells, teacher.aabb.device
+    full = type(cells)(teacher.aabb.reshape(6).tolist(), cells.binaries.shape[-1]).to(device)
+    full.binaries = torch.ones_like(cells.binaries)
+    return full
 
 
 def without_corner(grid: nn.Module, x: float, z: float) -> nn.Module:
@@ -84,16 +73,6 @@ def without_corner(grid: nn.Module, x: float, z: float) -> nn.Module:
         return copied
 
     return edited(grid, carve)
-
-
-def ray_and_fog(
-    fields: Mapping[str, nn.Module], teacher: Teacher, cameras: Cameras, row: int, column: int, clip: tuple[float, float]
-):
-    """Return the chart of one ray between the lines of a clip; its title says what the floor alone absorbs of the ray's light."""
-    chart, pixel = ray_chart(along_ray(fields, teacher, cameras, row, column), clip), row * cameras.width + column
-    lost = [float(fog(teacher, cameras, clip[0], everywhere)[1][pixel]) for everywhere in (False, True)]
-    title = f"the floor absorbs {lost[0]:.1%} in shared cells, {lost[1]:.1%} in the whole box"
-    return chart.update_layout(title=title, margin_t=90)
 
 
 def cut_and_taught(
@@ -149,12 +128,9 @@ def with_floor(
         everywhere: whether the floor fills the whole box, or the shared cells only.
         largest: width of the picture at most; fog is as well seen in a small one, and no sample of it can be skipped.
     """
-    width, device, cells = min(cameras.width, largest), teacher.aabb.device, teacher.cells
+    width, device = min(cameras.width, largest), teacher.aabb.device
     cameras = cameras[:1].resized(width, round(cameras.height * width / cameras.width))
-    rays, pictures = camera_rays(cameras), []
-    if everywhere:
-        cells = type(cells)(teacher.aabb.reshape(6).tolist(), cells.binaries.shape[-1]).to(device)
-        cells.binaries = torch.ones_like(teacher.cells.binaries)
+    rays, pictures, cells = camera_rays(cameras), [], whole_box(teacher) if everywhere else teacher.cells
     for part in parts_of(teacher, rays, cells, teacher.step, teacher.near):
         some = rays[part]
         ray_indices, t, points = march_cells(teacher, some, cells, teacher.step, teacher.near)

@@ -83,10 +83,27 @@ def pair(rows: Mapping[str, Mapping[str, Conversion]], first: nn.Module, draw: C
     return {f"teacher, {teacher}": theirs, f"student, {student}": ours, "difference, five times": gap}
 
 
+def sheet(rows: Mapping[str, Mapping[str, Conversion]]) -> dict:
+    """Return what `nsw.widgets.matrix` writes into its entries: PSNR in dB, and below it seconds."""
+    notes = {a: {b: f"{cell.seconds:.2g} s" for b, cell in row.items()} for a, row in rows.items()}
+    return {"values": {a: {b: cell.psnr for b, cell in row.items()} for a, row in rows.items()}, "notes": notes, "unit": "dB"}
+
+
+def gains(rows: Mapping[str, Mapping[str, Conversion]], first_psnr: float) -> dict[str, float]:
+    """Return for every conversion how much better its student is than its teacher, in dB, {"teacher to student": ...}."""
+    taught = psnr_of_teachers(rows, first_psnr)
+    return {f"{a} to {b}": cell.psnr - taught[a] for a, row in rows.items() for b, cell in row.items()}
+
+
+def psnr_of_teachers(rows: Mapping[str, Mapping[str, Conversion]], first_psnr: float) -> dict[str, float]:
+    """Return the PSNR in dB of the model that taught each row."""
+    name = next(iter(rows))
+    return {teacher: first_psnr if teacher == name else rows[name][teacher].psnr for teacher in rows}
+
+
 def save_matrix(path: Path, rows: Mapping[str, Mapping[str, Conversion]], first: nn.Module, first_psnr: float) -> Path:
     """Write every entry of the matrix to a JSON file, whole or not at all: architectures, sizes, PSNR in dB, seconds."""
-    name = next(iter(rows))
-    taught = {t: first_psnr if t == name else rows[name][t].psnr for t in rows}
+    taught = psnr_of_teachers(rows, first_psnr)
     entries = [
         {
             "teacher": t,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,16 +13,36 @@ from torch import Tensor
 from nsw.cameras import Cameras, Rays, camera_rays
 from nsw.renderers.render import Render
 
+MOST_RAYS = 1 << 21
 
-def rays_of_some(cameras: Cameras, most: int = 1 << 21) -> Iterator[Rays]:
-    """Yield the rays of all pixels in order, those of a few cameras at a time: their matrices alone take 100 bytes a ray.
 
-    Args:
-        most: rays at once; a camera's own are never parted.
-    """
+def few_cameras(cameras: Cameras, most: int = MOST_RAYS) -> Iterator[Cameras]:
+    """Yield cameras in order, a few at a time, so that they have at most so many pixels; one is never parted."""
     n = max(most // (cameras.height * cameras.width), 1)
     for i in range(0, len(cameras), n):
-        yield camera_rays(cameras[slice(i, i + n)])
+        yield cameras[slice(i, i + n)]
+
+
+def rays_of_some(cameras: Cameras, most: int = MOST_RAYS) -> Iterator[Rays]:
+    """Yield the rays of all pixels in order, those of a few cameras at a time: their matrices alone take 100 bytes a ray."""
+    return map(camera_rays, few_cameras(cameras, most))
+
+
+def a_few_cameras_at_a_time(draw: Callable[..., Render]) -> Callable[..., Render]:
+    """Return a function like `draw(model, cameras, **options)` that never sees more cameras at once than memory has room for."""
+
+    @functools.wraps(draw)
+    def in_parts(model: Any, cameras: Cameras, **options: Any) -> Render:
+        return in_order([draw(model, some, **options) for some in few_cameras(cameras)])
+
+    return in_parts
+
+
+def in_order(renders: Sequence[Render]) -> Render:
+    """Return the pictures of several renders as one; a single one keeps its extras."""
+    if len(renders) == 1:
+        return renders[0]
+    return Render(*(torch.cat([getattr(render, name) for render in renders]) for name in ("rgb", "alpha", "depth")))
 
 
 def all_rays(cameras: Cameras, device: torch.device | str) -> Rays:

@@ -16,6 +16,7 @@ from torch import Tensor
 from nsw.cameras import Cameras
 from nsw.errors import InputError
 from nsw.models.gaussians import RESIZING, Gaussians
+from nsw.renderers.parts import in_order
 from nsw.renderers.render import Render, backdrop
 
 
@@ -101,7 +102,4 @@ def render_view(
 
 def render_each(draw: Callable, cameras: Cameras) -> Render:
     """Return the pictures of C cameras, drawn one by one by `draw(camera)`: for splats that look different to each."""
-    parts = [draw(cameras[i]) for i in range(len(cameras))]
-    if len(parts) == 1:
-        return parts[0]
-    return Render(*(torch.cat([getattr(part, name) for part in parts]) for name in ("rgb", "alpha", "depth")))
+    return in_order([draw(cameras[i]) for i in range(len(cameras))])

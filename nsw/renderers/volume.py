@@ -22,7 +22,7 @@ from nsw.kernels.occupancy import OccGridEstimator, ray_aabb_intersect
 from nsw.kernels.packed import counts_of, exclusive_sum
 from nsw.kernels.packed_rays import samples_in_cells
 from nsw.models.field import Field
-from nsw.renderers.parts import parts_of_counts
+from nsw.renderers.parts import a_few_cameras_at_a_time, parts_of_counts
 from nsw.renderers.render import Render, backdrop
 
 MOST_SAMPLES = 1 << 21  # of a field at once where no gradient is asked: a network 256 wide makes 2 GB of them a layer
@@ -210,8 +210,7 @@ def render_rays(
     if occupancy is not None:
         step = step or float((field.aabb[1] - field.aabb[0]).norm()) / n_samples
         return _render_packed(field, rays, occupancy, first, last, step, background, jitter, early_stop)
-    if t is None:
-        t = stratified(first, last, n_samples, jitter)
+    t = stratified(first, last, n_samples, jitter) if t is None else t
     coarse = None
     if n_fine:
         coarse = render_at(proposal or field, rays, t, first, last, background, colour_threshold)
@@ -364,6 +363,7 @@ def _render_packed(
 
 
 @torch.no_grad()
+@a_few_cameras_at_a_time
 def render_view(
     field: Field,
     cameras: Cameras,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nsw.cameras import Cameras, Rays, pixel_rays
+from nsw.cameras import Cameras, Rays, pixel_ray
 from nsw.errors import InputError
 from nsw.widgets import pictures
 from nsw.widgets.charts import COLOURS, css, figure
@@ -212,7 +212,7 @@ class _Glass:
         self.sample, self.scene, self.frame, self.cameras, self.between = sample, scene, frame, cameras, between
 
     def chart(self, row: int, column: int):
-        rays = pixel_rays(self.cameras, *(torch.tensor([v]) for v in (0, row, column)))
+        rays = pixel_ray(self.cameras, row, column)
         with torch.no_grad():
             samples = samples_of(self.sample(rays), self.between(rays))
         true_t = None

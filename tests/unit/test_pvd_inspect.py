@@ -10,10 +10,11 @@ from functools import partial
 import pytest
 import torch
 
-from nsw.cameras import orbit
+from nsw.cameras import camera_rays, orbit
 from nsw.methods import instant_ngp as ngp
 from nsw.methods import instant_ngp_fit as fitting
 from nsw.methods import pvd
+from nsw.methods import pvd_charts as charts
 from nsw.methods import pvd_inspect as look
 from nsw.methods import pvd_matrix as crossing
 from nsw.methods import pvd_students as students
@@ -72,9 +73,9 @@ def test_two_fields_along_one_ray():
     t, s = curves["ball"]
     solid = s > 0
     assert float(t[solid].min()) == pytest.approx(3.4, abs=0.1) and float(t[solid].max()) == pytest.approx(4.6, abs=0.1)
-    assert "clip, floor" in svg(look.ray_chart(curves, PLAN.clip), "one ray")
+    assert "clip, floor" in svg(charts.ray_chart(curves, PLAN.clip), "one ray")
     assert svg(
-        look.ray_chart(look.along_ray({"ball": teacher.model}, teacher, camera, 0, 0), PLAN.clip), "a ray that meets nothing"
+        charts.ray_chart(look.along_ray({"ball": teacher.model}, teacher, camera, 0, 0), PLAN.clip), "a ray that meets nothing"
     )
 
 
@@ -91,10 +92,10 @@ def test_a_floor_is_fog_only_outside_of_the_shared_cells():
 def test_a_floor_absorbs_what_its_depth_and_the_way_through_the_box_say():
     teacher = pvd.teach(ball(), None, PLAN, torch.Generator().manual_seed(0))
     camera = orbit(1, 4.0, 0.0, width=9, height=9)
-    length, absorbed = look.fog(teacher, camera, math.log(0.1 * teacher.step))
+    length, absorbed = look.fog(teacher, camera_rays(camera), math.log(0.1 * teacher.step))
     torch.testing.assert_close(absorbed, 1 - torch.exp(-0.1 * length), atol=1e-4, rtol=1e-4)
     assert float(length.view(9, 9)[4, 4]) == pytest.approx(2.0, abs=2 * teacher.step)
-    shared = look.fog(teacher, camera, math.log(0.1 * teacher.step), everywhere=False)[1]
+    shared = look.fog(teacher, camera_rays(camera), math.log(0.1 * teacher.step), everywhere=False)[1]
     assert bool((shared <= absorbed + 1e-6).all()) and float(shared.view(9, 9)[0, 4]) == 0.0
 
 
