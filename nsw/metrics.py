@@ -83,6 +83,11 @@ def ssim(predicted: Float[Tensor, "*n H W 3"], target: Float[Tensor, "*n H W 3"]
     Raises:
         InputError: for pictures smaller than the window.
     """
+    return float(torch.tensor(ssim_per_view(predicted, target)).mean())
+
+
+def ssim_per_view(predicted: Tensor, target: Tensor) -> list[float]:
+    """Return the structural similarity of each picture; see `ssim`."""
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     predicted, target = _batched(predicted, target)
@@ -90,8 +95,8 @@ def ssim(predicted: Float[Tensor, "*n H W 3"], target: Float[Tensor, "*n H W 3"]
         raise InputError(
             f"SSIM needs pictures of at least 11x11 pixels, got {predicted.shape[2]}x{predicted.shape[1]}: train at a larger size."
         )
-    x, y = (t.float().clamp(0, 1).permute(0, 3, 1, 2) for t in (predicted, target))
-    return float(structural_similarity_index_measure(x, y, data_range=1.0, kernel_size=11, sigma=1.5))
+    pairs = zip(*(t.float().clamp(0, 1).permute(0, 3, 1, 2).split(1) for t in (predicted, target)), strict=True)
+    return [float(structural_similarity_index_measure(x, y, data_range=1.0, kernel_size=11, sigma=1.5)) for x, y in pairs]
 
 
 def vgg_file(hub: Path | None = None) -> Path:
@@ -168,18 +173,17 @@ def evaluate(render: Callable, scene, split: str = "test", background: float = 1
         scene: the scene; its masks are honoured.
     """
     frames = scene.frames(split)
-    target = scene.pixels(frames, background)
-    pictures, depths = [], []
-    for i in frames:
+    per_view, similar, depths = [], [], []
+    for frame in frames.tolist():  # scored where they were drawn, then let go: the rasterizer's lists of 200 views fill a GPU
         with torch.no_grad():
-            drawn = render(scene.cameras[int(i)])
-        # off the GPU at once, and without the rasterizer's lists: those of 200 views would fill it
-        pictures.append(drawn.rgb.detach().cpu())
+            drawn = render(scene.cameras[frame])
+        rgb = drawn.rgb.detach()
+        target = scene.pixels([frame], background).to(rgb.device)
+        per_view += psnr_per_view(rgb, target, None if scene.masks is None else scene.masks[frame].to(rgb.device))
+        similar += ssim_per_view(rgb, target)
         depths += [] if scene.depth is None else [drawn.depth.detach().cpu()]
-    rgb = torch.cat(pictures)
-    per_view = psnr_per_view(rgb, target, None if scene.masks is None else scene.masks[frames])
     depth = None if scene.depth is None else depth_error(torch.cat(depths), scene.depth[frames].float())
-    return ViewScores(_mean(per_view), ssim(rgb, target), depth, tuple(per_view), describe(scene, split))
+    return ViewScores(_mean(per_view), float(torch.tensor(similar).mean()), depth, tuple(per_view), describe(scene, split))
 
 
 @torch.no_grad()

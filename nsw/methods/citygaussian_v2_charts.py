@@ -105,14 +105,14 @@ def needle_figure(ratios: Mapping[str, Float[Tensor, "n"]], threshold: float, lo
 
 def alignment_figure(guess: Float[Tensor, "H W"], pixels: Float[Tensor, "P 2"], known: Float[Tensor, "P"]):
     """Return estimated against known inverse depth at sparse points as a plotly figure, with the robust line through them."""
-    from nsw.widgets.charts import figure
+    from nsw.widgets.charts import figure, some_of
 
     fitted = align_inverse_depth(guess, pixels, known).flatten()
     ends = [int(guess.argmin()), int(guess.argmax())]
     column, row = pixels.long().unbind(-1)
     at = guess[row.clamp(0, guess.shape[0] - 1), column.clamp(0, guess.shape[1] - 1)]
     line = dict(type="scatter", mode="lines", x=guess.flatten()[ends].tolist(), y=fitted[ends].tolist(), name="median and MAD")
-    points = _dots(torch.stack([at, known], -1), dict(size=6), "sparse points")
+    points = _dots(some_of(torch.stack([at, known], -1)), dict(size=6), "sparse points")
     axes = dict(xaxis_title="estimated, no units", yaxis_title="inverse depth of the point (1 / world unit)")
     return figure([points, line], showlegend=True, **axes)
 

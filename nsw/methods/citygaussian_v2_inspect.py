@@ -201,9 +201,9 @@ def judge(
         voxel: of the mesh; also how near a point must be to count.
     """
     frames, draw = scene.frames("test"), lambda cameras: render_view(model, cameras)
-    drawn = [draw(scene.cameras[i]).to("cpu") for i in frames.tolist()]
-    rgb, target = torch.cat([r.rgb for r in drawn]), scene.pixels(frames)
-    depth = metrics.depth_error(torch.cat([r.depth for r in drawn]), scene.depth[frames].float())
+    drawn = [(out.rgb.cpu(), out.depth.cpu()) for out in (draw(scene.cameras[i]) for i in frames.tolist())]
+    (rgb, z), target = (torch.cat(maps) for maps in zip(*drawn, strict=True)), scene.pixels(frames)
+    depth = metrics.depth_error(z, scene.depth[frames].float())
     parts = [metrics.psnr(rgb, target, mask) if bool(mask.any()) else math.nan for mask in (seam, ~seam)]
     shape = (math.nan,) * 3
     if truth is not None:

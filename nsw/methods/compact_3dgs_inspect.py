@@ -71,7 +71,10 @@ def morton_way(n: int) -> tuple[list[int], list[int]]:
 
 
 def code_traces(scales: Float[Tensor, "N 3"], codewords: Float[Tensor, "L K 3"], stages: int) -> list[dict[str, object]]:
-    """Return what plotly draws of the first two scales of splats, and of what the first `stages` of their codes say."""
+    """Return what plotly draws of the first two scales of some splats, and of what the first `stages` of their codes say."""
+    from nsw.widgets.charts import some_of
+
+    scales = some_of(scales)
     said = total(assign(scales, codewords), codewords, stages)
     clouds = {"splats": scales, f"after {stages}": said}
     axes = {name: dict(x=xyz[:, 0].tolist(), y=xyz[:, 1].tolist()) for name, xyz in clouds.items()}

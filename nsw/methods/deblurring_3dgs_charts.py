@@ -84,13 +84,19 @@ def lens_figure(trained: Mapping[str, Deblurring], scene: Scene) -> dict[str, An
 
 
 def cloud_figure(training: Deblurring) -> dict[str, Any]:
-    """Return what plotly draws of the added points from above: splats before, points added, and those among them still there."""
+    """Return what plotly draws of the added points from above: splats before, points added, and those among them still there.
+
+    Legends say how many there are; of many, some are drawn.
+    """
+    from nsw.widgets.charts import some_of
+
     left = training.gaussians.means.detach().cpu()[(training.rows["origin"] == ADDED).cpu()]
     places = {"splats before": training.old_places, "points added": training.new_places, "of these, at the end": left}
     looks = (("#999999", 3, "circle"), ("#E69F00", 6, "diamond"), ("#0072B2", 4, "circle"))
     data = []
     for (name, xyz), (colour, size, symbol) in zip(places.items(), looks, strict=True):
         dots = dict(mode="markers", marker=dict(color=colour, size=size, symbol=symbol))
-        data.append(dict(type="scatter", name=f"{len(xyz)} {name}", x=xyz[:, 0].tolist(), y=xyz[:, 1].tolist(), **dots))
+        x, y, _ = some_of(xyz).T.tolist()
+        data.append(dict(type="scatter", name=f"{len(xyz)} {name}", x=x, y=y, **dots))
     axes = dict(xaxis_title="x (world units)", yaxis_title="y (world units)")
     return dict(data=data, title=f"Points added after step {training.cloud.add_at}", height=480, **axes)

@@ -175,10 +175,14 @@ def compared(render: Callable, scene: Scene, split: str = "test") -> tuple[float
     """Return how far drawn depth, that depth's normals and drawn normals are off in the views of a split, as `Judged` has them."""
     frames = scene.frames(split)
     cameras = scene.cameras[frames]
-    drawn = [render(cameras[i]).to("cpu") for i in range(len(frames))]
-    maps = torch.cat([r.depth for r in drawn])
+    drawn: dict[str, list] = {"depth": [], "normals": []}
+    for i in range(len(frames)):  # of each render the maps alone: the rasterizer's lists stay on a GPU
+        out = render(cameras[i])
+        drawn["depth"].append(out.depth.cpu())
+        drawn["normals"] += [out.extras["normals"].cpu()] if "normals" in out.extras else []
+    maps = torch.cat(drawn["depth"])
     from_depth, true = surfels.normals_from_depth(maps, cameras), scene.normals[frames].float()
     true = torch.where((from_depth.norm(dim=-1) > 0.5)[..., None], true, 0.0)  # the border has no differences
     error = metrics.normal_error_degrees
-    rendered = error(torch.cat([r.extras["normals"] for r in drawn]), true) if "normals" in drawn[0].extras else None
+    rendered = error(torch.cat(drawn["normals"]), true) if drawn["normals"] else None
     return metrics.depth_error(maps, scene.depth[frames].float()), error(from_depth, true), rendered

@@ -1,6 +1,7 @@
 """Metrics against closed forms and independent implementations."""
 
 import math
+import weakref
 from functools import partial
 
 import numpy as np
@@ -51,6 +52,31 @@ def test_ssim_of_small_pictures_is_refused():
 def test_shapes_that_differ_are_refused():
     with pytest.raises(InputError, match="differ in size"):
         metrics.psnr(torch.zeros(8, 8, 3), torch.zeros(8, 9, 3))
+
+
+def test_a_split_is_scored_view_by_view_and_no_render_is_kept():
+    """The rasterizer's lists of 200 views fill a GPU; the scores are those of all pictures at once."""
+    from nsw import scenes
+    from nsw.renderers.render import Render
+
+    scene, kept = scenes.load("toybox", size=16), []
+
+    class Lists:
+        pass
+
+    def render(camera):
+        assert sum(lists() is not None for lists in kept) <= 1
+        lists = Lists()
+        kept.append(weakref.ref(lists))
+        rgb = torch.full((1, 16, 16, 3), 0.1 * len(kept) % 1)
+        return Render(rgb, rgb[..., 0], 2 + rgb[..., 0], {"meta": lists})
+
+    found = metrics.evaluate(render, scene)
+    frames = scene.frames("test")
+    rgb = torch.stack([torch.full((16, 16, 3), 0.1 * (i + 1) % 1) for i in range(len(frames))])
+    assert len(kept) == len(frames) and found.ssim == metrics.ssim(rgb, scene.pixels(frames))
+    assert found.per_view == tuple(metrics.psnr_per_view(rgb, scene.pixels(frames)))
+    assert found.depth_error == metrics.depth_error(2 + rgb[..., 0], scene.depth[frames].float())
 
 
 def test_loss_ssim_is_zero_for_equal_and_has_a_gradient_that_finite_differences_confirm():

@@ -218,6 +218,7 @@ def test_adam_steps_are_those_of_torch_whatever_the_factor_on_the_gradient():
 def test_pulls_are_of_the_split_asked_for_and_none_comes_from_masked_pixels(scene):
     assert inspect.pulls(splats(), scene).shape == (5, 40, 3) and inspect.pulls(splats(), scene, "test").shape == (1, 40, 3)
     hidden = replace(scene, masks=torch.zeros(scene.images.shape[:3], dtype=torch.bool))
+    assert torch.equal(inspect.pulls(splats(), scene, most=3), inspect.pulls(splats(), scene)[:, [0, 20, 39]])
     assert inspect.pulls(splats(), hidden).abs().max() < 1e-5 * inspect.pulls(splats(), scene).abs().max()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from nsw.cameras import Rays, camera_rays, orbit
 from nsw.errors import InputError
 from nsw.kernels.occupancy import OccGridEstimator
 from nsw.models.field import FieldOutput
+from nsw.renderers import parts, volume
 from nsw.renderers import render_view as render_any
 from nsw.renderers.volume import composite, edges_around, importance_samples, ray_bounds, render_rays, render_view, stratified
 
@@ -246,6 +249,16 @@ def test_a_view_has_camera_depth_and_does_not_depend_on_chunks():
     assert torch.equal(a.rgb, b.rgb) and a.rgb.shape == (2, 12, 16, 3)
     # a plane that the camera looks at straight on has one depth, whatever the ray's slope
     assert torch.allclose(a.depth[a.alpha > 0.5], torch.tensor(2.5), atol=0.01)
+
+
+def test_many_large_views_are_drawn_a_few_at_a_time(monkeypatch):
+    cameras, seen = orbit(3, radius=3.0, width=6, height=4, fov_x_degrees=30.0), []
+    whole = render_view(Slab(), cameras, n_samples=20)
+    monkeypatch.setattr(parts, "few_cameras", partial(parts.few_cameras, most=30))
+    monkeypatch.setattr(volume, "camera_rays", lambda some: seen.append(len(some)) or camera_rays(some))
+    parted = render_view(Slab(), cameras, n_samples=20)
+    assert seen == [1, 1, 1]
+    assert all(torch.equal(getattr(parted, name), getattr(whole, name)) for name in ("rgb", "alpha", "depth"))
 
 
 def test_a_view_takes_the_options_a_model_brings():

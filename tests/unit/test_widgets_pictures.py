@@ -137,6 +137,14 @@ def test_charts_travel_without_network_and_with_a_still(shown):
     assert len(str(spec)) < 4000  # plotly's default template alone would be 6 kB
 
 
+def test_a_curve_of_a_million_points_is_drawn_with_some_of_them(shown):
+    values = torch.linspace(-1, 1, 1_000_000)
+    widgets.lines({"long": (range(len(values)), values)}, x="splat", y="importance", alt="a line of very many points")
+    (curve,) = shown[0][0]["application/vnd.plotly.v1+json"]["data"]
+    assert len(curve["x"]) == len(curve["y"]) == charts.MOST
+    assert (curve["x"][0], curve["y"][0], curve["x"][-1], curve["y"][-1]) == (0, -1.0, 999_999, 1.0)
+
+
 def test_svg_still_draws_lines_where_they_are():
     chart = charts.figure([dict(type="scatter", x=[0, 10], y=[0, 1], mode="lines")])
     text = svg_still.svg(chart, "a line")
