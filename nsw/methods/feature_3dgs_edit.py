@@ -41,7 +41,9 @@ def agreed(model: FeatureGaussians, features: Float[Tensor, "N M"], k: int = 16)
     is deleted; one on an edge carries both sides. Counted by opacity, their neighbours know better.
     """
     _, ids = nearest(model.means, model.means, k)
-    return normalize((features[ids] * model.activated_opacities[ids][..., None]).sum(1), dim=1)
+    opacities = model.activated_opacities[..., None]
+    said = [(features[some] * opacities[some]).sum(1) for some in ids.split(1 << 16)]  # k features a splat: not of all at once
+    return normalize(torch.cat(said), dim=1)
 
 
 def likeness(features: Float[Tensor, "*n M"], teacher: FeatureTeacher, words: Sequence[str]) -> Float[Tensor, "*n K"]:

@@ -18,6 +18,7 @@ COPIES = {"copy_", "copy", "_to_copy", "_foreach_copy_"}
 INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index", "_unsafe_index_put"}
 SCALARS_TOO = {"masked_fill", "masked_fill_", "fill", "fill_", "lerp", "index_fill", "index_fill_", "where"}
 PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "vdot"}  # of integers CUDA knows none
+HOST_ALONE = {"histogram", "_histogramdd_bin_edges", "_histogramdd_from_bin_cts", "_histogramdd_from_bin_tensors"}
 CARD = torch.device("cuda:0")
 AS_TENSOR = torch.as_tensor
 _keep = []
@@ -171,6 +172,19 @@ def refuse_mixtures(func, args, kwargs) -> None:
     raise RuntimeError(f"Expected all tensors to be on the same device, but found at least two devices in {name}: {shapes}")
 
 
+def refuse_what_is_missing(func, args, kwargs) -> None:
+    """Raise what CUDA raises for operations of which it has no kernel, or only one of several."""
+    name = about(func)[0]
+    if not any(isinstance(x, Card) for x in flat((args, kwargs))):
+        return
+    if name in HOST_ALONE:
+        raise NotImplementedError(f"Could not run 'aten::{name}' with arguments from the 'CUDA' backend.")
+    if name in PRODUCTS and not args[0].is_floating_point() and not args[0].is_complex():
+        raise RuntimeError(f'"{name}_cuda" not implemented for {args[0].dtype}')
+    if name == "linalg_lstsq" and kwargs.get("driver") not in (None, "gels"):
+        raise RuntimeError("torch.linalg.lstsq: parameter `driver` should be one of (gels)")
+
+
 def bare(value):
     return value.raw if isinstance(value, Card) else value
 
@@ -178,8 +192,7 @@ def bare(value):
 def answer(func, args, kwargs):
     """Do an operation on the numbers and return what it gives as Cards."""
     refuse_mixtures(func, args, kwargs)
-    if about(func)[0] in PRODUCTS and not args[0].is_floating_point() and not args[0].is_complex():
-        raise RuntimeError(f'"{about(func)[0]}_cuda" not implemented for {args[0].dtype}')
+    refuse_what_is_missing(func, args, kwargs)
     inner, place = dict(kwargs), kwargs.get("device")
     place = None if place is None else torch.device(place).type
     if place == "cuda":
