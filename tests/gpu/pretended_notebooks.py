@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import ast
+import inspect
 import os
 import tempfile
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -77,6 +79,24 @@ def noting(what: str, draw: Callable, **values) -> None:
         )
 
 
+def settings_of(spec) -> list:
+    """Return where a control of `nsw.widgets.slider_panel.control` stands first, and then where it is moved to."""
+    if isinstance(spec, tuple) and isinstance(spec[0], str):
+        return [spec[0], *spec[1]]
+    if isinstance(spec, tuple):
+        return [spec[2], *spec[:2]]
+    return spec if isinstance(spec, list) else [spec, not spec]
+
+
+def shown(draw: Callable, **values) -> None:
+    """Draw as a slider's panel does: a chart as it is, a picture as an array."""
+    out = draw(**values)
+    if not hasattr(out, "to_plotly_json"):
+        from nsw.widgets.pictures import to_array
+
+        to_array(out)
+
+
 def move_everything() -> None:
     """Let every slider be moved to both ends once it is shown, and every viewer be turned."""
     from nsw.widgets import inline_viewer, slider_panel
@@ -88,17 +108,12 @@ def move_everything() -> None:
         own_sliders(draw, alt, caption, pick, **ranges)
         sides = {} if pick is None else dict(zip(("row", "column"), to_array(pick).shape[:2], strict=True))
         ranges = {name: (0, n - 1, n // 2) for name, n in sides.items()} | ranges
-        first = {
-            name: spec[2] if isinstance(spec, tuple) else spec[0] if isinstance(spec, list) else spec
-            for name, spec in ranges.items()
-        }
+        first = {name: settings_of(spec)[0] for name, spec in ranges.items()}
+        coarse = "coarse" in inspect.signature(draw).parameters and "coarse" not in ranges
         for name, spec in ranges.items():
-            for value in spec[:2] if isinstance(spec, tuple) else spec[1:] if isinstance(spec, list) else (not spec,):
-                noting(
-                    alt,
-                    lambda **v: (lambda out: hasattr(out, "to_plotly_json") or to_array(out))(draw(**v)),
-                    **first | {name: value},
-                )
+            for value in settings_of(spec)[1:]:
+                for shade in [{"coarse": True}, {"coarse": False}] if coarse else [{}]:
+                    noting(alt, partial(shown, draw), **first | {name: value} | shade)
 
     def viewer(*args, **options):
         view = own_viewer(*args, **options)
