@@ -30,7 +30,9 @@ def seen_and_true(model: DenseGrid, scene: Scene, n_rays: int, seed: int = 0) ->
     return dvgo.render(model, rays.to(model.aabb.device), scene.near).rgb.cpu(), truth[index]
 
 
-def theatre(rgb: Float[Tensor, "R 3"], truth: Float[Tensor, "R 3"], shuffle: int = 0, kernel: int = 4) -> Float[Tensor, "H W3 3"]:
+def theatre(
+    rgb: Float[Tensor, "R 3"], truth: Float[Tensor, "R 3"], shuffle: int = 0, kernel: int = 4
+) -> dict[str, Float[Tensor, "H W 3"]]:
     """Return a virtual patch of the truth, the same of the prediction, and SSIM of each window: dark is unlike.
 
     Args:
@@ -43,8 +45,15 @@ def theatre(rgb: Float[Tensor, "R 3"], truth: Float[Tensor, "R 3"], shuffle: int
     luminance, structure = ssim_terms(*group_moments(rgb[groups], truth[groups], window_weights(kernel).to(rgb)))
     similar = (luminance * structure).mean(-1).clamp(0, 1).view(height // kernel, width // kernel)
     similar = similar.repeat_interleave(kernel, 0).repeat_interleave(kernel, 1)[..., None].expand(-1, -1, 3)
-    gap = torch.ones(height, max(1, width // 16), 3)
-    return torch.cat([patches[0], gap, patches[1], gap, similar], dim=1)
+    words = f"SSIM of each window, mean {float((luminance * structure).mean()):.2f}"
+    return {"true colours": patches[0], "what the field shows": patches[1], words: similar}
+
+
+def theatre_picture(rgb: Float[Tensor, "R 3"], truth: Float[Tensor, "R 3"], shuffle: int = 0):
+    """Return `theatre` as one picture under its names, uint8 [H, W, 3]."""
+    from nsw.widgets import titled
+
+    return titled(theatre(rgb, truth, shuffle))
 
 
 def group_chart(truth: Float[Tensor, "n 3"], shift: float = 0.0, scale: float = 1.0, noise: float = 0.0):

@@ -152,6 +152,18 @@ def differences(scores: Mapping[str, Mapping[str, Sequence[metrics.ViewScores]]]
     return rows
 
 
+def gains(scores: Mapping[str, Mapping[str, Sequence[metrics.ViewScores]]]) -> dict[str, dict[str, float]]:
+    """Return by how many dB of PSNR each other term is above the first, in the mean over seeds: {condition: {term: dB}}."""
+    means = {
+        condition: {term: statistics.fmean(one.psnr for one in every) for term, every in by_term.items()}
+        for condition, by_term in scores.items()
+    }
+    return {
+        condition: {term: psnr - next(iter(row.values())) for term, psnr in list(row.items())[1:]}
+        for condition, row in means.items()
+    }
+
+
 def score_rows(scores: Mapping[str, metrics.ViewScores], head: str) -> list[dict[str, object]]:
     """Return a row for each training: its name under `head`, PSNR, SSIM and, where known, depth error."""
     rows = [{head: name, "PSNR (dB)": one.psnr, "SSIM": one.ssim, "depth error": one.depth_error} for name, one in scores.items()]

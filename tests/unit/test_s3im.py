@@ -324,12 +324,13 @@ def test_looking_at_a_grid():
 
 def test_the_theatre_shows_truth_prediction_and_their_likeness():
     rgb, truth = (v.float() for v in _colours())
-    picture = look.theatre(truth, truth)
-    assert picture.shape == (16, 50, 3)
-    assert torch.equal(picture[:, :16], picture[:, 17:33]) and float(picture[:, 34:].min()) > 0.999
-    first, second = look.theatre(rgb, truth, 1), look.theatre(rgb, truth, 2)
-    assert not torch.equal(first, second) and float(first[:, 34:].mean()) < 0.99
-    torch.testing.assert_close(first[:, :16].mean(), second[:, :16].mean())
+    true, shown, alike = look.theatre(truth, truth).values()
+    assert true.shape == alike.shape == (16, 16, 3)
+    assert torch.equal(true, shown) and float(alike.min()) > 0.999
+    first, second = (list(look.theatre(rgb, truth, shuffle).values()) for shuffle in (1, 2))
+    assert not torch.equal(first[1], second[1]) and float(first[2].mean()) < 0.99
+    torch.testing.assert_close(first[0].mean(), second[0].mean())
+    assert look.theatre_picture(rgb, truth, 1).shape[2] == 3
     assert "SSIM 1.00" in look.group_chart(truth[:16]).layout.title.text
     assert "brightness 1.00" in look.group_chart(truth[:16], scale=0.2).layout.title.text
 
@@ -394,3 +395,9 @@ def test_the_small_error_form_meets_one_minus_ssim_where_errors_are_small():
 def test_rows_leave_out_what_is_not_known():
     one = metrics.ViewScores(psnr=20.0, ssim=0.5, depth_error=None, per_view=(20.0,), protocol="p")
     assert trials.score_rows({"MSE": one}, "host") == [{"host": "MSE", "PSNR (dB)": 20.0, "SSIM": 0.5}]
+
+
+def test_gains_are_the_mean_changes_of_psnr():
+    score = lambda psnr: metrics.ViewScores(psnr, 0.5, None, (psnr,), "p")  # noqa: E731
+    found = {"host": {"MSE": [score(20.0), score(22.0)], "S3IM": [score(21.0), score(23.5)]}}
+    assert trials.gains(found) == {"host": {"S3IM": 1.25}}
