@@ -277,9 +277,12 @@ def test_rows_and_curves_of_the_notebook_say_what_was_measured():
     model = _with_block()
     (row,) = charts.rank_rows({2: model}, lambda field: 20.0, lambda field: field)
     assert row == {"components a mode": 2, "MB": model.n_bytes / 1e6, "PSNR (dB)": 20.0, "trained on": 20.0}
-    curves = charts.quality_over_size({"VM": 0.5}, {"VM": 21.0}, [row, row | {"MB": 1.0}])
-    assert curves["VM"] == ([0.5], [21.0])
-    assert list(curves.values())[1] == ([row["MB"], 1.0], [20.0, 20.0])
+    curve, dot = charts.quality_over_size({"VM": 0.5}, {"VM": 21.0}, [row, row | {"MB": 1.0}]).data
+    assert (list(curve.x), list(curve.y)) == ([row["MB"], 1.0], [20.0, 20.0]) and (dot.name, dot.x, dot.y) == (
+        "VM",
+        (0.5,),
+        (21.0,),
+    )
     (raced,) = charts.race_rows({"VM": [(1.0, 18.0), (2.0, 19.0)]}, {"VM": model}, 1000)
     assert (raced["seconds"], raced["PSNR (dB)"], raced["rays"]) == (2.0, 19.0, "1,000")
     (run,) = charts.run_rows({"everything": model}, lambda field: 20.0)
