@@ -85,15 +85,15 @@ def cut_and_taught(
     seed: int,
     scene: Scene | None = None,
     coarse: bool = False,
-) -> Tensor:
-    """Return pictures of a dense grid without a corner and of the student that learned from it; no student where coarse."""
+) -> dict[str, Tensor]:
+    """Return titled pictures of a dense grid without a corner, and of the student that learned from it: white where coarse."""
     cut = without_corner(grid, x, z)
     left = draw(cut)
     if coarse:
-        return torch.cat([left, torch.ones_like(left)], dim=1)
+        return {"the dense grid, cut": left, "its student, at rest": torch.ones_like(left)}
     torch.manual_seed(seed)
     learned = pvd.convert(cut, make, scene, plan, torch.Generator(grid.aabb.device).manual_seed(seed))
-    return torch.cat([left, draw(learned)], dim=1)
+    return {"the dense grid, cut": left, "its student": draw(learned)}
 
 
 def edited(model: nn.Module, edit: Callable[[nn.Module], nn.Module]) -> nn.Module:
@@ -140,6 +140,12 @@ def with_floor(
         white = torch.ones(len(some), 3, device=device)
         pictures.append(pvd.composite(foggy, Samples(some, ray_indices, t, points), teacher.step, white))
     return torch.cat(pictures).view(cameras.height, cameras.width, 3).cpu()
+
+
+def floored(field: nn.Module, teacher: Teacher, cameras: Cameras, floor: float) -> dict[str, Float[Tensor, "H W 3"]]:
+    """Return titled pictures `with_floor`: in the shared cells only, and in the whole box."""
+    places = {"floor in the shared cells": False, "floor in the whole box": True}
+    return {title: with_floor(field, teacher, cameras, floor, everywhere) for title, everywhere in places.items()}
 
 
 def short_training(

@@ -82,7 +82,7 @@ def test_two_fields_along_one_ray():
 def test_a_floor_is_fog_only_outside_of_the_shared_cells():
     teacher = pvd.teach(ball(), None, PLAN, torch.Generator().manual_seed(0))
     camera = orbit(1, 4.0, 0.0, width=9, height=9)
-    clear, fog = (look.with_floor(teacher.model, teacher, camera, -3.0, everywhere) for everywhere in (False, True))
+    clear, fog = look.floored(teacher.model, teacher, camera, -3.0).values()
     plain = render_view(teacher.model, camera).rgb[0]
     assert float((clear - plain).abs()[4, 4].max()) < 0.02
     corner = (1, 4)  # beside the ball, inside of the box
@@ -149,6 +149,14 @@ def test_a_learner_runs_by_the_clock():
     for progress in (0.0, 0.55, 0.999, 1.0):
         look.racer(learner)(progress)
     assert seen == [0, 5, 9, 9]
+
+
+def test_a_student_of_a_cut_grid_is_drawn_once_the_sliders_rest():
+    camera = orbit(1, 4.0, 0.0, width=9, height=9)
+    cut = partial(look.cut_and_taught, ball(), KINDS["hash"], lambda field: render_view(field, camera).rgb[0], 0.5, 0.5, PLAN, 0)
+    moving, resting = cut(coarse=True), cut(coarse=False)
+    assert torch.equal(moving["the dense grid, cut"], resting["the dense grid, cut"])
+    assert bool((moving["its student, at rest"] == 1).all()) and bool((resting["its student"] < 1).any())
 
 
 def test_an_edit_leaves_the_original_alone():
