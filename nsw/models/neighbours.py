@@ -16,5 +16,6 @@ def nearest(queries: Float[Tensor, "M 3"], points: Float[Tensor, "N 3"], k: int)
     from scipy.spatial import cKDTree
 
     tree = cKDTree(points.detach().cpu().double().numpy())
-    distances, ids = tree.query(queries.detach().cpu().double().numpy(), k=range(1, min(k, len(points)) + 1))
+    ranks = range(1, min(k, len(points)) + 1)
+    distances, ids = tree.query(queries.detach().cpu().double().numpy(), k=ranks, workers=torch.get_num_threads())
     return torch.from_numpy(distances).to(queries), torch.from_numpy(ids).to(queries.device)
