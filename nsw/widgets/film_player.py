@@ -14,19 +14,19 @@ from nsw.widgets.frontend import Latest, emit, live
 
 
 def film(strips: Mapping[str, Sequence[Any]], alt: str, caption: str | None = None, fps: float = 8.0, stills: int = 4) -> None:
-    """Show films of equal length side by side, frame by frame together, under one play button and one slider.
+    """Show films side by side, frame by frame together, under one play button and one slider, as long as the shortest.
 
-    It stands still until it is played. Without a live front end, `stills` frames of each film stand in a row of their own.
+    They stand still until they are played. Without a live front end, `stills` frames of each film stand in a row of their own.
 
     Args:
-        strips: title -> n pictures (anything `pictures.to_array` takes), all of one size.
+        strips: title -> pictures (anything `pictures.to_array` takes), all of one size; a list or a `splat_probe.Film`.
         alt: what the films show.
         fps: frames a second while playing.
     """
-    arrays = {name: [pictures.to_array(frame) for frame in frames] for name, frames in strips.items()}
-    lengths = {name: len(frames) for name, frames in arrays.items()}
-    if len(set(lengths.values())) != 1 or not min(lengths.values()):
-        raise InputError(f"film() needs films of one length, at least one frame each, got {lengths}.")
+    lengths = {name: len(frames) for name, frames in strips.items()}
+    if not (n := min(lengths.values(), default=0)):
+        raise InputError(f"film() needs films of at least one frame each, got {lengths}.")
+    arrays = {name: [pictures.to_array(frames[i]) for i in range(n)] for name, frames in strips.items()}
     alt, sheet = pictures.need_alt(alt), _still(arrays, stills)
     under = f'<figcaption style="font-size:0.9em;opacity:0.85">{html.escape(caption)}</figcaption>' if caption else ""
     text = f'<figure style="margin:0.3em 0;max-width:100%">{pictures.img_tag(sheet, alt, sheet.shape[1])}{under}</figure>'

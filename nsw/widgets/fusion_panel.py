@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+ALT = "the mesh coloured by its error, its normals as colours, and grey"
 
-def fusion_sliders(maps: Any, truth: tuple[Any, Any], camera: Any, voxel: float, truncation: float, alt: str) -> None:
+
+def fusion_sliders(maps: Any, truth: tuple[Any, Any], camera: Any, voxel: float, truncation: float, alt: str = ALT) -> None:
     """Fuse drawn depth anew with every move of a slider: the mesh coloured by its error, its normals, and its scores.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -13,6 +14,7 @@ from nsw.widgets import pictures
 from nsw.widgets.frontend import emit
 
 _BAR, _GAP, _TEXT = 16, 12, 110  # bar width, gap, room for its numbers, CSS pixels
+ROOM = pictures.NOTEBOOK_WIDTH - _BAR - _GAP - _TEXT  # what is left for the map
 
 
 @cache
@@ -53,13 +55,22 @@ def heat(map2d: Any, alt: str, unit: str = "", title: str = "", low: float | Non
     array = array[0] if array.ndim == 3 and array.shape[0] == 1 else array
     if array.ndim != 2 or not array.size:
         raise InputError(f"heat() got shape {list(array.shape)}: expected one map [H, W].")
-    pictures.need_alt(alt)
     array = array.astype(np.float64)
-    finite = array[np.isfinite(array)]
-    low = float(low if low is not None else finite.min() if finite.size else 0.0)
-    high = float(high if high is not None else finite.max() if finite.size else 1.0)
+    low, high = scale([array], low, high)
     colours = coloured(np.where(np.isinf(array), np.sign(array) * 1e300, array), low, high)
-    width = pictures.shown_width(array.shape[1], pictures.NOTEBOOK_WIDTH - _BAR - _GAP - _TEXT)
+    emit_scaled(colours, pictures.shown_width(array.shape[1], ROOM), low, high, unit, title, alt)
+
+
+def scale(arrays: Sequence[Any], low: float | None = None, high: float | None = None) -> tuple[float, float]:
+    """Return the ends of a scale for some arrays: those given, else the finite minimum and maximum of all."""
+    finite = np.concatenate([array[np.isfinite(array)] for array in (np.asarray(a, dtype=np.float64) for a in arrays)])
+    least, most = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
+    return float(least if low is None else low), float(most if high is None else high)
+
+
+def emit_scaled(colours: np.ndarray, width: int, low: float, high: float, unit: str, title: str, alt: str) -> None:
+    """Display a picture that is coloured by `coloured`, `width` pixels wide, beside the bar of its scale."""
+    alt = pictures.need_alt(alt)
     still = _with_bar(pictures.enlarged(colours, width), low, high, unit, title)
     emit(
         pictures.bundle(still, alt, _html(colours, width, low, high, unit, title, alt)),

@@ -230,6 +230,14 @@ def test_mesh_figure_and_its_still(ball):
         widgets.mesh_figure({"nothing": trimesh.Trimesh()})
 
 
+def test_meshes_stand_in_the_colours_of_their_errors_beside_the_truth(ball, monkeypatch):
+    seen = {}
+    monkeypatch.setattr("nsw.widgets.charts.show_figure", lambda chart, alt, caption: seen.update(chart=chart, caption=caption))
+    widgets.error_meshes({"fused": ball}, ball, ball_truth()[0], 0.05)
+    fused, truth = (trace for trace in seen["chart"].data if trace.type == "mesh3d")
+    assert max(fused.intensity) < 0.05 == fused.cmax and truth.intensity is None and "0.05 units" in seen["caption"]
+
+
 def test_the_still_paints_the_nearer_face_over_the_farther():
     from nsw.widgets.mesh_still import painting
 

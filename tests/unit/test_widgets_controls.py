@@ -378,8 +378,12 @@ def test_a_film_stands_still_until_it_is_played_and_leaves_a_few_frames(shown, f
     assert still.width <= 760 and {10, 12, 14, 16, 50, 52, 54, 56} <= {value for _, (value, *_) in still.getcolors(1 << 16)}
 
 
-def test_films_of_different_lengths_are_refused(shown):
-    with pytest.raises(InputError, match="one length"):
+def test_films_end_with_the_shortest_and_an_empty_one_is_refused(shown):
+    grey = {value: torch.full((6, 8), value / 255) for value in (10, 50, 99)}
+    widgets.film({"long": [grey[10], grey[99]], "short": [grey[50]]}, alt="two grey films, one of them longer")
+    still = Image.open(io.BytesIO(base64.b64decode(shown[0]["image/png"])))
+    assert {10, 50} == {10, 50, 99} & {value for _, (value, *_) in still.getcolors(1 << 16)}
+    with pytest.raises(InputError, match="at least one frame"):
         widgets.film({"a": [torch.zeros(2, 2)], "b": []}, alt="nothing to see")
 
 

@@ -270,6 +270,7 @@ def test_charts_of_single_notebooks_draw_what_they_are_given(monkeypatch):
     from nsw.methods.gaussian_splatting_2d_inspect import RayHits
     from nsw.widgets import slider_panel
     from nsw.widgets.budget_curves import budget_slider
+    from nsw.widgets.cost_curves import cost_slider
     from nsw.widgets.disc_ray import disc_ray_figure
     from nsw.widgets.stack_chart import stack_figure
 
@@ -287,6 +288,24 @@ def test_charts_of_single_notebooks_draw_what_they_are_given(monkeypatch):
     picture = np.zeros((4, 4, 3))
     budget_slider({"a": [(100, 20.0, picture), (50, 19.0, picture)], "b": [(100, 21.0, picture)] * 2}, "splats", alt="two pictures")
     assert asked["halvings"] == (0, 1, 0) and asked["draw"](1).shape[2] == 3
+    costs = {4: {"mIoU": 0.5, "bytes": 0.3}, 16: {"mIoU": 0.8, "bytes": 0.6}}
+    cost_slider(lambda n: picture, costs, "channels", "share of all", alt="a picture beside two curves")
+    chart = asked["draw"](channels=16)
+    assert asked["channels"] == [4, 16] and chart.layout.title.text == "channels 16: mIoU 0.80, bytes 0.60"
+    assert tuple(chart.data[-1].x + chart.data[-1].y) == (16, 0.8)
+
+
+def test_maps_side_by_side_share_a_scale_and_say_their_means(shown, monkeypatch):
+    sheets = {}
+    monkeypatch.setattr(pictures, "contact_sheet", lambda tiles, columns: sheets.update(tiles) or next(iter(tiles.values())))
+    nothing = torch.full((4, 4), torch.nan)
+    widgets.heats(
+        {"low": torch.full((4, 4), 2.0), "high": torch.full((4, 4), 8.0), "none": nothing}, alt="two maps and none", unit="m"
+    )
+    assert list(sheets) == ["low: mean 2 m", "high: mean 8 m", "none"]
+    ends = heatmaps.cividis()
+    assert (sheets["high: mean 8 m"] == ends[-1]).all() and (sheets["low: mean 2 m"][0, 0] == ends[64]).all()
+    assert (sheets["none"] == 160).all() and shown[0][0]["text/plain"] == "two maps and none" and "8 m" in shown[0][0]["text/html"]
 
 
 def test_sliders_of_a_fusion_answer_with_the_mesh_and_its_error(monkeypatch):
