@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -11,8 +12,8 @@ from torch import Tensor
 
 from nsw.cameras import Cameras, camera_rays, project
 from nsw.errors import InputError
-from nsw.methods.feature_3dgs import feature_map, loss_feature
-from nsw.methods.feature_3dgs_edit import deleted, likeness, rivals, selected
+from nsw.methods.feature_3dgs import agreement, composited, feature_map, loss_feature
+from nsw.methods.feature_3dgs_edit import deleted, likeness, relevancy, rivals, selected
 from nsw.models.feature_gaussians import FeatureGaussians
 from nsw.models.gaussians import Gaussians
 from nsw.models.state import read_json
@@ -99,6 +100,24 @@ def marks(labels: Int[Tensor, "n H W"], true: Int[Tensor, "n H W"], scene: Scene
     return row | {"names that flip": flips(labels, scene, frames)}
 
 
+def rows_of(
+    maps: Mapping[str, Float[Tensor, "n M h w"]],
+    teacher: FeatureTeacher,
+    true: Int[Tensor, "n H W"],
+    scene: Scene,
+    frames: Sequence[int],
+) -> list[dict[str, Any]]:
+    """Return rows of a table, one for each set of maps: the `marks` of its names, and its mean cosine with the last set."""
+    size, last = (true.shape[1], true.shape[2]), list(maps.values())[-1]
+    named = {name: marks(labelled(each, teacher, size), true, scene, frames) for name, each in maps.items()}
+    return [{"variant": name} | row | {"cosine": agreement(maps[name], last)} for name, row in named.items()]
+
+
+def doubt(lifted: FeatureGaussians, camera: Cameras) -> Float[Tensor, "H W"]:
+    r"""Return a picture of how far views disagree on splats: $1 - \|\bar f_i\|$, features being means of unit vectors."""
+    return composited(lifted, camera, 1 - lifted.features.detach().norm(dim=1, keepdim=True))[0, ..., 0]
+
+
 @dataclass(frozen=True)
 class Asked:
     """One thing seen in one frame: what is asked, and the true mask [H, W]."""
@@ -150,15 +169,21 @@ def prompted_iou(asked: Sequence[Asked], mask_of: Callable[[Asked, Prompt], Tens
     return {kind: sum(values) / len(values) for kind, values in scores.items()}
 
 
-def pull_on(
-    gaussians: Gaussians, camera: Cameras, target: Float[Tensor, "1 M h w"], n_features: int, joint: bool
-) -> dict[str, float]:
-    """Return how hard the feature loss of one view pulls on places, opacities and random features: norms of gradients x 1000."""
-    model = FeatureGaussians.around(gaussians, n_features, target.shape[1])
-    torch.nn.init.normal_(model.features, std=0.1, generator=torch.Generator(target.device).manual_seed(0))
-    loss_feature(feature_map(model, camera, target.shape[2:], joint=joint), target).backward()
-    grads = {name: model.params[name].grad for name in ("means", "opacities", "features")}
-    return {name: 0.0 if grad is None else 1000 * float(grad.norm()) for name, grad in grads.items()}
+def pulls_on(
+    gaussians: Gaussians, camera: Cameras, target: Float[Tensor, "1 M h w"], n_features: int
+) -> dict[str, dict[str, float]]:
+    """Return how hard the feature loss of one view pulls on places, opacities and random features: norms of gradients x 1000.
+
+    Geometry enters the loss "detached", as in the paper, and "joint" with the features.
+    """
+    pulls = {}
+    for name, joint in (("detached", False), ("joint", True)):
+        model = FeatureGaussians.around(gaussians, n_features, target.shape[1])
+        torch.nn.init.normal_(model.features, std=0.1, generator=torch.Generator(target.device).manual_seed(0))
+        loss_feature(feature_map(model, camera, target.shape[2:], joint=joint), target).backward()
+        grads = {part: model.params[part].grad for part in ("means", "opacities", "features")}
+        pulls[name] = {part: 0.0 if grad is None else 1000 * float(grad.norm()) for part, grad in grads.items()}
+    return pulls
 
 
 def edit_iou(
@@ -220,6 +245,13 @@ def tinted(
     share = spread(mask, picture.shape[:2])[..., None]
     grey = (0.15 + 0.85 * picture.mean(-1, keepdim=True)).expand_as(picture)
     return grey * (1 - share) + share * (0.3 * picture + 0.7 * torch.tensor(colour))
+
+
+def queried(
+    picture: Float[Tensor, "H W 3"], features: Float[Tensor, "M h w"], teacher: FeatureTeacher, typed: str, least: float = 0.0
+) -> Float[Tensor, "H W 3"]:
+    """Return the picture in grey, and in orange by how well each place answers to what was typed; see `relevancy`."""
+    return tinted(picture, relevancy(features.permute(1, 2, 0), teacher, typed, least))
 
 
 def heated(model: Gaussians, answers: Float[Tensor, "N"]) -> Gaussians:

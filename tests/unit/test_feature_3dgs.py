@@ -79,6 +79,12 @@ def test_features_leave_the_geometry_alone_unless_joint(scene, teacher, maps):
     assert not torch.equal(grads["plain"]["opacities"], grads["joint"]["opacities"])
 
 
+def test_only_a_joint_loss_pulls_on_the_geometry(scene, maps):
+    pulls = look.pulls_on(a_model(scene), scene.views("train")[0], maps[:1], 4)
+    assert pulls["detached"]["means"] == pulls["detached"]["opacities"] == 0 < pulls["detached"]["features"]
+    assert pulls["joint"]["means"] > 0 and pulls["joint"]["features"] == pytest.approx(pulls["detached"]["features"])
+
+
 def test_the_decoder_is_a_matrix_for_each_pixel(scene):
     model, camera = a_model(scene, filled=True), scene.views("test")[0]
     low = f3.composited(model, camera, model.features)
@@ -276,6 +282,14 @@ def test_what_is_typed_is_asked_for_and_unknown_words_are_named(scene, teacher):
     assert torch.allclose(heated.base_rgb, 0.3 * model.base_rgb.clamp(0, 1) + 0.7 * torch.tensor([0.84, 0.37, 0.0]), atol=1e-4)
 
 
+def test_what_answers_is_tinted_in_the_picture(teacher):
+    picture, features = torch.full((6, 8, 3), 0.5), torch.ones(M, 6, 8)
+    word = teacher.words[2]
+    assert torch.equal(look.queried(picture, features, teacher, word, 2.0), look.tinted(picture, torch.zeros(6, 8)))
+    answers = edit.relevancy(features.permute(1, 2, 0), teacher, word)
+    assert torch.equal(look.queried(picture, features, teacher, word), look.tinted(picture, answers))
+
+
 def test_agreement_is_a_cosine():
     maps = torch.randn(2, 5, 6, 6, generator=torch.Generator().manual_seed(0))
     assert f3.agreement(3 * maps, maps) == pytest.approx(1, abs=1e-5) and f3.agreement(-maps, maps) == pytest.approx(-1, abs=1e-5)
@@ -296,6 +310,27 @@ def test_true_labels_never_flip_between_views_and_noise_does():
     assert look.flips(true, scene, frames) == 0
     noise = torch.randint(1, 5, true.shape, generator=torch.Generator().manual_seed(0))
     assert look.flips(noise, scene, frames) == pytest.approx(0.75, abs=0.05)
+
+
+def test_rows_of_a_table_compare_with_their_last(scene, teacher):
+    frames = scene.frames("test")[:2]
+    truth = look.true_classes(scene, frames)
+    maps = f3.teacher_maps(teacher, scene.pixels(frames))
+    minus, same = look.rows_of({"minus": -maps, "same": maps}, teacher, truth, scene, frames)
+    assert (minus["variant"], same["variant"]) == ("minus", "same")
+    assert minus["cosine"] == pytest.approx(-1, abs=1e-5) and same["cosine"] == pytest.approx(1, abs=1e-5)
+    named = look.labelled(maps, teacher, tuple(truth.shape[1:]))
+    assert same["mIoU"] == look.mean_iou(named, truth)
+
+
+def test_doubt_is_the_length_that_a_mean_lost(scene):
+    model = a_model(scene, M)
+    model.features.data = torch.nn.functional.normalize(torch.ones_like(model.features), dim=1)
+    camera = scene.views("test")[0]
+    sure = look.doubt(model, camera)
+    model.features.data *= 0.25
+    unsure, solid = look.doubt(model, camera), render_view(model, camera).alpha[0].detach()
+    assert float(sure.abs().max()) < 1e-5 and torch.allclose(unsure, 0.75 * solid, atol=1e-4)
 
 
 def test_a_question_points_into_its_answer():
