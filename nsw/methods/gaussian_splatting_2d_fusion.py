@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -9,6 +11,7 @@ from torch import Tensor
 from nsw import metrics
 from nsw.cameras import Cameras, camera_rays, project
 from nsw.methods.gaussian_splatting_2d import DepthMaps
+from nsw.renderers.render import Render
 from nsw.renderers.tsdf import sample
 from nsw.scenes.scene import Scene
 
@@ -59,3 +62,16 @@ def true_disagreement(scene: Scene, reach: float) -> Float[Tensor, "H W"]:
     depth = scene.depth[frames].float()
     exact = DepthMaps(depth, depth, depth > 0, scene.views("train"), scene.aabb)
     return disagreement(scene.depth[first], scene.depth[first] > 0, scene.cameras[int(first)], exact, reach)
+
+
+def disagreements(
+    drawn: Mapping[str, Render], maps: Mapping[str, DepthMaps], camera: Cameras, scene: Scene, reach: float
+) -> dict[str, Float[Tensor, "H W"]]:
+    """Return the `disagreement` of some models' pictures of the first test view with their own maps, and last that of the truth."""
+    apart = {name: disagreement(r.depth[0], r.alpha[0] > 0.5, camera, maps[name], reach) for name, r in drawn.items()}
+    return apart | {"truth": true_disagreement(scene, reach)}
+
+
+def level(distance: Float[Tensor, "X Y Z"], views: Float[Tensor, "X Y Z"], k: int) -> Float[Tensor, "Y X"]:
+    """Return the k-th level slice of a fused grid as a map seen from above, y upwards; NaN where no view spoke."""
+    return torch.where(views > 0, distance, torch.nan)[:, :, k].T.flip(0)

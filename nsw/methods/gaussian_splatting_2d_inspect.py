@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,6 +15,8 @@ from nsw.cameras import Cameras, orbit
 from nsw.kernels.projection_reference import rotation_from_quaternion
 from nsw.kernels.rasterize_reference import TRANSMITTANCE_MIN
 from nsw.kernels.surfels_reference import RayRules, distort, meet_disks
+from nsw.methods import gaussian_splatting as gs
+from nsw.methods import gaussian_splatting_2d as gs2d
 from nsw.methods.gaussian_splatting_2d import DepthMaps, drawn_maps
 from nsw.models.gaussians import Gaussians
 from nsw.models.meshes import discs
@@ -22,8 +24,11 @@ from nsw.models.parts import part_of
 from nsw.models.sh import sh0_from_rgb
 from nsw.models.surfels import Surfels
 from nsw.renderers import meshes, splats, surfels
+from nsw.renderers.render import Render
 from nsw.renderers.tsdf import fused_mesh
 from nsw.scenes.scene import Scene
+
+NORMALS = {"normals of the discs": "normals", "normals of their depth": "surface_normals"}  # title -> what a render calls it
 
 
 @dataclass(frozen=True)
@@ -77,25 +82,25 @@ def disc_picture(model: Gaussians, cameras: Cameras, radius: float = 1.0, least:
     return meshes.render_view(mesh, cameras[0].to("cpu"), rgb=rgb).rgb[0]
 
 
-def tilted_disc(tilt: float, size: float, n_pixels: int = 72, low_pass: bool = True) -> dict[str, Float[Tensor, "H W"]]:
+@torch.no_grad()
+def tilted_disc(tilt: float, size: float, n_pixels: int = 72) -> dict[str, Float[Tensor, "H W"]]:
     """Return opacity and depth of one disc, exact and as 3DGS draws it, by EWA; depths 1.4 to 2.6 are 0 to 1, nothing is 1.
+
+    The last is the exact opacity without the low-pass: no blob stands in for a disc that is seen from its edge.
 
     Args:
         tilt: degrees from facing the camera (0) to edge-on (90), about the picture's horizontal axis.
         size: standard deviation of the disc; the camera is 2 away.
-        low_pass: whether the blob stands in for a disc that is seen from its edge.
     """
     camera = orbit(1, 2.0, 0.0, fov_x_degrees=60.0, width=n_pixels, height=n_pixels)
     half = math.radians(90 - tilt) / 2
     turn = [[math.cos(half), 0.0, math.sin(half), 0.0]]
     disc = Surfels.from_values([[0, 0, 0]], [[size, size, size]], turn, [0.95], [[0.0, 0.45, 0.7]])
-    if not low_pass:
-        disc.settings = replace(disc.settings, low_pass=1e-3)
-    with torch.no_grad():
-        drawn = {"exact": surfels.render_view(disc, camera), "EWA": splats.render_view(disc, camera)}
+    drawn = {"exact": surfels.render_view(disc, camera), "EWA": splats.render_view(disc, camera)}
+    disc.settings = replace(disc.settings, low_pass=1e-3)
     depth = {name: torch.where(r.alpha[0] > 0.1, (r.depth[0] - 1.4) / 1.2, 1.0) for name, r in drawn.items()}
-    alphas = {f"{name} opacity": r.alpha[0] for name, r in drawn.items()}
-    return alphas | {f"{name} depth": depth[name] for name in drawn}
+    maps = {f"{name} opacity": r.alpha[0] for name, r in drawn.items()} | {f"{name} depth": depth[name] for name in drawn}
+    return maps | {"no low-pass": surfels.render_view(disc, camera).alpha[0]}
 
 
 @torch.no_grad()
@@ -106,11 +111,30 @@ def thickness(model: Surfels, camera: Cameras, depth_range: tuple[float, float])
     return torch.cat([grey, meshes.colours_of(render.extras["normals"][0])], dim=1).cpu()
 
 
+def trained_on(model: Surfels, scene: Scene, regularisers: gs2d.Regularisers, n_steps: int = 40, seed: int = 0) -> Surfels:
+    """Return a copy of trained discs after a few more steps with other weights of the surface terms, at the paper's rates."""
+    training = gs2d.Training(part_of(model), scene.scale, n_steps, gs.LearningRates(), seed=seed)
+    return gs2d.fit(training, scene, range(n_steps), regularisers, seed).gaussians
+
+
 def tilted_profile(tilt: float, size: float) -> dict[str, tuple[Tensor, Tensor]]:
     """Return row and depth (camera z) down the middle of a `tilted_disc`, as a disc and as an ellipsoid."""
     maps = tilted_disc(tilt, size)
     bands = {name: maps[f"{kind} depth"][:, 36] for name, kind in (("disc", "exact"), ("ellipsoid", "EWA"))}
     return {name: ((band < 1).nonzero()[:, 0], 1.4 + 1.2 * band[band < 1]) for name, band in bands.items()}
+
+
+@torch.no_grad()
+def panes(render: Render) -> dict[str, Float[Tensor, "H W 3"]]:
+    """Return what discs draw of the first camera by title: the picture, their normals, and the normals of their depth."""
+    coloured = {title: meshes.colours_of(render.extras[key][0].detach().cpu()) for title, key in NORMALS.items()}
+    return {"picture": render.rgb[0].detach().cpu()} | coloured
+
+
+def film_panes(frame: Float[Tensor, "H W*3 3"], true_normals: Float[Tensor, "H W 3"]) -> dict[str, Float[Tensor, "H W 3"]]:
+    """Return the three `panes` of a frame of the film, which holds them side by side, and the true normals, by title."""
+    shown = zip(("picture", *NORMALS), frame.chunk(3, dim=1), strict=True)
+    return dict(shown) | {"true normals": meshes.colours_of(true_normals)}
 
 
 @torch.no_grad()
@@ -142,8 +166,8 @@ class Judged:
         maps: depth of the training views.
         mesh: fused from them.
         surface: its scores.
-        depth: mean error of drawn depth over the test pixels that hit the true surface, world units.
-        from_depth: mean angle of the normals of drawn depth there, degrees.
+        depth: mean error of expected depth over the test pixels that hit the true surface, world units.
+        from_depth: mean angle of the normals of that depth there, degrees.
         rendered: the same for drawn normals; None for a model that draws none.
     """
 
@@ -172,7 +196,7 @@ def judge(render: Callable, scene: Scene, truth: tuple[Tensor, Tensor], *, depth
 
 @torch.no_grad()
 def compared(render: Callable, scene: Scene, split: str = "test") -> tuple[float, float, float | None]:
-    """Return how far drawn depth, that depth's normals and drawn normals are off in the views of a split, as `Judged` has them."""
+    """Return how far expected depth, that depth's normals and drawn normals are off in the views of a split, as in `Judged`."""
     frames = scene.frames(split)
     cameras = scene.cameras[frames]
     drawn: dict[str, list] = {"depth": [], "normals": []}
@@ -186,3 +210,18 @@ def compared(render: Callable, scene: Scene, split: str = "test") -> tuple[float
     error = metrics.normal_error_degrees
     rendered = error(torch.cat(drawn["normals"]), true) if drawn["normals"] else None
     return metrics.depth_error(maps, scene.depth[frames].float()), error(from_depth, true), rendered
+
+
+def trade(render: Callable, scene: Scene, split: str = "val") -> tuple[float, float]:
+    """Return what a model's pictures and its surface are worth on a split: PSNR, and how far the normals of its depth are off."""
+    return metrics.evaluate(render, scene, split).psnr, compared(render, scene, split)[1]
+
+
+def rows_of(judged: Mapping[str, Judged], true_mesh, truth: tuple[Tensor, Tensor]) -> list[dict[str, str | float]]:
+    """Return rows of a table: mesh and depth of each model, and last the mesh that the same fusion makes of the exact depth."""
+
+    def row(name: str, surface: metrics.SurfaceScores) -> dict[str, str | float]:
+        return {"variant": name, "Chamfer": surface.chamfer, "normals of the mesh (degrees)": surface.normal_error}
+
+    rows = [row(name, one.surface) | {"depth error": one.depth} for name, one in judged.items()]
+    return [*rows, row("truth, fused alike", metrics.surface_scores(true_mesh, *truth))]

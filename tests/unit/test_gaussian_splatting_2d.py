@@ -215,6 +215,18 @@ def test_judging_the_truth_itself_finds_little_and_the_start_much(scene):
         bad = inspect.judge(lambda cameras: render_view(a_model(), cameras), scene, truth, **shape)
     assert bad.surface.chamfer > 2 * best.surface.chamfer and bad.depth > 0.1 and bad.rendered > 20
     assert inspect.true_mesh(scene, 0.08, 0.16).area == pytest.approx(best.mesh.area, rel=1e-3)
+    ours, exact_row = inspect.rows_of({"exact": best}, best.mesh, truth)
+    assert (ours["variant"], ours["depth error"]) == ("exact", 0.0) and ours["Chamfer"] == exact_row[
+        "Chamfer"
+    ] == best.surface.chamfer
+
+
+def test_training_on_with_more_distortion_makes_rays_thinner_and_leaves_the_model_alone(scene):
+    model, camera = a_model(), scene.views("test")[0]
+    before, depth_range = model.means.detach().clone(), (scene.near, scene.far)
+    after = {w: inspect.trained_on(model, scene, gs2d.Regularisers(0.0, w, 0, 0, depth_range), 8) for w in (0.0, 1000.0)}
+    thick = {w: float(inspect.thickness(one, camera, depth_range)[:, : camera.width].mean()) for w, one in after.items()}
+    assert thick[1000.0] < thick[0.0] and torch.equal(model.means, before)
 
 
 def test_maps_of_the_lesson():
@@ -225,13 +237,17 @@ def test_maps_of_the_lesson():
     assert float(maps["exact depth"][:, 36][seen].std()) > 10 * float(maps["EWA depth"][:, 36][maps["EWA depth"][:, 36] < 1].std())
     degrees = inspect.angles(torch.tensor([[0.0, 0, 2], [1, 0, 0]]), torch.tensor([[0.0, 0.6, 0.8], [0, 0, 0]]))
     assert float(degrees[0]) == pytest.approx(36.87, abs=0.01) and bool(degrees[1].isnan())
-    assert inspect.thickness(a_model(), orbit(1, 4.0, width=20, height=16), RANGE).shape == (16, 40, 3)
+    camera = orbit(1, 4.0, width=20, height=16)
+    assert inspect.thickness(a_model(), camera, RANGE).shape == (16, 40, 3)
+    panes = inspect.panes(render_view(a_model(), camera))
+    filmed = inspect.film_panes(torch.cat([*panes.values()], dim=1), torch.zeros(16, 20, 3))
+    assert [*filmed] == [*panes, "true normals"] and all(torch.equal(filmed[name], pane) for name, pane in panes.items())
     assert list(inspect.tilted_profile(50.0, 0.5)) == ["disc", "ellipsoid"]
 
 
 def test_without_the_blob_a_disc_seen_from_its_edge_fades():
-    with_blob, without = (inspect.tilted_disc(89.0, 0.3, low_pass=low_pass)["exact opacity"].sum() for low_pass in (True, False))
-    assert float(without) < 0.65 * float(with_blob)
+    maps = inspect.tilted_disc(89.0, 0.3)
+    assert float(maps["no low-pass"].sum()) < 0.65 * float(maps["exact opacity"].sum())
 
 
 def test_normals_that_are_not_turned_cancel():
@@ -263,5 +279,5 @@ def test_the_error_of_a_mesh_and_the_exact_maps(scene):
     mesh = inspect.true_mesh(scene, 0.1, 0.2)
     off, scores = fusion.error_of_mesh(mesh, truth, 2000)
     assert len(off) == len(mesh.faces) and float(off.median()) < 0.06 and scores.accuracy < 0.06
-    apart = fusion.true_disagreement(scene, 0.1)
+    apart = fusion.disagreements({}, {}, scene.views("test")[0], scene, 0.1)["truth"]
     assert apart.shape == (32, 32) and 0 < float(apart.nanmedian()) < 0.06
