@@ -12,6 +12,8 @@ from nsw.errors import InputError
 from nsw.widgets import pictures
 from nsw.widgets.frontend import Latest, emit, live
 
+MANY = 4  # more films than these stand three in a row, so that all are seen together with the button below
+
 
 def film(strips: Mapping[str, Sequence[Any]], alt: str, caption: str | None = None, fps: float = 8.0, stills: int = 4) -> None:
     """Show films side by side, frame by frame together, under one play button and one slider, as long as the shortest.
@@ -52,7 +54,8 @@ def _player(arrays: Mapping[str, list[np.ndarray]], alt: str, fps: float):
     from nsw.widgets.picture_widget import LivePicture
 
     n = len(next(iter(arrays.values())))
-    views = [LivePicture(frames[0], f"{name}: {alt}") for name, frames in arrays.items()]
+    room = pictures.NOTEBOOK_WIDTH if len(arrays) <= MANY else pictures.NOTEBOOK_WIDTH // 3 - 10
+    views = [LivePicture(frames[0], f"{name}: {alt}", room) for name, frames in arrays.items()]
     titles = [ipywidgets.Label(name) for name in arrays]
     play = ipywidgets.Play(min=0, max=n - 1, value=0, interval=round(1000 / fps), repeat=True, show_repeat=False)
     slider = ipywidgets.IntSlider(min=0, max=n - 1, value=0, description="frame", layout={"width": "min(100%, 400px)"})

@@ -133,11 +133,13 @@ class LivePicture(ipywidgets.HTML):
     Args:
         image: anything `pictures.to_array` takes.
         alt: what it shows.
+        room: CSS pixels that it may take.
     """
 
-    def __init__(self, image: Any, alt: str):
+    def __init__(self, image: Any, alt: str, room: int = pictures.NOTEBOOK_WIDTH):
         super().__init__()
-        self.alt, self.css_width = pictures.need_alt(alt), pictures.shown_width(pictures.to_array(image).shape[1])
+        width, least = pictures.to_array(image).shape[1], min(room, pictures.MIN_WIDTH)
+        self.alt, self.css_width = pictures.need_alt(alt), pictures.shown_width(width, room, least)
         self.show_image(image)
 
     def show_image(self, image: Any) -> None:

@@ -378,6 +378,18 @@ def test_a_film_stands_still_until_it_is_played_and_leaves_a_few_frames(shown, f
     assert still.width <= 760 and {10, 12, 14, 16, 50, 52, 54, 56} <= {value for _, (value, *_) in still.getcolors(1 << 16)}
 
 
+def test_many_films_are_small_enough_to_be_seen_together(shown, front_end, monkeypatch):
+    monkeypatch.setattr("nsw.widgets.film_player.live", lambda: True)
+
+    async def use():
+        for n, width in ((2, 320), (6, 192)):
+            widgets.film({str(i): [torch.zeros(64, 64)] * 2 for i in range(n)}, alt="some black films")
+            box = [w for w in _widgets() if "nsw-film" in getattr(w, "_dom_classes", ())][-1]
+            assert {column.children[0].css_width for column in box.children[0].children} == {width}
+
+    asyncio.run(use())
+
+
 def test_films_end_with_the_shortest_and_an_empty_one_is_refused(shown):
     grey = {value: torch.full((6, 8), value / 255) for value in (10, 50, 99)}
     widgets.film({"long": [grey[10], grey[99]], "short": [grey[50]]}, alt="two grey films, one of them longer")
