@@ -25,6 +25,8 @@ from nsw.methods import nerf
 from nsw.models.field import Field
 from nsw.renderers.volume import RayRender
 
+GREY, VARIANCE = 0.5, 1 / 12  # of each channel of random backgrounds, even in [0, 1]
+
 
 class Answer(Protocol):
     """What a teacher's renderer returns: colours [R, 3] over black, and the transmittance [R] behind the last sample."""
@@ -166,16 +168,32 @@ def loss_visible(out: RayRender, lesson: Lesson) -> Float[Tensor, ""]:
     return loss_profile(out.weights, theirs, lesson.alpha)
 
 
+def loss_opacity(out: RayRender, lesson: Lesson, variance: float = VARIANCE) -> Float[Tensor, ""]:
+    r"""Return what random backgrounds add to the colour error before their mean, in closed form.
+
+    Before a background b, student and teacher differ by $d + e\,b$: by d over black, and by $e = \alpha_t - \alpha_s$ in how
+    much shines through. Of backgrounds with the mean $\mu$ and the variance v the squared difference is on average
+    $$\mathrm{E}_b\big[(d + e\,b)^2\big] = (d + e\,\mu)^2 + v\,e^2.$$
+    The first term is the colour error before $\mu$, the second one is returned. Drawn backgrounds ask for the same on average, but
+    each step then differs by chance.
+
+    Args:
+        variance: of each channel of the backgrounds.
+    """
+    return variance * loss_mse(out.alpha, lesson.alpha)
+
+
 def loss_terms(
     out: RayRender, lesson: Lesson, background: float | Float[Tensor, "R 3"], weight: float = 0.5
 ) -> dict[str, Float[Tensor, ""]]:
-    """Return the colour error against the teacher, and where the student has densities, the weighted volume constraint.
+    """Return the colour error against the teacher, and where the student has densities, opacity's and the volume constraint.
 
     Args:
         out: the student's rays, at the positions of the lesson and over `background`.
         weight: of the constraint; 0 leaves it out.
     """
     terms = {"colour": loss_mse(out.rgb, lesson.over(background))}
-    if weight and out.densities.numel():
-        terms["density"] = weight * loss_visible(out, lesson)
+    if out.densities.numel():
+        terms["opacity"] = loss_opacity(out, lesson)
+        terms |= {"density": weight * loss_visible(out, lesson)} if weight else {}
     return terms

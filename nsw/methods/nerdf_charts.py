@@ -1,24 +1,26 @@
-"""Charts of NeRDF: a slab in waves, a teacher's ray in waves, and one ray of a student whose answer may be changed."""
+"""Charts of NeRDF: waves of untrained students, a slab and a teacher's ray in waves, and a student's ray that may be changed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nsw.cameras import Cameras, pixel_ray
+from nsw.cameras import Cameras, Rays, camera_rays, pixel_ray
 from nsw.methods.nerdf_inspect import slab_fit, teacher_ray, terms_fit, with_changes
 from nsw.models.field import Field
-from nsw.models.ray_distribution import RayDistribution
+from nsw.models.ray_basis import fourier_basis
+from nsw.models.ray_distribution import RayDistribution, RaySettings
 from nsw.renderers import whole_rays
 from nsw.renderers.volume import RayRender, ray_bounds
 
 Basis = Callable[[Float[Tensor, "S"], int], Float[Tensor, "S K"]]
 
 
-def slab_chart(terms: int, place: float, thickness: float, margin: float, basis: Basis):
+def slab_chart(terms: int, place: float, thickness: float, margin: float, basis: Basis = fourier_basis):
     """Return a chart of a slab of density, and the nearest sum of the first `terms` functions of a basis to it.
 
     Args:
@@ -44,7 +46,47 @@ def slab_chart(terms: int, place: float, thickness: float, margin: float, basis:
 
 
 @torch.no_grad()
-def teacher_chart(teacher: Field, camera: Cameras, near: float, row: int, column: int, terms: int, basis: Basis, most: int = 48):
+def untrained_waves(
+    sizes: RaySettings, dampings: Mapping[str, float], rays: Rays, near: float, n: int = 200
+) -> dict[str, tuple[Float[Tensor, "n"], Float[Tensor, "n"]]]:
+    """Return positions in [0, 1] and densities, 1 / world unit, along each ray as students with other damping begin.
+
+    Args:
+        dampings: name -> power of the damping.
+        n: positions along the ray.
+    """
+    tau, waves = whole_rays.positions(n, rays.origins.device), {}
+    for name, damping in dampings.items():
+        student = RayDistribution(replace(sizes, damping=damping)).to(rays.origins.device)
+        densities = whole_rays.render_rays(student, rays, near=near, tau=tau).densities
+        waves |= {f"{name}, ray {i}": (tau, density) for i, density in enumerate(densities)}
+    return waves
+
+
+@torch.no_grad()
+def told_of_a_row(sizes: RaySettings, camera: Cameras, near: float) -> Float[Tensor, "L W"]:
+    """Return what a network is told of the rays of a picture's middle row: one coordinate of each ray's middle point, encoded.
+
+    Every row of the map is one number of the encoding, three times as high as a pixel is wide; values are in [-1, 1] but for the
+    coordinate itself.
+    """
+    network = RayDistribution(sizes).network.to(camera.Ks.device)
+    row = camera_rays(camera)[camera.width * (camera.height // 2) :][: camera.width]
+    told = network.encode(row, *ray_bounds(network, row, near)[:2]).T
+    return told[3 * (sizes.n_points // 2) + 1 :: 3 * (sizes.n_points + 1)].repeat_interleave(3, 0)
+
+
+@torch.no_grad()
+def teacher_chart(
+    teacher: Field,
+    camera: Cameras,
+    near: float,
+    row: int,
+    column: int,
+    terms: int,
+    basis: Basis = fourier_basis,
+    most: int = 48,
+):
     """Return a chart of what a teacher shows along one pixel's ray, the best series of it, and the pixel's error by terms.
 
     Above, the density that light reaches and the sum of the series' first `terms`; below, how far the pixel of the series is

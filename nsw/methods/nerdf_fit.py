@@ -40,7 +40,7 @@ class Course:
     n_steps: int = 600
     n_rays: int = 1024
     n_cameras: int = 64
-    lr: float = 1e-2
+    lr: float = 2e-2
 
 
 def teacher_of(
@@ -108,49 +108,51 @@ def reference_depth(scene: Scene, frames: Int[Tensor, "n"], teacher: HashGrid) -
 
 
 def loss_free(out: RayRender, lesson: nerdf.Lesson, background: float | Tensor, weight: float = 0.0) -> Float[Tensor, ""]:
-    """Return the colour error alone, whatever the constraint's weight."""
-    return nerdf.loss_terms(out, lesson, background, 0.0)["colour"]
+    """Return the errors of colour and opacity alone, whatever the constraint's weight."""
+    return sum(nerdf.loss_terms(out, lesson, background, 0.0).values())
 
 
 def loss_whole(out: RayRender, lesson: nerdf.Lesson, background: float | Tensor, weight: float = 0.5) -> Float[Tensor, ""]:
-    """Return the colour error and the weighted volume constraint."""
+    """Return the errors of colour and opacity and the weighted volume constraint."""
     return sum(nerdf.loss_terms(out, lesson, background, weight).values())
 
 
 def distil(
-    students: Mapping[str, tuple[Student, Loss]],
+    students: Mapping[str, Student],
     teacher: HashGrid,
     poses: Callable[[int, torch.Generator], Cameras],
     course: Course,
     generator: torch.Generator,
     near: float,
+    losses: Mapping[str, Loss] | None = None,
 ) -> dict[str, float]:
     """Train students on the same rays, step by step together, and return the seconds that each of them took.
 
-    All must have one box and one number of samples. A light field has no background and learns what stands before the rays' own.
+    All must have one box and one number of samples, and are taken to the teacher's device. A light field has no background and
+    learns what stands before the rays' own; others learn before the mean of random ones, see `nerdf.loss_opacity`.
 
     Args:
-        students: name -> (model, loss of its rays, of the lesson, of the backgrounds, of the constraint's weight).
         poses: from a number and a generator to so many cameras.
+        losses: of rays, lesson, background and the constraint's weight, for those that do not learn by `loss_whole`.
     """
-    first = next(iter(students.values()))[0]
-    optimizers = {name: torch.optim.Adam(student.parameters(), lr=course.lr) for name, (student, _) in students.items()}
+    losses = dict.fromkeys(students, loss_whole) | dict(losses or {})
+    first = [student.to(teacher.aabb.device) for student in students.values()][0]
+    optimizers = {name: torch.optim.Adam(student.parameters(), lr=course.lr) for name, student in students.items()}
     spent, tau = dict.fromkeys([*students, "teacher"], 0.0), whole_rays.positions(first.settings.n_samples, generator.device)
     with torch.enable_grad():  # also from inside a slider's callback
         for step in range(course.n_steps):
             began, weight = clock(), nerdf.constraint_weight(step, course.n_steps)
             rays = nerdf.random_rays(poses(course.n_cameras, generator), course.n_rays, generator, first.aabb)
-            behind = torch.rand(len(rays), 3, generator=generator, device=generator.device)
             t = whole_rays.distances(first, rays, tau, near)
             lesson = nerdf.ask(teacher, lambda rays: ngp.render(teacher, rays, near, 0.0), rays, t)
             spent["teacher"] += clock() - began
-            for name, (student, loss_of_rays) in students.items():
+            for name, student in students.items():
                 began = clock()
                 set_learning_rate(optimizers[name], nerdf.learning_rate(step, course.n_steps, course.lr))
-                background = rays.background if isinstance(student, LightField) else behind
+                background = rays.background if isinstance(student, LightField) else nerdf.GREY
                 out = whole_rays.render_rays(student, rays, near=near, background=background, tau=tau)
                 optimizers[name].zero_grad()
-                loss_of_rays(out, lesson, background, weight).backward()
+                losses[name](out, lesson, background, weight).backward()
                 optimizers[name].step()
                 spent[name] += clock() - began
     return spent

@@ -11,18 +11,27 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nsw.cameras import Cameras, Rays, camera_rays, look_at
+from nsw.losses import loss_mse
+from nsw.methods import instant_ngp as ngp
 from nsw.methods import nerdf
 from nsw.models.field import Field
+from nsw.models.hash_grid import HashGrid
 from nsw.models.ray_basis import gaussian_basis
 from nsw.models.ray_distribution import RayDistribution
 from nsw.renderers import whole_rays
+from nsw.renderers.render import Render
 from nsw.renderers.volume import RayRender, composite, ray_bounds, render_at
 from nsw.renderers.whole_rays import SeriesRender
 
 
-def with_terms(student: RayDistribution, n: int) -> RayDistribution:
-    """Return a copy of which only the first n terms of each series speak."""
+def with_terms(student: RayDistribution, n: int, n_samples: int | None = None) -> RayDistribution:
+    """Return a copy of which only the first n terms of each series speak.
+
+    Args:
+        n_samples: positions at which its series are added up, if not as before.
+    """
     copied = copy.deepcopy(student)
+    copied.settings = replace(student.settings, n_samples=n_samples or student.settings.n_samples)
     k = student.settings.n_terms
     with torch.no_grad():
         silent = torch.arange(4 * k, device=student.aabb.device) % k >= n
@@ -101,8 +110,8 @@ def slab_fit(
 
 def loss_paper(out: SeriesRender, lesson: nerdf.Lesson, background: float | Tensor, weight: float = 0.5) -> Float[Tensor, ""]:
     """Return the loss with the constraint on densities themselves, as the paper has it."""
-    colour = nerdf.loss_terms(out, lesson, background, 0.0)["colour"]
-    return colour + weight * nerdf.loss_profile(out.densities, lesson.densities, lesson.alpha)
+    others = sum(nerdf.loss_terms(out, lesson, background, 0.0).values())
+    return others + weight * nerdf.loss_profile(out.densities, lesson.densities, lesson.alpha)
 
 
 def loss_released(out: SeriesRender, lesson: nerdf.Lesson, background: float | Tensor, weight: float = 0.5) -> Float[Tensor, ""]:
@@ -111,8 +120,19 @@ def loss_released(out: SeriesRender, lesson: nerdf.Lesson, background: float | T
     The function that is held to the teacher's shape is then another one than the one that is rendered.
     """
     bumps = gaussian_basis(out.tau, out.coefficients.shape[-1])
-    colour = nerdf.loss_terms(out, lesson, background, 0.0)["colour"]
-    return colour + weight * nerdf.loss_profile((out.coefficients[:, 0] @ bumps.T).relu(), lesson.densities, lesson.alpha)
+    others = sum(nerdf.loss_terms(out, lesson, background, 0.0).values())
+    return others + weight * nerdf.loss_profile((out.coefficients[:, 0] @ bumps.T).relu(), lesson.densities, lesson.alpha)
+
+
+def loss_drawn(out: SeriesRender, lesson: nerdf.Lesson, background: float | Tensor, weight: float = 0.5) -> Float[Tensor, ""]:
+    """Return the loss before backgrounds that are drawn, one a ray, where `nerdf.loss_opacity` has their mean in closed form.
+
+    Args:
+        out: the student's rays over `background`, which is taken away again.
+    """
+    behind = torch.rand_like(out.rgb)
+    shown = out.rgb + (1 - out.alpha)[:, None] * (behind - background)
+    return loss_mse(shown, lesson.over(behind)) + weight * nerdf.loss_visible(out, lesson)
 
 
 @torch.no_grad()
@@ -140,6 +160,28 @@ def depth_flicker(
     )
     found = torch.cat([render(rays[i : i + chunk]) for i in range(0, len(rays), chunk)])
     return (found.view(distance.shape) - distance).std(dim=0)
+
+
+def flickers(
+    student: RayDistribution, teacher: HashGrid, points_world: Float[Tensor, "P 3"], eyes: Float[Tensor, "E 3"], near: float
+) -> dict[str, float]:
+    """Return the median `depth_flicker` of "teacher" and "NeRDF", the student, in world units."""
+    ends = {
+        "teacher": lambda rays: ngp.render(teacher, rays, near).depth,
+        "NeRDF": lambda rays: whole_rays.render_rays(student, rays, near=near).depth,
+    }
+    return {name: float(depth_flicker(render, points_world, eyes).median()) for name, render in ends.items()}
+
+
+def depth_tour(student: RayDistribution, teacher: HashGrid, cameras: Cameras, near: float) -> dict[str, Float[Tensor, "n H W"]]:
+    """Return films of the depth that "teacher" and "NeRDF", the student, see from cameras in turn; see `shaded`."""
+    shots = {"teacher": ngp.render_view(teacher, cameras, near), "NeRDF": whole_rays.render_view(student, cameras, near=near)}
+    return shaded({name: known_depth(shot) for name, shot in shots.items()})
+
+
+def side_by_side(strips: Mapping[str, Float[Tensor, "n H W"]]) -> Float[Tensor, "n H W2 3"]:
+    """Return grey films as one in colour, next to each other, on the CPU."""
+    return torch.cat(list(strips.values()), dim=2)[..., None].expand(-1, -1, -1, 3).cpu()
 
 
 def sway(cameras: Cameras, n: int, amount: float = 0.7) -> Cameras:
@@ -174,6 +216,11 @@ def seen_points(camera: Cameras, depth: Float[Tensor, "H W"], about: int = 8192)
     known = (depth > 0).nonzero()[:, 0]
     known = known[:: max(1, len(known) // about)]
     return rays[known].at_depth(depth[known])
+
+
+def known_depth(shot: Render) -> Float[Tensor, "n H W"]:
+    """Return the depth of pictures where they are opaque, and 0 elsewhere."""
+    return torch.where(shot.alpha > 0.5, shot.depth, 0.0)
 
 
 def shaded(depths: Mapping[str, Float[Tensor, "H W"]]) -> dict[str, Float[Tensor, "H W"]]:

@@ -48,7 +48,7 @@ class RaySettings:
     n_samples: int = 64
     margin: float = 0.0
     density_scale: float = 30.0
-    damping: float = 1.0
+    damping: float = 1.5
     softplus: bool = True
     box: tuple[float, ...] = (-1.0, -1.0, -1.0, 1.0, 1.0, 1.0)
 
@@ -115,7 +115,7 @@ class RayDistribution(nn.Module):
         super().__init__()
         self.settings = settings
         self.network = RayNetwork(settings, 4 * settings.n_terms)
-        thin = 3.0 / settings.density_scale  # a start in thin fog
+        thin = 0.7 / settings.density_scale  # a start in fog that lets half of the light through
         with torch.no_grad():
             self.network.head.bias[0] = math.log(math.expm1(SHARPNESS * thin)) / SHARPNESS if settings.softplus else thin
 

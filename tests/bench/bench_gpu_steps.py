@@ -57,8 +57,8 @@ def train_nerdf(scene, seconds: float) -> tuple[float, int]:
     sizes = dict(n_levels=s.teacher_levels, n_max=s.teacher_finest, log2_entries=s.teacher_entries_log2, n_features=2, n_cells=32)
     teacher = nerdf_fit.teacher_of(scene, plan, 0, 400, GPU, **sizes)
     cameras, box = scene.views("train").to(GPU), tuple(scene.aabb.flatten().tolist())
-    student = RayDistribution(RaySettings(s.depth, s.width, 2, s.n_points, s.levels, 2, s.n_terms, s.n_samples, box=box)).to(GPU)
-    students, course = {"student": (student, nerdf_fit.loss_whole)}, nerdf_fit.Course(10, s.rays, s.cameras, s.lr)
+    student = RayDistribution(RaySettings(s.depth, s.width, 2, s.n_points, s.levels, 2, 24, s.n_samples, box=box)).to(GPU)
+    students, course = {"student": student}, nerdf_fit.Course(10, s.rays, 64, s.lr)
     poses = lambda n, generator: nerdf.blended_cameras(cameras, n, generator)  # noqa: E731
     spent, tens = by_clock(lambda progress: nerdf_fit.distil(students, teacher, poses, course, fresh(), scene.near), seconds)
     return spent, 10 * tens

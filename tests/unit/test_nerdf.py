@@ -223,8 +223,9 @@ def test_a_lesson_is_composited_and_carries_no_gradient(scene, teacher):
     torch.testing.assert_close(lesson.over(1.0), ngp.render(teacher, rays, scene.near, 1.0).rgb.detach(), atol=1e-5, rtol=0)
     out = whole_rays.render_rays(student, rays, near=scene.near, tau=tau)
     torch.testing.assert_close(out.t, t)
-    assert set(nerdf.loss_terms(out, lesson, 1.0)) == {"colour", "density"}
-    assert set(nerdf.loss_terms(out, lesson, 1.0, 0.0)) == {"colour"}
+    assert set(nerdf.loss_terms(out, lesson, 1.0)) == {"colour", "opacity", "density"}
+    assert set(nerdf.loss_terms(out, lesson, 1.0, 0.0)) == {"colour", "opacity"}
+    assert set(nerdf.loss_terms(whole_rays.render_rays(_student(LightField), rays), lesson, 1.0)) == {"colour"}
 
 
 def test_the_released_constraint_acts_on_another_function():
@@ -233,22 +234,23 @@ def test_the_released_constraint_acts_on_another_function():
     lesson = nerdf.Lesson(out.rgb.detach() + out.alpha.detach()[:, None] - 1, out.alpha.detach(), out.densities.detach())
     agreed = [float(loss(out, lesson, 1.0).detach()) for loss in (fitting.loss_whole, look.loss_paper, look.loss_released)]
     assert agreed[0] < 1e-9 and agreed[1] < 1e-9 and agreed[2] > 1e-4
+    assert float(look.loss_drawn(out, lesson, 1.0).detach()) < 1e-9
 
 
 # ---- training and instruments -----------------------------------------------------------------------------------------------
 
 
-def _taught(scene, teacher, n_steps, **students):
+def _taught(scene, teacher, n_steps, losses=None, **students):
     frames, held, _ = fitting.cone(scene, -10.0, 35.0, 35.0, 30.0)
     poses = lambda n, generator: nerdf.blended_cameras(scene.views(frames), n, generator)  # noqa: E731
-    fitting.distil(students, teacher, poses, fitting.Course(n_steps, 256, 16, 4e-3), seeded(), scene.near)
+    fitting.distil(students, teacher, poses, fitting.Course(n_steps, 256, 16, 4e-3), seeded(), scene.near, losses)
     return scene.views(held)
 
 
 def test_students_learn_from_the_teacher_alone(scene, teacher):
     box = tuple(teacher.aabb.flatten().tolist())
     student, light = _student(box=box, width=32), _student(LightField, box=box, width=32)
-    cameras = _taught(scene, teacher, 80, nerdf=(student, fitting.loss_whole), light=(light, fitting.loss_free))
+    cameras = _taught(scene, teacher, 80, nerdf=student, light=light)
     truth = ngp.render_view(teacher, cameras, scene.near)
     plain = float((truth.rgb - truth.rgb.mean((0, 1, 2))).square().mean())
     for model in (student, light):
@@ -258,10 +260,24 @@ def test_students_learn_from_the_teacher_alone(scene, teacher):
 def test_training_repeats_bit_by_bit_and_depends_on_no_other_student(scene, teacher):
     box = tuple(teacher.aabb.flatten().tolist())
     alone, beside, other = _student(box=box), _student(box=box), _student(LightField, box=box)
-    _taught(scene, teacher, 4, a=(alone, fitting.loss_whole))
-    _taught(scene, teacher, 4, b=(other, fitting.loss_whole), a=(beside, fitting.loss_whole))
+    _taught(scene, teacher, 4, a=alone)
+    _taught(scene, teacher, 4, {"b": fitting.loss_free}, b=other, a=beside)
     for one, two in zip(alone.parameters(), beside.parameters(), strict=True):
         assert torch.equal(one, two)
+
+
+def test_only_a_light_field_cares_for_the_backdrop(scene, teacher):
+    box, learned = tuple(teacher.aabb.flatten().tolist()), {}
+    for backdrop in (1.0, torch.tensor([0.2, 0.5, 0.7])):
+        cameras = replace(scene.views("train"), background=backdrop)
+        students = {"nerdf": _student(box=box), "light": _student(LightField, box=box)}
+        poses = lambda n, generator: nerdf.blended_cameras(cameras, n, generator)  # noqa: B023, E731
+        fitting.distil(students, teacher, poses, fitting.Course(4, 256, 16, 4e-3), seeded(), scene.near)
+        learned[str(backdrop)] = [[p.clone() for p in student.parameters()] for student in students.values()]
+    (ours, light), (ours_too, light_too) = learned.values()
+    assert all(torch.equal(a, b) for a, b in zip(ours, ours_too, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(light, light_too, strict=True))
+    assert all(bool(torch.isfinite(p).all()) for p in light_too)
 
 
 def test_fewer_terms_are_a_shorter_series():
@@ -270,6 +286,8 @@ def test_fewer_terms_are_a_shorter_series():
     first, last, _ = volume.ray_bounds(model, rays)
     full, three = model.coefficients(rays, first, last), look.with_terms(model, 3).coefficients(rays, first, last)
     assert torch.equal(three[..., :3], full[..., :3]) and float(three[..., 3:].detach().abs().max()) == 0
+    sparse = whole_rays.render_rays(look.with_terms(model, 3, 5), rays)
+    assert sparse.weights.shape == (len(rays), 5) and model.settings.n_samples == 12
 
 
 def test_depth_of_a_true_surface_does_not_flicker():
@@ -417,3 +435,13 @@ def test_where_no_depth_is_known_the_teacher_s_takes_its_place(scene, teacher, c
     assert seen.shape == depth.shape and 0 < int((seen > 0).sum()) < seen.numel()
     both = (seen > 0) & (depth > 0)
     assert float((seen - depth)[both].abs().median()) < 0.2
+
+
+def test_untrained_waves_are_calmer_with_damping_and_a_row_is_told_as_the_network_hears_it():
+    sizes, cameras = RaySettings(**SMALL), orbit(1, radius=3.0, width=9, height=7)
+    torch.manual_seed(0)
+    waves = charts.untrained_waves(sizes, {"damped": 2.0, "undamped": 0.0}, _rays(2), 0.0, n=40)
+    assert list(waves) == ["damped, ray 0", "damped, ray 1", "undamped, ray 0", "undamped, ray 1"]
+    assert float(waves["damped, ray 0"][1].std()) < float(waves["undamped, ray 0"][1].std())
+    told = charts.told_of_a_row(sizes, cameras, 0.0)
+    assert told.shape == (3 * (1 + 2 * sizes.levels), 9) and torch.equal(told[0], told[2])
