@@ -36,6 +36,7 @@ SECTIONS = [
 ]
 FIGURES = {"show", "images", "heat", "lines", "bars", "sliders", "viewer", "compare", "ray_inspector", "matrix"}
 FORBIDDEN = re.compile(r"\b(simply|just|obviously|trivially|of course|we|let's|let us)\b", re.I)
+LONGEST = 132  # characters of a code line: a learner reads without scrolling sideways
 UNSAFE_MAPS = re.compile(r"\b(jet|rainbow|hsv|gist_rainbow|nipy_spectral|RdYlGn)\b")
 
 
@@ -140,6 +141,12 @@ def test_size(path, read):
     assert 110 <= story <= 170, f"{story} code lines"
     words = len(re.findall(r"[A-Za-z][A-Za-z'-]*", prose(notebook)))
     assert 800 <= words <= 1500, f"{words} words"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=ids(NOTEBOOKS))
+def test_code_lines_are_short(path, read):
+    long = [line for cell in code_cells(read(path)) for line in cell.source.splitlines() if len(line) > LONGEST]
+    assert not long, f"{len(long)} lines over {LONGEST} characters, the first: {long[0]}"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=ids(NOTEBOOKS))
