@@ -27,7 +27,8 @@ def css(colours: Any) -> list[str]:
     >>> css([[0.0, 0.5, 2.0]])
     ['rgb(0,128,255)']
     """
-    return [f"rgb({r},{g},{b})" for r, g, b in (np.clip(np.asarray(colours), 0, 1) * 255).round().astype(int).tolist()]
+    colours = np.clip(np.asarray(_numbers(colours), dtype=np.float64), 0, 1) * 255  # tensors may be on a GPU
+    return [f"rgb({r},{g},{b})" for r, g, b in colours.round().astype(int).tolist()]
 
 
 def figure(data: Sequence[Any] = (), **layout: Any):

@@ -35,6 +35,7 @@ def _rgb(colour: str, unlabel) -> tuple[float, ...]:
 
 def coloured(values: Any, low: float, high: float) -> np.ndarray:
     """Return a map [H, W] as uint8 colours [H, W, 3]; values outside [low, high] take its ends, NaN is grey."""
+    values = values.detach().cpu() if hasattr(values, "detach") else values
     values = np.asarray(values, dtype=np.float64)
     unit = np.clip((np.nan_to_num(values, nan=low) - low) / max(high - low, 1e-300), 0, 1)
     out = cividis()[(unit * 255 + 0.5).astype(np.int64)]

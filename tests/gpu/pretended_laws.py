@@ -116,6 +116,14 @@ def check_libraries() -> None:
     refuses(HERE, lambda: grid.sampling(origins.cpu(), directions, render_step_size=0.1))
 
 
+def check_colours() -> None:
+    """Assert that charts and heat maps take numbers from the card, as they take them from the CPU."""
+    from nsw.widgets.charts import css
+    from nsw.widgets.heatmaps import coloured
+
+    assert css(card[None, :3] / 4) == css(host[None, :3] / 4) and (coloured(card[None], 0, 3) == coloured(host[None], 0, 3)).all()
+
+
 def main() -> None:
     """Ask for all of it."""
     for message, act in REFUSED:
@@ -130,6 +138,7 @@ def main() -> None:
     refuses(HERE, lambda: Twice.apply(card.clone().requires_grad_()).sum().backward())
     check_models()
     check_libraries()
+    check_colours()
 
 
 if __name__ == "__main__":
