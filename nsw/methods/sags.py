@@ -7,17 +7,23 @@ fill what it left empty, and features that have heard their neighbours say what 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
+
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
+from nsw.kernels.threads import side_by_side
 from nsw.methods import density_control as density
+from nsw.methods import gaussian_splatting as gs
 from nsw.methods.budgets import shortness
 from nsw.methods.gaussian_splatting import generator_at
 from nsw.methods.sags_growth import Growth, Regrown, accumulate, doomed, new_rows, sprouts
 from nsw.models.anchored_splats import AnchoredSplats
 from nsw.models.midpoints import curvature, low_curvature, point_pairs, snapped, with_midpoints
-from nsw.scenes.scene import Points
+from nsw.renderers.splats import render_view
+from nsw.scenes.scene import Points, Scene
 
 RATES = {  # Adam's step sizes at the first and at the last step of 30,000 (official code)
     "features": (7.5e-3, 7.5e-3),
@@ -165,3 +171,15 @@ class Sags:
 def draw(model: AnchoredSplats, cameras, sh_degree: int = 0, **options):
     """Draw anchored splats where a renderer of Gaussians is asked for, by `gaussian_splatting.fit` for one."""
     return model.render_view(cameras, **options)
+
+
+def all_fitted(trainings: Mapping[str, Sags | gs.Training], scene: Scene, seed: int = 0) -> dict[str, nn.Module]:
+    """Train models that do not depend on each other, on a CPU several at once, a core each, and return them; nobody watches."""
+
+    def fitted(training: Sags | gs.Training) -> nn.Module:
+        how = draw if isinstance(training, Sags) else render_view
+        return gs.fit(training, scene, range(training.n_steps), seed, draw=how).gaussians
+
+    jobs = [partial(fitted, training) for training in trainings.values()]
+    on_cpu = all(training.gaussians.means.device.type == "cpu" for training in trainings.values())
+    return dict(zip(trainings, side_by_side(jobs) if on_cpu else [job() for job in jobs], strict=True))

@@ -7,7 +7,9 @@ import itertools
 import pytest
 import torch
 
+from nsw import scenes
 from nsw.cameras import orbit, project
+from nsw.methods import gaussian_splatting as gs
 from nsw.methods import sags, sags_growth, sags_inspect
 from nsw.models import io
 from nsw.models.anchored_splats import AnchoredSettings, AnchoredSplats
@@ -274,6 +276,24 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_ends():
     assert len(second.gaussians) == len(whole.gaussians)
     mine, other = whole.gaussians.state_dict(), second.gaussians.state_dict()
     assert all(torch.equal(mine[name], other[name]) for name in mine)
+
+
+def test_models_trained_side_by_side_end_as_if_alone():
+    scene = scenes.load("room", size=24)
+    before = torch.get_num_threads()
+    try:
+        ends = []
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            trainings = {f"{heard}": sags.Sags(a_model(heard=heard), 4) for heard in (0.0, 0.5)}
+            trainings["3DGS"] = gs.Training(Gaussians.from_points(cloud(60), None, sh_degree=1), scene.scale, 4)
+            ends.append(sags.all_fitted(trainings, scene))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    for name, alone in ends[0].items():
+        beside = ends[1][name].state_dict()
+        assert all(torch.equal(value, beside[key]) for key, value in alone.state_dict().items()), name
 
 
 def test_only_what_is_often_in_view_and_never_opaque_is_doomed():
