@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import importlib
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, TypeVar
 
 from nsw.errors import InputError
 
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
 # that takes 40 ms takes 800. GNU's OpenMP reads this when torch is loaded, here and in the kernels that are started from here.
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
+T = TypeVar("T")
+
 __version__ = "0.1.0"
-__all__ = ["InputError", "device", "start"]
+__all__ = ["InputError", "device", "start", "track"]
 
 _SUBMODULES = frozenset(
     {"cameras", "errors", "export", "kernels", "losses", "methods", "metrics", "models", "renderers", "runs", "scenes", "widgets"}
@@ -58,6 +61,13 @@ def start(slug: str, **settings):
     from nsw.runs.run import start as start_run
 
     return start_run(slug, **settings)
+
+
+def track(items: Iterable[T], name: str, total: int | None = None) -> Iterator[T]:
+    """Yield items with a bar and the time left; see `nsw.runs.progress.track`."""
+    from nsw.runs.progress import track as track_items
+
+    return track_items(items, name, total)
 
 
 def __getattr__(name: str):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -168,6 +168,7 @@ def fit(
     seconds: float | None = None,
     watch: Callable[[int, float, dvgo.GridRender], object] | None = None,
     extra_loss: ExtraLoss | None = None,
+    steps: Iterable[int] | None = None,
 ) -> float:
     """Train one stage and return how many seconds its steps took.
 
@@ -178,10 +179,11 @@ def fit(
         seconds: stop there; the schedule then follows the clock instead of the step.
         watch: called after every step with the step, the seconds so far and the batch.
         extra_loss: one more term, of the batch's colours, their truth and the generator.
+        steps: `range(stage.n_steps)`, perhaps through what shows how far it is.
     """
     optimizer = dvgo.make_optimizer(model, stage.lr, stage.lr_network, counts)
     spent, n_rays = 0.0, stage.n_rays
-    for step in range(stage.n_steps):
+    for step in range(stage.n_steps) if steps is None else steps:
         start = clock()
         maintain(model, optimizer, step, stage)
         dvgo.decay(optimizer, step / stage.n_steps if seconds is None else min(1.0, spent / seconds), stage.last_rate)

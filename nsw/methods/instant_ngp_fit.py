@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -146,9 +146,8 @@ def network_entry(scene: Scene, generator: torch.Generator, split: object = "tes
     Args:
         split: or frames, that it is scored on.
     """
-    box = tuple(scene.aabb.flatten().tolist())
     sizes = dict(depth=4, width=64, skip=2, levels_position=8, levels_direction=3)
-    network = NerfMLP(NerfSettings(box=box, **sizes)).to(generator.device)
+    network = NerfMLP(NerfSettings(box=scene.box, **sizes)).to(generator.device)
     shoot = lambda cameras: render_view(network, cameras, n_samples=32)  # noqa: E731
     return network, (field_steps(network, scene, generator, 256, 32), score_of(network, shoot, scene, split))
 
@@ -168,11 +167,16 @@ def fit(
     generator: torch.Generator,
     near: float,
     extra_loss: ExtraLoss | None = None,
+    steps: Iterable[int] | None = None,
 ) -> ngp.HashRender:
-    """Train a hash grid for all steps of the plan, with one more term if one is given, and return the last batch."""
+    """Train a hash grid for all steps of the plan, with one more term if one is given, and return the last batch.
+
+    Args:
+        steps: `range(plan.n_steps)`, perhaps through what shows how far it is.
+    """
     step = hash_steps(model, pixels, plan, generator, near, extra_loss)
     with torch.enable_grad():  # also from inside a slider's callback
-        for k in range(plan.n_steps):
+        for k in range(plan.n_steps) if steps is None else steps:
             out = step(k / plan.n_steps)
     return out
 

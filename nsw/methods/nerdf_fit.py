@@ -55,7 +55,7 @@ def teacher_of(
     step = float((scene.aabb[1] - scene.aabb[0]).amax()) / steps_across
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        teacher = HashGrid(HashGridSettings(tuple(scene.aabb.flatten().tolist()), step=step, **sizes)).to(device)
+        teacher = HashGrid(HashGridSettings(scene.box, step=step, **sizes)).to(device)
         pixels = ngp.training_pixels(scene, teacher.aabb, device=device)
         fit(teacher, pixels, plan, torch.Generator(device).manual_seed(seed), scene.near)
     return teacher

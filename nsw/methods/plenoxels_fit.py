@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -203,16 +203,26 @@ def view_bank(scene: Scene, n: int | None = None, device: torch.device | str = "
 
 
 def fit_nerf(
-    settings: CoarseFineSettings, scene: Scene, n_steps: int, generator: torch.Generator, n_rays: int = 256, lr: float = 1e-2
+    settings: CoarseFineSettings,
+    scene: Scene,
+    n_steps: int,
+    generator: torch.Generator,
+    n_rays: int = 256,
+    lr: float = 1e-2,
+    steps: Iterable[int] | None = None,
 ) -> CoarseFine:
-    """Train the pair of networks of notebook 01 as that notebook does: the baseline of the paper's claim."""
+    """Train the pair of networks of notebook 01 as that notebook does: the baseline of the paper's claim.
+
+    Args:
+        steps: `range(n_steps)`, perhaps through what shows how far it is.
+    """
     device = generator.device
     torch.manual_seed(generator.initial_seed())
     model = CoarseFine(settings).to(device)
     pixels, cameras = scene.pixels("train").to(device), scene.views("train").to(device)
     useful = nerf.useful_pixels(cameras, scene.aabb.to(device), scene.usable("train"))
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
-    for step in range(n_steps):
+    for step in range(n_steps) if steps is None else steps:
         nerf.set_learning_rate(optimizer, nerf.learning_rate(step, n_steps, lr))
         rays, colours = nerf.ray_batch(pixels, cameras, n_rays, generator, useful)
         out = render_rays(model, rays, jitter=generator, **model.render_defaults)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -49,24 +49,40 @@ def conversion(
     return Conversion(learned, score(learned), seconds)
 
 
+def pairs_of(students: Iterable[str]) -> list[tuple[str, str]]:
+    """Return (teacher, student) of every conversion, in the order in which `matrix` needs them.
+
+    >>> pairs_of(["hash", "mlp"])
+    [('hash', 'hash'), ('hash', 'mlp'), ('mlp', 'hash'), ('mlp', 'mlp')]
+    """
+    names = list(students)
+    return [(teacher, student) for teacher in names for student in names]
+
+
 def matrix(
-    first: nn.Module, students: Mapping[str, Make], scene: Scene, plan: Plan, score: Callable[[nn.Module], float], seed: int = 0
+    first: nn.Module,
+    students: Mapping[str, Make],
+    scene: Scene,
+    plan: Plan,
+    score: Callable[[nn.Module], float],
+    seed: int = 0,
+    pairs: Iterable[tuple[str, str]] | None = None,
 ) -> dict[str, dict[str, Conversion]]:
     """Return every conversion, as {teacher: {student: ...}}.
 
     The teacher of the row that has the first student's name is `first`; those of the other rows are what it has become, so
     that a whole row costs no training on photographs. A conversion to the same architecture starts anew as well. Once every
     architecture was student and teacher, all kernels are compiled.
+
+    Args:
+        pairs: `pairs_of(students)`, perhaps through what shows how far it is.
     """
-    name, *others = students
-    anew = replace(plan, inherit=False)
-    rows = {name: {s: conversion(first, make, scene, anew if s == name else plan, score, seed) for s, make in students.items()}}
-    for teacher in others:
-        model = rows[name][teacher].model
-        rows[teacher] = {
-            s: conversion(model, make, scene, anew if s == teacher else plan, score, seed, warm=s == name)
-            for s, make in students.items()
-        }
+    name = next(iter(students))
+    anew, rows = replace(plan, inherit=False), {teacher: {} for teacher in students}
+    for teacher, student in pairs_of(students) if pairs is None else pairs:
+        model, how = first if teacher == name else rows[name][teacher].model, anew if student == teacher else plan
+        warm = name in (teacher, student)
+        rows[teacher][student] = conversion(model, students[student], scene, how, score, seed, warm)
     return rows
 
 
@@ -87,6 +103,11 @@ def sheet(rows: Mapping[str, Mapping[str, Conversion]]) -> dict:
     """Return what `nsw.widgets.matrix` writes into its entries: PSNR in dB, and below it seconds."""
     notes = {a: {b: f"{cell.seconds:.2g} s" for b, cell in row.items()} for a, row in rows.items()}
     return {"values": {a: {b: cell.psnr for b, cell in row.items()} for a, row in rows.items()}, "notes": notes, "unit": "dB"}
+
+
+def table_of(conversions: Mapping[str, Conversion]) -> list[dict[str, object]]:
+    """Return a row for each of several ways to the same network: PSNR in dB and seconds."""
+    return [{"network": name, "PSNR (dB)": cell.psnr, "seconds": cell.seconds} for name, cell in conversions.items()]
 
 
 def gains(rows: Mapping[str, Mapping[str, Conversion]], first_psnr: float) -> dict[str, float]:

@@ -22,9 +22,8 @@ from nsw.scenes.scene import Scene
 
 def new_dense(scene: Scene, stage: dvgo_stages.Stage, device: torch.device | str = "cpu") -> DenseGrid:
     """Return an untrained grid over a scene's box: one stage, no free space known."""
-    box = tuple(scene.aabb.flatten().tolist())
     sizes = dict(alpha_init=stage.alpha_init, n_features=stage.n_features, mlp_width=stage.mlp_width)
-    return DenseGrid(DenseGridSettings(box, n_voxels=stage.n_voxels, **sizes)).to(device)
+    return DenseGrid(DenseGridSettings(scene.box, n_voxels=stage.n_voxels, **sizes)).to(device)
 
 
 def dense(

@@ -19,7 +19,7 @@ from nsw.scenes.scene import Scene
 
 def new_model(scene: Scene, **sizes) -> VMGrid:
     """Return an untrained factored grid over a scene's box; `sizes` are fields of `VMGridSettings`."""
-    return VMGrid(VMGridSettings(tuple(scene.aabb.flatten().tolist()), **sizes))
+    return VMGrid(VMGridSettings(scene.box, **sizes))
 
 
 def tensorf_steps(

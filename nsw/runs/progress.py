@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
 
 
 class Eta:
@@ -190,3 +193,24 @@ def quiet_reporter(eta: Eta, name: str, shown: bool = True) -> Reporter:
     if not shown:
         return Silent()
     return Bar(eta, name) if in_notebook() or (sys.stderr.isatty() and not in_kernel()) else Lines(eta, name)
+
+
+def track(items: Iterable[T], name: str, total: int | None = None) -> Iterator[T]:
+    """Yield items with a bar and the time left: for long work that is no training loop of its own, such as a row of trainings.
+
+    Args:
+        items: what is gone through; it needs a length, or `total`.
+        name: names the bar.
+
+    >>> list(track("abc", "letters"))
+    letters 3/3    0 s
+    ['a', 'b', 'c']
+    """
+    if total is None:
+        total = len(items) if isinstance(items, Sized) else len(items := list(items))
+    eta = Eta(total, memory=1e9, unlike=0)  # few and unlike each other: only their mean rate says something
+    with contextlib.closing(quiet_reporter(eta, name)) as bar:
+        for item in items:
+            yield item
+            eta.step()
+            bar.update(eta.done, {})

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Generator, Mapping, Sequence
 
 from nsw.metrics import clock as now
+from nsw.runs.progress import Eta, quiet_reporter
 
 Contestant = tuple[Callable[[float], object], Callable[[], float]]  # a step, told which share of the budget is spent; a score in dB
 Trace = list[tuple[float, float]]  # (seconds of training, score in dB)
@@ -15,6 +17,7 @@ def race(
     budget: float,
     at: Sequence[float] = (),
     cost: Callable[[object], float] | None = None,
+    progress: bool = True,
 ) -> dict[str, Trace]:
     """Train several models on equal budgets, and return their scores when the given parts of it are spent and at the end.
 
@@ -27,21 +30,38 @@ def race(
         at: seconds, or costs, at which to score too.
         cost: of a step, from what it returned, such as its number of rays: a budget that buys the same on every machine.
             The times of the traces are seconds of training all the same.
+        progress: show which part of the budget is spent, and the time left.
     """
     spent, clock = dict.fromkeys(contestants, 0.0), dict.fromkeys(contestants, 0.0)
     traces, due = {name: [] for name in contestants}, {name: sorted(t for t in at if t < budget) for name in contestants}
-    while min(spent.values()) < budget:
-        name = min(spent, key=spent.get)
-        step, score = contestants[name]
-        began = now()
-        out = step(min(1.0, spent[name] / budget))
-        took = now() - began
-        clock[name] += took
-        spent[name] += took if cost is None else cost(out)
-        if due[name] and spent[name] >= due[name][0]:
-            due[name] = [t for t in due[name] if t > spent[name]]
-            traces[name].append((clock[name], score()))
+    with contextlib.closing(_percent("equal budgets, %", progress)) as percent:
+        next(percent)
+        while (least := min(spent.values())) < budget:
+            percent.send(least / budget)
+            name = min(spent, key=spent.get)
+            step, score = contestants[name]
+            began = now()
+            out = step(min(1.0, spent[name] / budget))
+            took = now() - began
+            clock[name] += took
+            spent[name] += took if cost is None else cost(out)
+            if due[name] and spent[name] >= due[name][0]:
+                due[name] = [t for t in due[name] if t > spent[name]]
+                traces[name].append((clock[name], score()))
+        percent.send(1.0)
     return {name: [*trace, (clock[name], contestants[name][1]())] for name, trace in traces.items()}
+
+
+def _percent(name: str, shown: bool) -> Generator[None, float, None]:
+    """Show the share in [0, 1] of the work that is sent here, each time that another per cent is done."""
+    eta = Eta(100, memory=1e9)
+    with contextlib.closing(quiet_reporter(eta, name, shown)) as bar:
+        while True:
+            done = int(100 * (yield))
+            if done > eta.done:
+                while eta.done < done:
+                    eta.step()
+                bar.update(done, {})
 
 
 def seconds_to(trace: Trace, level: float) -> float:

@@ -93,9 +93,8 @@ def _networks(scene, generator: torch.Generator) -> None:
     from nsw.methods.plenoxels_fit import fit_nerf
     from nsw.models.mlp import CoarseFineSettings
 
-    box = tuple(scene.aabb.flatten().tolist())
     sizes = dict(depth=1, width=8, skip=0, levels_position=2, levels_direction=1, n_samples=4, n_fine=4)
-    fit_nerf(CoarseFineSettings(box=box, **sizes), scene, 2, generator, n_rays=16)
+    fit_nerf(CoarseFineSettings(box=scene.box, **sizes), scene, 2, generator, n_rays=16)
 
 
 def _lookups(scene, generator: torch.Generator) -> None:

@@ -85,6 +85,11 @@ class Scene:
         return 0.0 if self.background == "black" else self.cameras.background
 
     @property
+    def box(self) -> tuple[float, ...]:
+        """The six numbers of `aabb`, as settings of models take them."""
+        return tuple(self.aabb.flatten().tolist())
+
+    @property
     def scale(self) -> float:
         """Scene extent as Gaussian splatting uses it: 1.1 x the largest distance of a training camera to their mean."""
         origins = self.cameras[self.splits["train"]].origins

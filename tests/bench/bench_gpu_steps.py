@@ -56,7 +56,7 @@ def train_nerdf(scene, seconds: float) -> tuple[float, int]:
     plan = instant_ngp_fit.Plan(200, 1 << 13, 0.05, 0.02, update_every=8, decay=0.6)
     sizes = dict(n_levels=s.teacher_levels, n_max=s.teacher_finest, log2_entries=s.teacher_entries_log2, n_features=2, n_cells=32)
     teacher = nerdf_fit.teacher_of(scene, plan, 0, 400, GPU, **sizes)
-    cameras, box = scene.views("train").to(GPU), tuple(scene.aabb.flatten().tolist())
+    cameras, box = scene.views("train").to(GPU), scene.box
     student = RayDistribution(RaySettings(s.depth, s.width, 2, s.n_points, s.levels, 2, 24, s.n_samples, box=box)).to(GPU)
     students, course = {"student": student}, nerdf_fit.Course(10, s.rays, 64, s.lr)
     poses = lambda n, generator: nerdf.blended_cameras(cameras, n, generator)  # noqa: E731

@@ -145,7 +145,7 @@ def train_dvgo(scene, seconds: float):
         lr=0.2, lr_network=5e-3, per_point=0.01, entropy=0.001, threshold=1e-3,
         grow=() if short else (100, 150, 200), refresh=50, n_features=8, mlp_width=32,
     )  # fmt: skip
-    box = tuple(scene.aabb.reshape(6).tolist())
+    box = scene.box
     lego_presets.compile_dvgo(scene, bank, (coarse_settings, fine_settings), generator)
     state = {"n_rays": 0}
 
@@ -225,7 +225,7 @@ def train_hash(scene, seconds: float):
 def train_nerf(scene, seconds: float):
     """One network of 4 layers of 64, 48 stratified samples a ray; a network twice as wide takes too few steps in a minute."""
     torch.manual_seed(0)
-    model = NerfMLP(NerfSettings(depth=4, width=64, box=tuple(scene.aabb.reshape(6).tolist())))
+    model = NerfMLP(NerfSettings(depth=4, width=64, box=scene.box))
     step = instant_ngp_fit.field_steps(model, scene, torch.Generator().manual_seed(0), n_rays=256, n_samples=48)
     clock = Clock(seconds, lambda: psnr_of(lambda c: render_view(model, c, n_samples=48), scene))
     clock.due = []  # a score costs this network ten seconds

@@ -53,7 +53,7 @@ def train_dvgo(scene, length: float, clock_for):
 
 def compile_dvgo(scene, bank: dvgo_stages.RayBank, stages: tuple[dvgo_stages.Stage, ...], generator: torch.Generator) -> None:
     """Take two steps with tiny grids, so that no clock counts the compiler: kernels are compiled for each number of features."""
-    box = tuple(scene.aabb.reshape(6).tolist())
+    box = scene.box
     for stage in stages:
         small = DenseGrid(DenseGridSettings(box, n_voxels=10**3, n_features=stage.n_features, alpha_init=0.1))
         few = replace(stage, n_steps=2, n_rays=64, n_samples=0, grow=(), refresh=1)

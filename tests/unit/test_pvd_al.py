@@ -321,7 +321,7 @@ def test_detail_is_the_chequered_block_or_else_the_strongest_edges(scene):
 
 def test_students_of_a_lesson_begin_alike_whoever_they_are(scene):
     plan = replace(PLAN, n_steps=6)
-    model = DenseGrid(DenseGridSettings(tuple(scene.aabb.flatten().tolist()), n_voxels=16**3, sh_degree=0))
+    model = DenseGrid(DenseGridSettings(scene.box, n_voxels=16**3, sh_degree=0))
     with torch.no_grad():
         model.raw_density[4:12, 4:12, 4:12] = 40.0
     given = lessons.lesson(model, scene, plan, 3)
@@ -347,7 +347,7 @@ def test_students_trained_at_once_are_those_trained_one_after_the_other_on_a_cor
     torch.set_num_threads(1)
     alone = [lessons.trained(learner(teacher, level)) for level in levels.values()]
     torch.set_num_threads(max(2, n_cores))
-    together = lessons.all_trained({name: learner(teacher, level) for name, level in levels.items()})
+    together = dict(lessons.all_trained({name: learner(teacher, level) for name, level in levels.items()}))
     assert list(together) == list(levels)
     for one, other in zip(alone, together.values(), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one.student.parameters(), other.student.parameters(), strict=True))

@@ -52,3 +52,9 @@ def test_race_of_equal_rays_does_not_depend_on_speed(monkeypatch):
 
 def test_a_trace_that_ends_early_is_compared_where_it_ended():
     assert lead([(1.0, 20.0), (2.0, 24.0)], [(0.5, 30.0), (3.0, 23.0)]) == 1.0
+
+
+def test_a_race_tells_its_progress_unless_asked_not_to(capsys):
+    for progress in (True, False):
+        race({"one": (lambda share: [0], lambda: 0.0)}, budget=200, cost=len, progress=progress)
+        assert ("equal budgets, % 100/100" in capsys.readouterr().out) is progress

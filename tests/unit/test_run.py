@@ -17,7 +17,7 @@ from torch import nn
 import nsw
 from nsw import InputError, metrics
 from nsw.runs import steps as steps_of
-from nsw.runs.progress import Bar, Eta, reporter
+from nsw.runs.progress import Bar, Eta, reporter, track
 from nsw.runs.steps import Stopped
 
 TRAIN = """
@@ -404,3 +404,11 @@ def test_import_is_light():
     code = f"import sys, nsw, nsw.cli; print([m for m in {heavy!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_track_tells_how_far_it_is_and_what_is_left(capsys, monkeypatch):
+    clock = iter(range(0, 1000, 20))
+    monkeypatch.setattr("nsw.runs.progress.time.monotonic", lambda: float(next(clock)))
+    assert list(track(iter("ab"), "letters", total=2)) == ["a", "b"]
+    first, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("letters 1/2") and first.endswith("left") and last.startswith("letters 2/2") and "left" not in last
