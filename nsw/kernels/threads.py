@@ -12,12 +12,16 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
+from typing import TypeVar
 
 import numpy as np
 import torch
+
+T = TypeVar("T")
+Going = Callable[[Iterable[int]], Iterator[int]]
 
 _guard = threading.Lock()
 _calls: SimpleQueue = SimpleQueue()
@@ -134,33 +138,39 @@ def run_shares(kernel, n_shares: int, *arguments) -> None:
         _finish(calls, do_the_rest=True)
 
 
-def side_by_side(jobs: Sequence[Iterable[object]], threads: int) -> Iterator[int]:
-    """Go through iterables that do not depend on each other, so many at once; yield their numbers, in order, as they end.
+class CalledOff(Exception):
+    """Raised inside of work that nobody waits for any more."""
+
+
+def side_by_side(jobs: Sequence[Callable[[Going], T]], threads: int) -> Iterator[T]:
+    """Call functions that do not depend on each other, so many at once; yield what they return, in order, as they end.
 
     For trainings of many small steps: a second core hardly helps one of them, a second training it helps a lot. Torch has one core
     in each; with 1 for `threads` it has all. What draws from generators of its own ends the same in any company. An error of one,
-    Ctrl-C, or a caller that stops asking ends all at their next item.
+    Ctrl-C, or a caller that stops asking ends all at their next step.
 
-    >>> list(side_by_side([range(3), range(2)], 2))
-    [0, 1]
+    Args:
+        jobs: each gets a function through which it goes through its steps, `for step in going(range(n))`.
+
+    >>> list(side_by_side([lambda going: sum(going(range(3))), lambda going: max(going(range(9)))], 2))
+    [3, 8]
     """
+    if threads <= 1 or len(jobs) <= 1:
+        for job in jobs:
+            yield job(iter)
+        return
     n, stop = n_threads(), threading.Event()
 
-    def go_through(job: Iterable[object]) -> None:
-        for _ in job:
+    def going(steps: Iterable[int]) -> Iterator[int]:
+        for step in steps:
             if stop.is_set():
-                return
+                raise CalledOff
+            yield step
 
-    if threads <= 1 or len(jobs) <= 1:
-        for i, job in enumerate(jobs):
-            go_through(job)
-            yield i
-        return
     pool = ThreadPoolExecutor(threads, "nsw-side-by-side", torch.set_num_threads, (1,))
     try:
-        for i, future in enumerate([pool.submit(go_through, job) for job in jobs]):
-            future.result()
-            yield i
+        for future in [pool.submit(job, going) for job in jobs]:
+            yield future.result()
     finally:
         stop.set()
         pool.shutdown(cancel_futures=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -11,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nsw.cameras import Rays, pixel_rays
-from nsw.kernels.threads import n_threads, side_by_side
+from nsw.kernels.threads import Going, n_threads, side_by_side
 from nsw.methods import pvd, tensorf
 from nsw.methods.pvd_al import ActiveLearner, Levels
 from nsw.methods.pvd_al_pool import hardest
@@ -108,25 +109,17 @@ def watch_of(teacher: Teacher, plan: Plan, rays: Rays, truth: Float[Tensor, "n 3
     return psnr
 
 
-def trained(learner: ActiveLearner) -> ActiveLearner:
-    """Train for all steps of the plan."""
-    for _ in _steps(learner):
-        pass
+def trained(learner: ActiveLearner, going: Going = iter) -> ActiveLearner:
+    """Train for all steps of the plan; `going` goes through their numbers."""
+    for k in going(range(learner.plan.n_steps)):
+        with torch.enable_grad():
+            learner.step(k)
+    learner.note(learner.plan.n_steps)
     return learner
 
 
 def all_trained(learners: Mapping[Key, ActiveLearner]) -> Iterator[tuple[Key, ActiveLearner]]:
     """Train every student, on a CPU several at once, each as if it were alone there, with one core; yield them in order."""
     on_cpu = all(learner.errors.device.type == "cpu" for learner in learners.values())
-    pairs, jobs = list(learners.items()), [_steps(learner) for learner in learners.values()]
-    for i in side_by_side(jobs, n_threads() if on_cpu else 1):
-        yield pairs[i]
-
-
-def _steps(learner: ActiveLearner) -> Iterator[int]:
-    """Take a step at a time, and note the scores after the last."""
-    for k in range(learner.plan.n_steps):
-        with torch.enable_grad():
-            learner.step(k)
-        yield k
-    learner.note(learner.plan.n_steps)
+    jobs = [partial(trained, learner) for learner in learners.values()]
+    yield from zip(learners, side_by_side(jobs, n_threads() if on_cpu else 1), strict=True)

@@ -7,14 +7,14 @@ fill what it left empty, and features that have heard their neighbours say what 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nsw.kernels.threads import side_by_side
+from nsw.kernels.threads import Going, n_threads, side_by_side
 from nsw.methods import density_control as density
 from nsw.methods import gaussian_splatting as gs
 from nsw.methods.budgets import shortness
@@ -173,13 +173,13 @@ def draw(model: AnchoredSplats, cameras, sh_degree: int = 0, **options):
     return model.render_view(cameras, **options)
 
 
-def all_fitted(trainings: Mapping[str, Sags | gs.Training], scene: Scene, seed: int = 0) -> dict[str, nn.Module]:
-    """Train models that do not depend on each other, on a CPU several at once, a core each, and return them; nobody watches."""
+def all_fitted(trainings: Mapping[str, Sags | gs.Training], scene: Scene, seed: int = 0) -> Iterator[tuple[str, nn.Module]]:
+    """Train models that do not depend on each other, on a CPU several at once, a core each; yield name and model in order."""
 
-    def fitted(training: Sags | gs.Training) -> nn.Module:
+    def fitted(training: Sags | gs.Training, going: Going) -> nn.Module:
         how = draw if isinstance(training, Sags) else render_view
-        return gs.fit(training, scene, range(training.n_steps), seed, draw=how).gaussians
+        return gs.fit(training, scene, going(range(training.n_steps)), seed, draw=how).gaussians
 
-    jobs = [partial(fitted, training) for training in trainings.values()]
     on_cpu = all(training.gaussians.means.device.type == "cpu" for training in trainings.values())
-    return dict(zip(trainings, side_by_side(jobs) if on_cpu else [job() for job in jobs], strict=True))
+    jobs = [partial(fitted, training) for training in trainings.values()]
+    yield from zip(trainings, side_by_side(jobs, n_threads() if on_cpu else 1), strict=True)

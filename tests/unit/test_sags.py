@@ -287,7 +287,7 @@ def test_models_trained_side_by_side_end_as_if_alone():
             torch.set_num_threads(threads)
             trainings = {f"{heard}": sags.Sags(a_model(heard=heard), 4) for heard in (0.0, 0.5)}
             trainings["3DGS"] = gs.Training(Gaussians.from_points(cloud(60), None, sh_degree=1), scene.scale, 4)
-            ends.append(sags.all_fitted(trainings, scene))
+            ends.append(dict(sags.all_fitted(trainings, scene)))
             assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
