@@ -198,11 +198,7 @@ def accumulate(
     """
     lead = tuple(means2d.shape[:-1])
     rows = image_ids * lead[-1] + gaussian_ids
-    centres = torch.stack([pixel_ids % image_width, pixel_ids // image_width], dim=-1) + 0.5
-    dx, dy = (means2d.reshape(-1, 2)[rows] - centres).unbind(-1)
-    a, b, c = conics.reshape(-1, 3)[rows].unbind(-1)
-    sigma = 0.5 * (a * dx * dx + c * dy * dy) + b * dx * dy
-    alphas = torch.clamp(opacities.reshape(-1)[rows] * torch.exp(-sigma), max=ALPHA_MAX)
+    alphas = alphas_of_pairs(means2d, conics, opacities, rows, pixel_ids, image_width)
     where = (image_ids * image_height + pixel_ids // image_width) * image_width + pixel_ids % image_width
     n_pixels = math.prod(lead[:-1]) * image_width * image_height
     shape = lead[:-1] + (image_height, image_width)
@@ -210,8 +206,31 @@ def accumulate(
     return values.view(shape + (-1,)), opaque.view(shape + (1,))
 
 
+def alphas_of_pairs(
+    means2d: Float[Tensor, "*i n 2"],
+    conics: Float[Tensor, "*i n 3"],
+    opacities: Float[Tensor, "*i n"],
+    rows: Int[Tensor, "k"],
+    pixel_ids: Int[Tensor, "k"],
+    image_width: int,
+) -> Float[Tensor, "k"]:
+    """Return the opacity of each splat at the centre of the pixel that it is paired with; `rows` count through all pictures."""
+    centres = torch.stack([pixel_ids % image_width, pixel_ids // image_width], dim=-1) + 0.5
+    dx, dy = (means2d.reshape(-1, 2)[rows] - centres).unbind(-1)
+    a, b, c = conics.reshape(-1, 3)[rows].unbind(-1)
+    sigma = 0.5 * (a * dx * dx + c * dy * dy) + b * dx * dy
+    return torch.clamp(opacities.reshape(-1)[rows] * torch.exp(-sigma), max=ALPHA_MAX)
+
+
 def blend_pairs(alphas: Float[Tensor, "k"], values: Float[Tensor, "k d"], where: Int[Tensor, "k"], n_pixels: int):
-    """Front-to-back sums of each pixel's run of pairs: `sum_i v_i alpha_i prod_{j<i} (1 - alpha_j)`, and of the weights alone.
+    """Front-to-back sums of each pixel's run of pairs: `sum_i v_i alpha_i prod_{j<i} (1 - alpha_j)`, and of the weights alone."""
+    weights = alphas * light_before(alphas, where)
+    sums = values.new_zeros(n_pixels, values.shape[-1]).index_add(0, where, weights[:, None] * values)
+    return sums, values.new_zeros(n_pixels).index_add(0, where, weights)
+
+
+def light_before(alphas: Float[Tensor, "k"], where: Int[Tensor, "k"]) -> Float[Tensor, "k"]:
+    """Return what each pixel's light in [0, 1] is before each pair of its run, `prod_{j<i} (1 - alpha_j)`.
 
     The running product over a pixel is a running sum of logarithms over all pairs, minus its value where the pixel begins.
     """
@@ -220,6 +239,4 @@ def blend_pairs(alphas: Float[Tensor, "k"], values: Float[Tensor, "k d"], where:
     logs = torch.log1p(-alphas.double())
     before = torch.cumsum(logs, 0) - logs
     run = torch.cumsum(first, 0) - 1
-    weights = alphas * torch.exp(before - before[first][run]).to(alphas.dtype)
-    sums = values.new_zeros(n_pixels, values.shape[-1]).index_add(0, where, weights[:, None] * values)
-    return sums, values.new_zeros(n_pixels).index_add(0, where, weights)
+    return torch.exp(before - before[first][run]).to(alphas.dtype)

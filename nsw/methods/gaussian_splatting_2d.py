@@ -21,6 +21,7 @@ from nsw.methods import gaussian_splatting as gs
 from nsw.methods.density_control import DensityControl, Refined
 from nsw.models.surfels import Surfels
 from nsw.renderers.render import Render
+from nsw.renderers.splat_median import median_depth
 from nsw.renderers.surfels import render_view
 from nsw.renderers.tsdf import fused_mesh
 from nsw.scenes.scene import Scene
@@ -164,7 +165,7 @@ class DepthMaps:
     """What a model draws of the depth of C views.
 
     Attributes:
-        expected, median: camera z; a model without a median has the expected depth twice.
+        expected, median: camera z; what draws neither discs nor splats has the expected depth twice.
         solid: where the picture is more than half opaque.
         cameras, aabb: of the views and of the scene.
     """
@@ -188,5 +189,8 @@ def drawn_maps(render, scene: Scene, which: str | Sequence[int] = "train") -> De
     cameras, maps = scene.views(which), []
     for camera in cameras:
         drawn = render(camera)
-        maps.append((drawn.depth, drawn.extras.get("median", drawn.depth), drawn.alpha > 0.5))
+        median = drawn.extras.get("median", drawn.depth)
+        if "conics" in drawn.extras.get("meta", {}):  # 3D Gaussians draw it when they are asked
+            median = median_depth(drawn.extras["meta"], camera.width, camera.height)
+        maps.append((drawn.depth, median, drawn.alpha > 0.5))
     return DepthMaps(*(torch.cat(column) for column in zip(*maps, strict=True)), cameras, scene.aabb)

@@ -194,6 +194,12 @@ def judge(render: Callable, scene: Scene, truth: tuple[Tensor, Tensor], *, depth
     return Judged(maps, mesh, metrics.surface_scores(mesh, *truth), *compared(render, scene))
 
 
+def by_median(judged: Judged, truth: tuple[Tensor, Tensor], voxel: float, truncation: float) -> Judged:
+    """Return the same model with the mesh that is fused from its median depth; see `judge`."""
+    mesh = judged.maps.mesh(voxel, 1.0, truncation)
+    return replace(judged, mesh=mesh, surface=metrics.surface_scores(mesh, *truth))
+
+
 @torch.no_grad()
 def compared(render: Callable, scene: Scene, split: str = "test") -> tuple[float, float, float | None]:
     """Return how far expected depth, that depth's normals and drawn normals are off in the views of a split, as in `Judged`."""
