@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 
 import numpy as np
@@ -38,7 +39,7 @@ class MaskedAdam(torch.optim.Optimizer):
         self.rates: dict[Tensor, Tensor] = {}
 
     # torch wraps this method in one that loads its compiler, a second on a laptop, to say that it is not to be compiled
-    add_param_group = torch.optim.Optimizer.add_param_group.__wrapped__
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
 
     def replace(self, old: Sequence[Tensor], new: Sequence[Tensor]) -> None:
         """Train `new` parameters in the place of `old` ones, for example of another shape, with fresh moments for all."""
