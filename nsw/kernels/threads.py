@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from queue import SimpleQueue
 from typing import TypeVar
 
 import numpy as np
 import torch
 
-T = TypeVar("T")
+T, Key = TypeVar("T"), TypeVar("Key")
 Going = Callable[[Iterable[int]], Iterator[int]]
 
 _guard = threading.Lock()
@@ -139,25 +139,26 @@ def run_shares(kernel, n_shares: int, *arguments) -> None:
 
 
 class CalledOff(Exception):
-    """Raised inside of work that nobody waits for any more."""
+    """Raised inside of work that nobody waits for any more; let it pass."""
 
 
-def side_by_side(jobs: Sequence[Callable[[Going], T]], threads: int) -> Iterator[T]:
-    """Call functions that do not depend on each other, so many at once; yield what they return, in order, as they end.
+def side_by_side(jobs: Mapping[Key, Callable[[Going], T]], threads: int) -> Iterator[tuple[Key, T]]:
+    """Call functions that do not depend on each other, so many at once; yield name and result in the order of the names.
 
     For trainings of many small steps: a second core hardly helps one of them, a second training it helps a lot. Torch has one core
-    in each; with 1 for `threads` it has all. What draws from generators of its own ends the same in any company. An error of one,
-    Ctrl-C, or a caller that stops asking ends all at their next step.
+    in each; with 1 for `threads` it has all. What draws from generators of its own, and sums in an order that does not hang on the
+    number of threads, ends the same in any company. An error of one, Ctrl-C, or a caller that stops asking ends all at their next
+    step.
 
     Args:
         jobs: each gets a function through which it goes through its steps, `for step in going(range(n))`.
 
-    >>> list(side_by_side([lambda going: sum(going(range(3))), lambda going: max(going(range(9)))], 2))
-    [3, 8]
+    >>> list(side_by_side({"sum": lambda going: sum(going(range(3))), "most": lambda going: max(going(range(9)))}, 2))
+    [('sum', 3), ('most', 8)]
     """
     if threads <= 1 or len(jobs) <= 1:
-        for job in jobs:
-            yield job(iter)
+        for name, job in jobs.items():
+            yield name, job(iter)
         return
     n, stop = n_threads(), threading.Event()
 
@@ -169,9 +170,16 @@ def side_by_side(jobs: Sequence[Callable[[Going], T]], threads: int) -> Iterator
 
     pool = ThreadPoolExecutor(threads, "nsw-side-by-side", torch.set_num_threads, (1,))
     try:
-        for future in [pool.submit(job, going) for job in jobs]:
-            yield future.result()
+        futures = {name: pool.submit(job, going) for name, job in jobs.items()}
+        for name, future in futures.items():
+            while not future.done():  # in short waits: on Windows Ctrl-C does not end a long one
+                done, _ = wait(futures.values(), timeout=0.2, return_when=FIRST_EXCEPTION)
+                if failed := next((error for other in done if (error := other.exception())), None):
+                    raise failed
+            yield name, future.result()
     finally:
         stop.set()
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(n)  # part of that setting is all threads'
+        try:
+            pool.shutdown(cancel_futures=True)
+        finally:
+            torch.set_num_threads(n)  # part of that setting is all threads'

@@ -123,7 +123,8 @@ def steered(meta: Mapping, stored: Float[Tensor, "*n 2"], omega: float, n_traine
         n_trained: discs, the first ones, whose lengths are compared: frozen ones pull at nothing. None is all.
     """
     whole, seen = meta["gradient_2dgs"].grad, (meta["radii"] > 0).all(-1)
-    seen[..., n_trained:] &= n_trained is None
+    if n_trained is not None:
+        seen[..., n_trained:] = False
     steering = torch.zeros_like(whole)
     steering.grad = pull_of(stored, whole, seen, omega)
     return {name: meta[name] for name in ("radii", "width", "height", "n_cameras")} | {"gradient_2dgs": steering}

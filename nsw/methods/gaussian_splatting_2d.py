@@ -157,7 +157,8 @@ def mesh_of(render, scene: Scene, voxel: float, which: str | Sequence[int] = "tr
         depth: "expected" or "median"; the latter needs a render with that map.
         options: of `nsw.renderers.tsdf.fused_mesh`.
     """
-    return drawn_maps(render, scene, which).mesh(voxel, float(depth == "median"), **options)
+    median = depth == "median"
+    return drawn_maps(render, scene, which, median).mesh(voxel, float(median), **options)
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ class DepthMaps:
     """What a model draws of the depth of C views.
 
     Attributes:
-        expected, median: camera z; what draws neither discs nor splats has the expected depth twice.
+        expected, median: camera z; without a median the expected depth twice.
         solid: where the picture is more than half opaque.
         cameras, aabb: of the views and of the scene.
     """
@@ -184,13 +185,17 @@ class DepthMaps:
 
 
 @torch.no_grad()
-def drawn_maps(render, scene: Scene, which: str | Sequence[int] = "train") -> DepthMaps:
-    """Draw the depth of the given views, one camera at a time."""
+def drawn_maps(render, scene: Scene, which: str | Sequence[int] = "train", median: bool = False) -> DepthMaps:
+    """Draw the depth of the given views, one camera at a time.
+
+    Args:
+        median: ask 3D Gaussians for theirs too, which takes a while; discs draw it anyway.
+    """
     cameras, maps = scene.views(which), []
     for camera in cameras:
         drawn = render(camera)
-        median = drawn.extras.get("median", drawn.depth)
-        if "conics" in drawn.extras.get("meta", {}):  # 3D Gaussians draw it when they are asked
-            median = median_depth(drawn.extras["meta"], camera.width, camera.height)
-        maps.append((drawn.depth, median, drawn.alpha > 0.5))
+        halfway = drawn.extras.get("median", drawn.depth)
+        if median and "conics" in drawn.extras.get("meta", {}):
+            halfway = median_depth(drawn.extras["meta"], camera.width, camera.height)
+        maps.append((drawn.depth, halfway, drawn.alpha > 0.5))
     return DepthMaps(*(torch.cat(column) for column in zip(*maps, strict=True)), cameras, scene.aabb)

@@ -189,15 +189,9 @@ def judge(render: Callable, scene: Scene, truth: tuple[Tensor, Tensor], *, depth
         truth: points of the true surface and their normals.
         depth, shape: of `gaussian_splatting_2d.mesh_of`.
     """
-    maps = drawn_maps(render, scene)
+    maps = drawn_maps(render, scene, median=depth == "median")
     mesh = maps.mesh(median=float(depth == "median"), **shape)
     return Judged(maps, mesh, metrics.surface_scores(mesh, *truth), *compared(render, scene))
-
-
-def by_median(judged: Judged, truth: tuple[Tensor, Tensor], voxel: float, truncation: float) -> Judged:
-    """Return the same model with the mesh that is fused from its median depth; see `judge`."""
-    mesh = judged.maps.mesh(voxel, 1.0, truncation)
-    return replace(judged, mesh=mesh, surface=metrics.surface_scores(mesh, *truth))
 
 
 @torch.no_grad()

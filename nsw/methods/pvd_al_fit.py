@@ -121,5 +121,4 @@ def trained(learner: ActiveLearner, going: Going = iter) -> ActiveLearner:
 def all_trained(learners: Mapping[Key, ActiveLearner]) -> Iterator[tuple[Key, ActiveLearner]]:
     """Train every student, on a CPU several at once, each as if it were alone there, with one core; yield them in order."""
     on_cpu = all(learner.errors.device.type == "cpu" for learner in learners.values())
-    jobs = [partial(trained, learner) for learner in learners.values()]
-    yield from zip(learners, side_by_side(jobs, n_threads() if on_cpu else 1), strict=True)
+    return side_by_side({name: partial(trained, learner) for name, learner in learners.items()}, n_threads() if on_cpu else 1)

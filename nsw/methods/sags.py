@@ -181,5 +181,4 @@ def all_fitted(trainings: Mapping[str, Sags | gs.Training], scene: Scene, seed: 
         return gs.fit(training, scene, going(range(training.n_steps)), seed, draw=how).gaussians
 
     on_cpu = all(training.gaussians.means.device.type == "cpu" for training in trainings.values())
-    jobs = [partial(fitted, training) for training in trainings.values()]
-    yield from zip(trainings, side_by_side(jobs, n_threads() if on_cpu else 1), strict=True)
+    return side_by_side({name: partial(fitted, training) for name, training in trainings.items()}, n_threads() if on_cpu else 1)

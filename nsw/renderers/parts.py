@@ -29,11 +29,11 @@ def rays_of_some(cameras: Cameras, most: int = MOST_RAYS) -> Iterator[Rays]:
 
 
 def a_few_cameras_at_a_time(draw: Callable[..., Render]) -> Callable[..., Render]:
-    """Return a function like `draw(model, cameras, **options)` that never sees more cameras at once than memory has room for."""
+    """Return a function like `draw(field, cameras, **options)` that never sees more cameras at once than memory has room for."""
 
     @functools.wraps(draw)
-    def in_parts(model: Any, cameras: Cameras, **options: Any) -> Render:
-        return in_order([draw(model, some, **options) for some in few_cameras(cameras)])
+    def in_parts(field: Any, cameras: Cameras, **options: Any) -> Render:
+        return in_order([draw(field, some, **options) for some in few_cameras(cameras)])
 
     return in_parts
 

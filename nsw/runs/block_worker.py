@@ -6,6 +6,7 @@ import json
 import os
 import pkgutil
 import queue
+import random
 import sys
 import threading
 import time
@@ -27,6 +28,7 @@ def perform(work: str, given: Path, path: Path, threads: int) -> dict[str, Any]:
     Raises:
         InputError: when the work leaves no file.
     """
+    import numpy as np
     import torch
 
     from nsw.models.io import unpack
@@ -37,6 +39,9 @@ def perform(work: str, given: Path, path: Path, threads: int) -> dict[str, Any]:
     function, thing = pkgutil.resolve_name(work), unpack(load_state(given, INPUT), given)
     torch.set_num_threads(threads)
     path.parent.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)  # whatever this process did before: a block ends the same in any company
+    np.random.seed(0)
+    random.seed(0)
     began = time.perf_counter()
     function(thing, path)
     seconds = time.perf_counter() - began
@@ -56,10 +61,12 @@ def _take_standard_input() -> int:
 
 def _listen(pipe: int, orders: queue.Queue) -> None:
     """Pass on what comes through a pipe, line by line, and end this process when its other end is closed, or gone."""
-    with os.fdopen(pipe, "rb", buffering=0) as lines:  # a buffer's lock would be in the way when Python ends
-        for line in lines:
-            orders.put(json.loads(line))
-    os._exit(1)
+    try:
+        with os.fdopen(pipe, "rb", buffering=0) as lines:  # a buffer's lock would be in the way when Python ends
+            for line in lines:
+                orders.put(json.loads(line))
+    finally:  # also after half a line, from a process that was killed while it wrote
+        os._exit(1)
 
 
 def _write_to(log: str) -> None:

@@ -232,7 +232,7 @@ def _hand(process: subprocess.Popen, block: Block) -> Block:
     given = working.with_suffix(".input")
     write_bytes(given, block.given)
     order = [block.work, *map(str, (given, working, block.finished)), block.made_from, str(block.log)]
-    with contextlib.suppress(BrokenPipeError):  # it has ended already, which is seen at the next look
+    with contextlib.suppress(OSError):  # it has ended already, which is seen at the next look
         process.stdin.write(json.dumps(order).encode() + b"\n")
         process.stdin.flush()
     return block
@@ -245,7 +245,7 @@ def _end(process: subprocess.Popen) -> None:
             os.killpg(process.pid, signal.SIGKILL)
     process.kill()
     process.wait()
-    with contextlib.suppress(BrokenPipeError):
+    with contextlib.suppress(OSError):
         process.stdin.close()
 
 

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any, Protocol, TypeVar
 
+from nsw.errors import InputError
+
 T = TypeVar("T")
 
 
@@ -199,16 +201,22 @@ def track(items: Iterable[T], name: str, total: int | None = None) -> Iterator[T
     """Yield items with a bar and the time left: for long work that is no training loop of its own, such as a row of trainings.
 
     Args:
-        items: what is gone through; it needs a length, or `total`.
+        items: what is gone through.
+        total: how many there are; by default the length of `items`.
         name: names the bar.
+
+    Raises:
+        InputError: for items without a length, and no total.
 
     >>> list(track("abc", "letters"))
     letters 3/3    0 s
     ['a', 'b', 'c']
     """
-    if total is None:
-        total = len(items) if isinstance(items, Sized) else len(items := list(items))
-    eta = Eta(total, memory=1e9, unlike=0)  # few and unlike each other: only their mean rate says something
+    if total is None and not isinstance(items, Sized):
+        raise InputError(f'track(items, "{name}") was given a {type(items).__name__}, which has no length: say total=.')
+    eta = Eta(
+        len(items) if total is None else total, memory=1e9, unlike=0
+    )  # few and unlike each other: only their mean rate says something
     with contextlib.closing(quiet_reporter(eta, name)) as bar:
         for item in items:
             yield item

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from nsw.metrics import clock as now
-from nsw.runs.progress import Eta, quiet_reporter
+from nsw.runs.progress import Eta, Reporter, quiet_reporter
 
 Contestant = tuple[Callable[[float], object], Callable[[], float]]  # a step, told which share of the budget is spent; a score in dB
 Trace = list[tuple[float, float]]  # (seconds of training, score in dB)
@@ -34,10 +34,10 @@ def race(
     """
     spent, clock = dict.fromkeys(contestants, 0.0), dict.fromkeys(contestants, 0.0)
     traces, due = {name: [] for name in contestants}, {name: sorted(t for t in at if t < budget) for name in contestants}
-    with contextlib.closing(_percent("equal budgets, %", progress)) as percent:
-        next(percent)
+    eta = Eta(100, memory=1e9)  # per cent of the budget
+    with contextlib.closing(quiet_reporter(eta, "equal budgets, %", progress)) as bar:
         while (least := min(spent.values())) < budget:
-            percent.send(least / budget)
+            _tell(eta, bar, least / budget)
             name = min(spent, key=spent.get)
             step, score = contestants[name]
             began = now()
@@ -48,20 +48,15 @@ def race(
             if due[name] and spent[name] >= due[name][0]:
                 due[name] = [t for t in due[name] if t > spent[name]]
                 traces[name].append((clock[name], score()))
-        percent.send(1.0)
+        _tell(eta, bar, 1.0)
     return {name: [*trace, (clock[name], contestants[name][1]())] for name, trace in traces.items()}
 
 
-def _percent(name: str, shown: bool) -> Generator[None, float, None]:
-    """Show the share in [0, 1] of the work that is sent here, each time that another per cent is done."""
-    eta = Eta(100, memory=1e9)
-    with contextlib.closing(quiet_reporter(eta, name, shown)) as bar:
-        while True:
-            done = int(100 * (yield))
-            if done > eta.done:
-                while eta.done < done:
-                    eta.step()
-                bar.update(done, {})
+def _tell(eta: Eta, bar: Reporter, share: float) -> None:
+    if int(100 * share) > eta.done:
+        while eta.done < int(100 * share):
+            eta.step()
+        bar.update(eta.done, {})
 
 
 def seconds_to(trace: Trace, level: float) -> float:
