@@ -118,6 +118,15 @@ def _lookups(scene, generator: torch.Generator) -> None:
     sum(values.sum() for values in found).backward()
 
 
+def _graphs(scene, generator: torch.Generator) -> None:
+    """Messages between neighbours, with as many features as a notebook has."""
+    from nsw.models.neighbour_graph import graph_of, message, strongest_difference
+
+    graph = graph_of(torch.rand(32, 3, generator=generator), 4)
+    features = [torch.rand(32, n, generator=generator).requires_grad_() for n in (16, 32)]
+    sum(message(strongest_difference(f, graph), graph).sum() for f in features).backward()
+
+
 def _calls(scene, generator: torch.Generator) -> None:
     """Calls of gsplat and nerfacc that no notebook makes."""
     from nsw import kernels as k
@@ -151,6 +160,7 @@ KINDS: dict[str, Callable] = {
     "factored grids": _factored_grid,
     "networks": _networks,
     "lookups": _lookups,
+    "graphs of neighbours": _graphs,
     "other calls of gsplat and nerfacc": _calls,
 }
 
