@@ -7,6 +7,7 @@ another is the depth of the splats: a prompt becomes places in space.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -14,9 +15,11 @@ from torch import Tensor
 
 from nsw.cameras import Cameras, camera_rays, project
 from nsw.methods.feature_3dgs import feature_map
-from nsw.methods.feature_3dgs_inspect import marked, spread, tinted
+from nsw.methods.feature_3dgs_edit import relevancy
 from nsw.models.feature_gaussians import FeatureGaussians
-from nsw.models.teacher import FeatureTeacher, Prompt
+from nsw.models.gaussians import Gaussians
+from nsw.models.teacher import FeatureTeacher, Prompt, resized
+from nsw.renderers.splat_probe import recoloured
 from nsw.renderers.splats import render_view
 
 
@@ -141,3 +144,45 @@ class Pointed:
         found = prompted_masks(*self.given, prompt, self.cameras, *self.others)
         drawn = [marked(tinted(picture, mask), at) for picture, (mask, at) in zip(self.pictures, found, strict=True)]
         return torch.cat(drawn, dim=1)
+
+
+def spread(mask: Float[Tensor, "h w"], size: Sequence[int]) -> Float[Tensor, "H W"]:
+    """Return a soft mask at the size of a picture."""
+    return resized(mask[None, None].float().cpu(), *size)[0, 0].clamp(0, 1)
+
+
+def tinted(
+    picture: Float[Tensor, "H W 3"], mask: Float[Tensor, "h w"], colour: Sequence[float] = (0.84, 0.37, 0.0)
+) -> Float[Tensor, "H W 3"]:
+    """Return the picture in grey, with the places of a soft mask in a colour."""
+    share = spread(mask, picture.shape[:2])[..., None]
+    grey = (0.15 + 0.85 * picture.mean(-1, keepdim=True)).expand_as(picture)
+    return grey * (1 - share) + share * (0.3 * picture + 0.7 * torch.tensor(colour))
+
+
+def queried(
+    picture: Float[Tensor, "H W 3"], features: Float[Tensor, "M h w"], teacher: FeatureTeacher, typed: str, least: float = 0.0
+) -> Float[Tensor, "H W 3"]:
+    """Return the picture in grey, and in orange by how well each place answers to what was typed; see `relevancy`."""
+    return tinted(picture, relevancy(features.permute(1, 2, 0), teacher, typed, least))
+
+
+def heated(model: Gaussians, answers: Float[Tensor, "N"]) -> Gaussians:
+    """Return the splats in grey, and in orange by how well each answers."""
+    return recoloured(model, tinted(model.base_rgb.detach().cpu().clamp(0, 1)[:, None], answers.cpu()[:, None])[:, 0])
+
+
+def marked(picture: Float[Tensor, "H W 3"], prompt: Prompt | None) -> Float[Tensor, "H W 3"]:
+    """Return the picture with a black and white cross at every point of a prompt, and a black line around its box."""
+    out, (height, width) = picture.clone(), picture.shape[:2]
+    at = lambda x, y: (min(int(y * height), height - 1), min(int(x * width), width - 1))  # noqa: E731 - said once
+    for row, column in (at(*point) for point in (prompt.points if prompt else ())):
+        out[max(row - 2, 0) : row + 3, column] = 0.0
+        out[row, max(column - 2, 0) : column + 3] = 0.0
+        out[row, column] = 1.0
+    if prompt and prompt.box:
+        x0, y0, x1, y1 = prompt.box
+        (top, left), (bottom, right) = at(x0 + 1e-6, y0 + 1e-6), at(x1 - 1e-6, y1 - 1e-6)
+        out[[top, bottom], left : right + 1] = 0.0
+        out[top : bottom + 1, [left, right]] = 0.0
+    return out

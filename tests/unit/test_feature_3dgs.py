@@ -263,7 +263,7 @@ def test_two_corners_are_a_box_and_one_twice_is_a_point():
     for row, column, to_row, to_column in ((3, 5, 3, 5), (0, 0, 7, 18), (1, 2, 4, 2)):
         asked = prompts.between((to_row, to_column), (row, column), (9, 19))
         assert prompts.corners(asked, (9, 19)) == (row, column, to_row, to_column)
-    drawn = look.marked(torch.ones(8, 16, 3), prompts.between((1, 2), (4, 9), (8, 16)))
+    drawn = prompts.marked(torch.ones(8, 16, 3), prompts.between((1, 2), (4, 9), (8, 16)))
     assert bool((drawn[1, 2:10] == 0).all()) and bool((drawn[1:5, [2, 9]] == 0).all()) and bool((drawn[2:4, 3:9] == 1).all())
 
 
@@ -278,16 +278,16 @@ def test_what_is_typed_is_asked_for_and_unknown_words_are_named(scene, teacher):
     for typed in ("", " , ", "duck, spaceship"):
         with pytest.raises(InputError, match="giraffe"):  # it says which words there are
             edit.relevancy(features, teacher, typed)
-    heated = look.heated(model, torch.ones(len(model)))
+    heated = prompts.heated(model, torch.ones(len(model)))
     assert torch.allclose(heated.base_rgb, 0.3 * model.base_rgb.clamp(0, 1) + 0.7 * torch.tensor([0.84, 0.37, 0.0]), atol=1e-4)
 
 
 def test_what_answers_is_tinted_in_the_picture(teacher):
     picture, features = torch.full((6, 8, 3), 0.5), torch.ones(M, 6, 8)
     word = teacher.words[2]
-    assert torch.equal(look.queried(picture, features, teacher, word, 2.0), look.tinted(picture, torch.zeros(6, 8)))
+    assert torch.equal(prompts.queried(picture, features, teacher, word, 2.0), prompts.tinted(picture, torch.zeros(6, 8)))
     answers = edit.relevancy(features.permute(1, 2, 0), teacher, word)
-    assert torch.equal(look.queried(picture, features, teacher, word), look.tinted(picture, answers))
+    assert torch.equal(prompts.queried(picture, features, teacher, word), prompts.tinted(picture, answers))
 
 
 def test_agreement_is_a_cosine():
