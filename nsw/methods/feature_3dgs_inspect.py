@@ -207,6 +207,11 @@ def deletion_iou(
     return sum(edit_iou(before, draw(deleted(model, chosen[i])), true == i) for i in words) / len(words)
 
 
+def spread(mask: Float[Tensor, "h w"], size: Sequence[int]) -> Float[Tensor, "H W"]:
+    """Return a soft mask at the size of a picture."""
+    return resized(mask[None, None].float().cpu(), *size)[0, 0].clamp(0, 1)
+
+
 class FeatureColours:
     """Three directions in which features differ most, as red, green and blue: one choice for all maps that are compared.
 

@@ -16,9 +16,10 @@ from torch import Tensor
 from nsw.cameras import Cameras, camera_rays, project
 from nsw.methods.feature_3dgs import feature_map
 from nsw.methods.feature_3dgs_edit import relevancy
+from nsw.methods.feature_3dgs_inspect import spread
 from nsw.models.feature_gaussians import FeatureGaussians
 from nsw.models.gaussians import Gaussians
-from nsw.models.teacher import FeatureTeacher, Prompt, resized
+from nsw.models.teacher import FeatureTeacher, Prompt
 from nsw.renderers.splat_probe import recoloured
 from nsw.renderers.splats import render_view
 
@@ -144,11 +145,6 @@ class Pointed:
         found = prompted_masks(*self.given, prompt, self.cameras, *self.others)
         drawn = [marked(tinted(picture, mask), at) for picture, (mask, at) in zip(self.pictures, found, strict=True)]
         return torch.cat(drawn, dim=1)
-
-
-def spread(mask: Float[Tensor, "h w"], size: Sequence[int]) -> Float[Tensor, "H W"]:
-    """Return a soft mask at the size of a picture."""
-    return resized(mask[None, None].float().cpu(), *size)[0, 0].clamp(0, 1)
 
 
 def tinted(
