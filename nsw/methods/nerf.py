@@ -7,7 +7,7 @@ sampling and the quadrature are in `nsw.renderers.volume`.
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from nsw.cameras import Cameras, Rays, camera_rays, pixel_rays
