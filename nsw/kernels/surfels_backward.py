@@ -41,7 +41,7 @@ from nsw.kernels.simd import (
     store,
     sum_lanes,
 )
-from nsw.kernels.simd_blocks import block_x, block_y
+from nsw.kernels.simd_blocks import block_x
 from nsw.kernels.splat_forward import BLOCKS_X, ONE, PIXELS, ZERO, in_lines
 from nsw.kernels.surfels_forward import (
     ALPHA_MAX,
@@ -54,9 +54,10 @@ from nsw.kernels.surfels_forward import (
     depth_on_ray,
     largest_rho,
     meet_block,
+    meet_row,
     place_in,
 )
-from nsw.kernels.surfels_lists import BLOB, CENTRE, COLOR, OPACITY, TW, A, B, C, centred_rows, cross
+from nsw.kernels.surfels_lists import BLOB, CENTRE, COLOR, OPACITY, TW, A, centred_rows, cross
 from nsw.kernels.tiles import TILE
 
 f4 = np.float32
@@ -139,10 +140,7 @@ def pass_surfel(state, record, color, span, left, top, place, sharp, ray_depth, 
     a0, a1, a2 = record[A], record[A + 1], record[A + 2]
     shift, reach = record[CENTRE] - record[BLOB], largest_rho(record[OPACITY])
     for y in range(y0, y1):
-        row = f4(top + y * BLOCK_H)
-        dy, blob_y = block_y() + (row - record[CENTRE + 1]), block_y() + (row - record[BLOB + 1])
-        row0, row1, row2 = record[C] + dy * record[B], record[C + 1] + dy * record[B + 1], record[C + 2] + dy * record[B + 2]
-        far_y = sharp * blob_y * blob_y
+        _, _, row0, row1, row2, far_y = meet_row(record, f4(top + y * BLOCK_H), sharp)
         for block in range(x0, x1):
             at = (y * BLOCKS_X + block) * (FIRST + len(color) * LANES)
             dx = block_x() + (f4(left + block * BLOCK_W) - record[CENTRE])
@@ -163,10 +161,7 @@ def undo_surfel(state, record, color, span, left, top, place, sharp, ray_depth, 
     a0, a1, a2 = record[A], record[A + 1], record[A + 2]
     shift, reach = record[CENTRE] - record[BLOB], largest_rho(record[OPACITY])
     for y in range(y0, y1):
-        row = f4(top + y * BLOCK_H)
-        dy, blob_y = block_y() + (row - record[CENTRE + 1]), block_y() + (row - record[BLOB + 1])
-        row0, row1, row2 = record[C] + dy * record[B], record[C + 1] + dy * record[B + 1], record[C + 2] + dy * record[B + 2]
-        far_y = sharp * blob_y * blob_y
+        dy, blob_y, row0, row1, row2, far_y = meet_row(record, f4(top + y * BLOCK_H), sharp)
         row_z0, row_z1, row_z2, row_blob = zero, zero, zero, zero
         for block in range(x0, x1):
             at = (y * BLOCKS_X + block) * (FIRST + len(color) * LANES)

@@ -106,6 +106,14 @@ def largest_rho(log_opacity):
 
 
 @helper
+def meet_row(record, row, sharp):
+    """Return what blocks of one row share: dy to the disc's centre and to the blob's, zeta at the centre's x, and rho's part."""
+    dy, blob_y = block_y() + (row - record[CENTRE + 1]), block_y() + (row - record[BLOB + 1])
+    row0, row1, row2 = record[C] + dy * record[B], record[C + 1] + dy * record[B + 1], record[C + 2] + dy * record[B + 2]
+    return dy, blob_y, row0, row1, row2, sharp * blob_y * blob_y
+
+
+@helper
 def draw_surfel(state, record, color, span, left, top, position, sharp, ray_depth, kind, ray):
     """Blend one surfel into a tile's state.
 
@@ -117,10 +125,7 @@ def draw_surfel(state, record, color, span, left, top, position, sharp, ray_dept
     a0, a1, a2 = record[A], record[A + 1], record[A + 2]
     shift, reach = record[CENTRE] - record[BLOB], largest_rho(record[OPACITY])
     for y in range(y0, y1):
-        row = f4(top + y * BLOCK_H)
-        dy, blob_y = block_y() + (row - record[CENTRE + 1]), block_y() + (row - record[BLOB + 1])
-        row0, row1, row2 = record[C] + dy * record[B], record[C + 1] + dy * record[B + 1], record[C + 2] + dy * record[B + 2]
-        far_y = sharp * blob_y * blob_y
+        _, _, row0, row1, row2, far_y = meet_row(record, f4(top + y * BLOCK_H), sharp)
         for block in range(x0, x1):
             at = (y * BLOCKS_X + block) * (FIRST + len(color) * LANES)
             dx = block_x() + (f4(left + block * BLOCK_W) - record[CENTRE])

@@ -132,21 +132,6 @@ def gradients(pulls: Mapping[str, Pulls]) -> dict[str, Float[Tensor, "H W"]]:
     return {f"gradient of {name.upper()}": (p.picture / (2 * p.picture.quantile(0.9))).clamp(0, 1) for name, p in pulls.items()}
 
 
-def depth_errors(maps: Mapping[str, Float[Tensor, "H W"]], high: float = 0.4) -> None:
-    """Show depth errors of one view by several models, side by side on one scale.
-
-    Args:
-        maps: absolute errors, world units, by model.
-        high: the error at which the scale ends.
-    """
-    from nsw.widgets import heat
-
-    title = ", ".join(maps)
-    gap = torch.full((len(next(iter(maps.values()))), 1), torch.nan)  # grey
-    sheet = torch.cat([part for errors in maps.values() for part in (gap, errors)][1:], dim=1)
-    heat(sheet, f"depth errors, left to right: {title}", unit="units", title=title, low=0.0, high=high)
-
-
 def show_importance(ranked: Float[Tensor, "N"]) -> None:
     """Show importance of discs in ascending order, on a logarithmic axis."""
     from nsw.widgets import lines

@@ -63,15 +63,11 @@ class Compression:
     keep_at_least: int = 16
 
     @classmethod
-    def for_budget(cls, n_steps: int, every: int, *press: float, **changes) -> Compression:
-        """Return the plan of a run of n_steps, shortened in proportion; splats change every `every` steps. Found, not the paper's.
-
-        Args:
-            press: weight of the mask, first and last step of its pressure, its rate.
-        """
+    def for_budget(cls, n_steps: int, every: int, **changes) -> Compression:
+        """Return the plan of a run of n_steps, found by trials, in proportion to them; splats change every `every` steps."""
         times = dict(prune_every=every, quantise_last=n_steps // 30, warm_up=min(100, n_steps // 90))
         decay = 0.33 if n_steps > 10_000 else 0.5
-        return cls(*press, **times, field_decay=decay, field_lessons=2400, lr_codewords=1e-3, **changes)
+        return cls(**times, field_decay=decay, field_lessons=2400, lr_codewords=1e-3, **changes)
 
     def field_rate(self, step: int, n_steps: int) -> float:
         """Return the colour field's rate at a step.

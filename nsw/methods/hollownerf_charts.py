@@ -94,25 +94,10 @@ def pressed(
     limit: float,
     log_price: float,
 ):
-    """Return a row for a field pressed by a limit and for one pressed by a fixed price: uint8 [H, W, 3], see `pressed_rows`.
+    """Return a row for a field pressed by a limit and one by a fixed price: its picture, PSNR, and bars for how full it is.
 
     Args:
         press: from fields of `hollow.Pruning` to the pressed field.
-    """
-    fields = {f"C = {limit:.3f}": press(limit=limit, rho=0.05), f"price 10^{log_price:.1f}": press(weight=10**log_price)}
-    return pressed_rows(fields, draw, photograph, inside, beside)
-
-
-def pressed_rows(
-    fields: Mapping[str, HollowGrid],
-    draw: Callable[[HollowGrid], Render],
-    photograph: Float[Tensor, "H W 3"],
-    inside: Bool[Tensor, "T T T"] | None = None,
-    beside: Bool[Tensor, "T T T"] | None = None,
-):
-    """Return a row for each field, uint8 [H, W, 3]: its picture with its PSNR, and bars for how full and how hollow it is.
-
-    Args:
         draw: from a field to its picture of the photograph's view.
         inside, beside: vertices hidden inside of things, and those beside visible surfaces; None where nobody knows.
     """
@@ -120,6 +105,7 @@ def pressed_rows(
 
     from nsw.widgets.gauges import gauged
 
+    fields = {f"C = {limit:.3f}": press(limit=limit, rho=0.05), f"price 10^{log_price:.1f}": press(weight=10**log_price)}
     rows = []
     for name, field in fields.items():
         p, picture = saliencies(field), draw(field).rgb[0].cpu()

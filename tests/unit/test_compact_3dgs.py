@@ -266,7 +266,8 @@ def test_thinned_scenes_draw_the_share_of_which_the_mask_is_surest():
 
 
 def test_a_short_plan_keeps_the_shares_of_its_steps():
-    plan = compact.Compression.for_budget(1500, 75, 0.1, 700, 1000, 0.05, lr_field=1e-3)
+    press = dict(mask_weight=0.1, press_from=700, relax=1000, lr_mask=0.05)
+    plan = compact.Compression.for_budget(1500, 75, **press, lr_field=1e-3)
     assert (plan.mask_weight, plan.press_from, plan.relax, plan.lr_mask) == (0.1, 700, 1000, 0.05)
     assert (plan.prune_every, plan.quantise_last, plan.warm_up, plan.lr_field) == (75, 50, 16, 1e-3)
 
