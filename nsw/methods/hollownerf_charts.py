@@ -8,15 +8,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nsw.methods import hollownerf_pack as packing
-from nsw.methods.hollownerf_inspect import Film, agreement, agreement_curve, histogram, saliencies, slices
+from nsw.methods.hollownerf_inspect import agreement, agreement_curve, histogram, saliencies
 from nsw.metrics import psnr
 from nsw.models.hollow_grid import HollowGrid
 from nsw.renderers.render import Render
 
-Curves = dict[str, tuple[Sequence[float], Sequence[float]]]  # {name: (x values, y values)}
 
-
-def thermostat_at_work(history: Callable[[str], tuple[Sequence[float], Sequence[float]]], limit: float) -> Curves:
+def thermostat_at_work(
+    history: Callable[[str], tuple[Sequence[float], Sequence[float]]], limit: float
+) -> dict[str, tuple[Sequence[float], Sequence[float]]]:
     """Return mean saliency with its limit, multiplier and PSNR over the steps, the last two as shares of largest and last.
 
     Args:
@@ -42,7 +42,9 @@ def bins(grids: Mapping[str, Float[Tensor, "T T T"]], n: int) -> dict[str, dict[
     return {low: {name: shares[name][low] for name in shares} for low in next(iter(shares.values()))}
 
 
-def found_curves(grids: Mapping[str, Float[Tensor, "T T T"]], shell: Bool[Tensor, "T T T"]) -> Curves:
+def found_curves(
+    grids: Mapping[str, Float[Tensor, "T T T"]], shell: Bool[Tensor, "T T T"]
+) -> dict[str, tuple[Sequence[float], Sequence[float]]]:
     """Return precision over recall of each grid's saliency against the true shell, and what chance would have."""
     return {name: agreement_curve(grid, shell) for name, grid in grids.items()} | {
         "chance": ([0.0, 1.0], [float(shell.float().mean())] * 2)
@@ -56,17 +58,9 @@ def emptied(fields: Mapping[int, HollowGrid], score: Callable[[HollowGrid], floa
     return {size: (packing.n_stored(field), score(field)) for size, field in sorted(fields.items())}
 
 
-def size_curves(kinds: Mapping[str, Mapping[int, tuple[int, float]]]) -> Curves:
+def size_curves(kinds: Mapping[str, Mapping[int, tuple[int, float]]]) -> dict[str, tuple[Sequence[float], Sequence[float]]]:
     """Return the curve of each kind of field that there is, from {table size: (parameters, score in dB)}."""
     return {name: tuple(zip(*points.values(), strict=True)) for name, points in kinds.items() if points}
-
-
-def film_slices(film: Film, frame: int, level: float, across: float):
-    """Return both `slices` of one frame of a film under their names, uint8 [H, W, 3]."""
-    from nsw.widgets import titled
-
-    cut, n = slices(film[frame], level, across), len(film[frame])
-    return titled({"from above": cut[:, :n], "from the side": cut[:, n + 1 :]})
 
 
 def shell_numbers(
@@ -93,24 +87,20 @@ def pressed(
     beside: Bool[Tensor, "T T T"] | None,
     limit: float,
     log_price: float,
-):
-    """Return a row for a field pressed by a limit and one by a fixed price: its picture, PSNR, and bars for how full it is.
+) -> list[tuple[Float[Tensor, "H W 3"], dict[str, float], str]]:
+    """Return, for a field pressed by a limit and one by a fixed price, its picture, how full it is, and its name with its PSNR.
 
     Args:
         press: from fields of `hollow.Pruning` to the pressed field.
         draw: from a field to its picture of the photograph's view.
         inside, beside: vertices hidden inside of things, and those beside visible surfaces; None where nobody knows.
     """
-    import numpy as np
-
-    from nsw.widgets.gauges import gauged
-
     fields = {f"C = {limit:.3f}": press(limit=limit, rho=0.05), f"price 10^{log_price:.1f}": press(weight=10**log_price)}
     rows = []
     for name, field in fields.items():
         p, picture = saliencies(field), draw(field).rgb[0].cpu()
-        bars = {"p below 0.2:": float((p < 0.2).float().mean()), "p above 0.8:": float((p > 0.8).float().mean())}
+        shares = {"p below 0.2:": float((p < 0.2).float().mean()), "p above 0.8:": float((p > 0.8).float().mean())}
         if inside is not None and beside is not None:
-            bars |= {"shell, mean p:": float(p[beside].mean()), "inside, mean p:": float(p[inside].mean())}
-        rows.append(gauged(picture, bars, f"{name}: {psnr(picture[None], photograph[None]):.1f} dB"))
-    return np.concatenate(rows)
+            shares |= {"shell, mean p:": float(p[beside].mean()), "inside, mean p:": float(p[inside].mean())}
+        rows.append((picture, shares, f"{name}: {psnr(picture[None], photograph[None]):.1f} dB"))
+    return rows

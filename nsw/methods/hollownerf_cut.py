@@ -15,6 +15,7 @@ from nsw.kernels.grid_lookup import grid_lookup
 from nsw.methods import instant_ngp as ngp
 from nsw.methods.hollownerf_inspect import saliencies
 from nsw.models.hollow_grid import HollowGrid
+from nsw.renderers.heat_colours import coloured
 from nsw.renderers.render import Render
 
 AXES = ("x", "y", "z")
@@ -77,8 +78,6 @@ class Cut:
 
     def sheet_on(self, rays: Rays) -> tuple[Float[Tensor, "R 3"], Float[Tensor, "R"], Float[Tensor, "R"]]:
         """Return the sheet's colour and opacity where rays cross the plane inside the box, and camera z of that place."""
-        from nsw.widgets.heatmaps import coloured
-
         along = rays.directions[:, self.axis]
         t = (self.place - rays.origins[:, self.axis]) / torch.where(along.abs() < 1e-6, 1e-6, along)
         points = rays.origins + t[:, None] * rays.directions
@@ -112,12 +111,10 @@ def cut_pair(
     share: float,
     across: str,
     plane: str,
-):
-    """Return fields side by side under their names, cut open at one place, the sheet of that name on the plane, see `sheets`."""
-    from nsw.widgets import titled
-
+) -> dict[str, Float[Tensor, "H W 3"]]:
+    """Return pictures of fields by their names, cut open at one place, the sheet of that name on the plane, see `sheets`."""
     cut = lambda field: cut_open(field, cameras, near, across, share, sheets(field, shell)[plane])  # noqa: E731
-    return titled({name: cut(field) for name, field in fields.items()})
+    return {name: cut(field) for name, field in fields.items()}
 
 
 def cut_by_name(field: HollowGrid, shell: Bool[Tensor, "T T T"] | None, near: float, share: float, across: str, plane: str) -> Cut:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -17,6 +18,7 @@ from nsw.methods import instant_ngp_inspect as look
 from nsw.models.dense_grid import lattice
 from nsw.models.hash_grid import HashGrid
 from nsw.models.hollow_grid import HollowGrid, soft_gate
+from nsw.renderers.heat_colours import coloured
 from nsw.scenes.scene import Scene
 
 
@@ -31,6 +33,10 @@ class Film:
 
     def __getitem__(self, index: int) -> Float[Tensor, "T T T"]:
         return self.frames[index]
+
+    def slices(self, frame: int, level: float, across: float) -> dict[str, np.ndarray]:
+        """Return `slices` of one of the saliencies."""
+        return slices(self.frames[frame], level, across)
 
     def take(self, model: HollowGrid) -> None:
         """Keep the saliency as it is now."""
@@ -48,19 +54,16 @@ def saliencies(model: HollowGrid) -> Float[Tensor, "T T T"]:
     return model.logits.detach()[..., 0].sigmoid().cpu()
 
 
-def slices(grid: Tensor, level: float = 0.45, across: float = 0.5):
-    """Return two cuts through a grid of values in [0, 1], as coloured pictures: from above, and from the side with z upwards.
+def slices(grid: Tensor, level: float = 0.45, across: float = 0.5) -> dict[str, np.ndarray]:
+    """Return two cuts through a grid of values in [0, 1], as coloured pictures uint8: from above, and from the side, z upwards.
 
     Args:
         level, across: where the horizontal and the vertical cut lie, as shares of the box.
     """
-    from nsw.widgets.heatmaps import coloured
-
     n = len(grid)
     at = lambda share: min(int(share * n), n - 1)  # noqa: E731
-    above, side = grid[:, :, at(level)].T.flip(0), grid[:, at(across), :].T.flip(0)
-    gap = torch.full((n, 1), float("nan"))
-    return coloured(torch.cat([above.float(), gap, side.float()], dim=1), 0.0, 1.0)
+    cuts = {"from above": grid[:, :, at(level)], "from the side": grid[:, at(across), :]}
+    return {name: coloured(cut.T.flip(0), 0.0, 1.0) for name, cut in cuts.items()}
 
 
 @torch.no_grad()
@@ -160,26 +163,11 @@ def thermostat(rho: float = 0.5, limit: float = 0.3, n_steps: int = 200, lr: flo
     return means, prices
 
 
-def thermostat_chart(rho: float, limit: float):
-    """Return the chart of `thermostat`, with the price that the answer asks for."""
-    from nsw.widgets.charts import COLOURS, figure
-
+def thermostat_curves(rho: float, limit: float) -> dict[str, tuple[range, list[float]]]:
+    """Return `thermostat` as curves over its steps, with the limit and the price that the answer asks for."""
     m, gamma = thermostat(rho, limit)
-    steps = list(range(len(m)))
     curves = {"mean m": m, "multiplier": gamma, "limit C": [limit] * len(m), "right price": [0.8 - limit] * len(m)}
-    data = [
-        dict(
-            type="scatter",
-            mode="lines",
-            x=steps,
-            y=values,
-            name=name,
-            line=dict(color=COLOURS[k], dash="solid" if k < 2 else "dot"),
-        )
-        for k, (name, values) in enumerate(curves.items())
-    ]
-    chart = figure(data, title="A problem with a known answer", showlegend=True)
-    return chart.update_xaxes(title="step").update_yaxes(title="m, C and multiplier")
+    return {name: (range(len(m)), values) for name, values in curves.items()}
 
 
 @torch.no_grad()

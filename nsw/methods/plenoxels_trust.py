@@ -14,6 +14,7 @@ from nsw.cameras import Cameras, Rays
 from nsw.methods import plenoxels
 from nsw.models.plenoxel_grid import PlenoxelGrid
 from nsw.models.sh import sh0_from_rgb
+from nsw.renderers.heat_colours import coloured
 from nsw.scenes.scene import Scene
 
 
@@ -73,8 +74,6 @@ def measures(square: Float[Tensor, "K C"], said: Float[Tensor, "K C"], least: fl
 
 def doubt_map(model: PlenoxelGrid, doubt: Float[Tensor, "K"], cameras: Cameras, near: float) -> np.ndarray:
     """Return doubt as a camera sees it, coloured [H, W, 3]: dark is sure, yellow is not, grey is air."""
-    from nsw.widgets.heatmaps import coloured
-
     found = seen(model, doubt, cameras, near)[0].cpu()
     there = found[found.isfinite()]
     low, high = there.quantile(torch.tensor([0.02, 0.98])).tolist() if len(there) else (0.0, 1.0)

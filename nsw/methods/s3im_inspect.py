@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nsw.cameras import Cameras, pixel_rays
+from nsw.cameras import pixel_rays
 from nsw.losses import SSIM_CONSTANTS, ExtraLoss, loss_mse, ssim_terms
 from nsw.methods import dvgo
-from nsw.methods.dvgo_stages import Stage
 from nsw.methods.s3im import draw_groups, group_moments, loss_s3im, patch_shape, window_weights
 from nsw.methods.s3im_controls import colour_gradient
-from nsw.methods.s3im_trials import refit
 from nsw.metrics import clock
 from nsw.models.dense_grid import DenseGrid
 from nsw.scenes.scene import Scene
@@ -49,58 +45,22 @@ def theatre(
     return {"true colours": patches[0], "what the field shows": patches[1], words: similar}
 
 
-def theatre_picture(rgb: Float[Tensor, "R 3"], truth: Float[Tensor, "R 3"], shuffle: int = 0):
-    """Return `theatre` as one picture under its names, uint8 [H, W, 3]."""
-    from nsw.widgets import titled
-
-    return titled(theatre(rgb, truth, shuffle))
-
-
-def group_chart(truth: Float[Tensor, "n 3"], shift: float = 0.0, scale: float = 1.0, noise: float = 0.0):
-    """Return a chart of one group, true against predicted red, and its terms of SSIM in the title.
+def changed_group(
+    truth: Float[Tensor, "n 3"], shift: float = 0.0, scale: float = 1.0, noise: float = 0.0
+) -> tuple[Float[Tensor, "n 3"], float, float]:
+    """Return a prediction of one group, which misses the truth in a known way, and its two terms of SSIM: brightness, structure.
 
     Args:
         truth: colours of the group's pixels, as many as a square has.
         shift, scale: brightness added to, and contrast multiplied into, the prediction.
         noise: standard deviation of what is added to it.
     """
-    from nsw.widgets.charts import figure
-
     grain = torch.randn(truth.shape, generator=torch.Generator().manual_seed(1))
     middle = truth.mean(0)
     rgb = middle + scale * (truth - middle) + shift + noise * grain
     moments = group_moments(rgb[None], truth[None], window_weights(round(len(truth) ** 0.5)).to(rgb))
     luminance, structure = (float(term[0, 0]) for term in ssim_terms(*moments))
-    x, y = truth[:, 0].tolist(), rgb[:, 0].tolist()
-    dots = dict(type="scatter", x=x, y=y, mode="markers", name="pixels", marker=dict(size=10, color="#0072B2"))
-    line = dict(type="scatter", x=[0, 1], y=[0, 1], mode="lines", name="equal", line=dict(color="#888", dash="dash"))
-    title = f"brightness {luminance:.2f} x structure {structure:.2f} = SSIM {luminance * structure:.2f}"
-    chart = figure([dots, line], title=title, width=480, height=400, showlegend=False)
-    chart.update_xaxes(title="true", range=[0, 1])
-    chart.update_yaxes(title="predicted", range=[-0.6, 1.6])
-    return chart
-
-
-def refit_dial(
-    scene: Scene, stage: Stage, view: Cameras, photograph: Float[Tensor, "H W 3"], seed: int = 0
-) -> Callable[[float, int, int], object]:
-    """Return the function of three sliders, weight, kernel, repeats: a training from the start, its view beside its PSNR by step.
-
-    Args:
-        view: one camera, on whose device is trained; `photograph` is what it should show.
-    """
-    from nsw.widgets import pictured
-
-    every = max(1, stage.n_steps // 5)
-    plain = refit(scene, stage, None, view, photograph, seed, every)[1:]
-
-    def draw(weight: float, kernel: int, repeats: int):
-        term = weighted(weight, kernel=kernel, stride=kernel, repeats=repeats) if weight else None
-        shown, *curve = refit(scene, stage, term, view, photograph, seed, every)
-        title = f"{curve[1][-1]:.2f} dB after {stage.n_steps} steps; squared error alone {plain[1][-1]:.2f} dB"
-        return pictured(shown, {"squared error alone": plain, "with S3IM": curve}, "step", "PSNR of the test view (dB)", title)
-
-    return draw
+    return rgb, luminance, structure
 
 
 def pull_map(

@@ -16,6 +16,7 @@ _HOME = {
     "heat": "heatmaps",
     "heats": "heat_row",
     "lines": "charts",
+    "lines_figure": "charts",
     "bars": "charts",
     "bubbles": "charts",
     "figure": "charts",
@@ -23,6 +24,7 @@ _HOME = {
     "weight_sliders": "weight_bank",
     "film": "film_player",
     "gauged": "gauges",
+    "gauged_rows": "gauges",
     "palette_panel": "palette_strip",
     "viewer": "inline_viewer",
     "compare": "comparison",
@@ -55,6 +57,9 @@ _HOME = {
     "cost_slider": "cost_curves",
     "fusion_sliders": "fusion_panel",
     "disc_ray_figure": "disc_ray",
+    "group_figure": "group_chart",
+    "refit_dial": "refit_panel",
+    "thermostat_figure": "thermostat_chart",
 }
 
 __all__ = sorted(_HOME)

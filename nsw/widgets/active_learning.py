@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nsw.renderers.heat_colours import coloured
 from nsw.widgets.charts import COLOURS, DASHES, css, figure
-from nsw.widgets.heatmaps import coloured
 from nsw.widgets.pictures import data_url, enlarged, png_bytes
 
 

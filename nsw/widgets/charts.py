@@ -72,6 +72,32 @@ def some_of(values: Any, most: int = 5000) -> Any:
     return [values[i] for i in picked] if isinstance(values, Sequence) else values[picked]
 
 
+def lines_figure(
+    series: Mapping[str, tuple[Any, Any]],
+    x: str,
+    y: str,
+    title: str | None = None,
+    markers: bool = False,
+    log_x: bool = False,
+    log_y: bool = False,
+):
+    """Return a chart of curves {name: (x values, y values)} with named axes; colour and dash both tell them apart."""
+    data = [
+        dict(
+            type="scatter",
+            x=some_of(_numbers(xs), MOST),
+            y=some_of(_numbers(ys), MOST),
+            name=name,
+            mode="lines+markers" if markers else "lines",
+            line=dict(color=COLOURS[i % 8], dash=DASHES[i % 8], width=2.5),
+        )
+        for i, (name, (xs, ys)) in enumerate(series.items())
+    ]
+    chart = figure(data, title=title, showlegend=len(data) > 1)
+    chart.update_xaxes(title=x, **(log_axis([v for trace in data for v in trace["x"]]) if log_x else {}))
+    return chart.update_yaxes(title=y, **(log_axis([v for trace in data for v in trace["y"]]) if log_y else {}))
+
+
 def lines(
     series: Mapping[str, tuple[Any, Any]],
     x: str,
@@ -82,24 +108,9 @@ def lines(
     markers: bool = False,
     log_x: bool = False,
     log_y: bool = False,
-):
-    """Show curves {name: (x values, y values)} with named axes; colour and dash both tell them apart."""
-    import plotly.graph_objects as go
-
-    data = [
-        go.Scatter(
-            x=some_of(_numbers(xs), MOST),
-            y=some_of(_numbers(ys), MOST),
-            name=name,
-            mode="lines+markers" if markers else "lines",
-            line=dict(color=COLOURS[i % 8], dash=DASHES[i % 8], width=2.5),
-        )
-        for i, (name, (xs, ys)) in enumerate(series.items())
-    ]
-    chart = figure(data, title=title, showlegend=len(data) > 1)
-    chart.update_xaxes(title=x, **(log_axis([v for trace in data for v in trace.x]) if log_x else {}))
-    chart.update_yaxes(title=y, **(log_axis([v for trace in data for v in trace.y]) if log_y else {}))
-    show_figure(chart, alt, caption)
+) -> None:
+    """Show the curves of `lines_figure`."""
+    show_figure(lines_figure(series, x, y, title, markers, log_x, log_y), alt, caption)
 
 
 def log_axis(values: Sequence[float]) -> dict[str, Any]:

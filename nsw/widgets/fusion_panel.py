@@ -19,7 +19,7 @@ def fusion_sliders(maps: Any, truth: tuple[Any, Any], camera: Any, voxel: float,
     """
     from nsw.methods.gaussian_splatting_2d_fusion import error_of_mesh
     from nsw.renderers import meshes
-    from nsw.widgets.heatmaps import coloured
+    from nsw.renderers.heat_colours import coloured
     from nsw.widgets.pictures import titled
     from nsw.widgets.slider_panel import sliders
 

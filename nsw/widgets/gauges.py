@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -34,3 +34,8 @@ def gauged(picture: Any, values: Mapping[str, float], title: str = "", side: int
         bar[side - round(side * min(max(value, 0.0), 1.0)) :] = ImageColor.getrgb(colour)
         tiles[f"{name} {value:.2f}"] = bar
     return pictures.contact_sheet(tiles, len(tiles))
+
+
+def gauged_rows(rows: Iterable[tuple[Any, Mapping[str, float], str]]) -> np.ndarray:
+    """Return several `gauged` below each other, each from its picture, values and title; pictures and bars are equally many."""
+    return np.concatenate([gauged(*row) for row in rows])

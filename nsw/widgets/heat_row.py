@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from nsw.renderers.heat_colours import coloured
 from nsw.widgets import heatmaps, pictures
 
 
@@ -26,6 +27,6 @@ def heats(maps: Mapping[str, Any], alt: str, unit: str = "", low: float | None =
     for name, array in arrays.items():
         finite = array[np.isfinite(array)]
         told = f"{name}: mean {finite.mean():.3g} {unit}".rstrip() if finite.size else name
-        tiles[told] = pictures.enlarged(heatmaps.coloured(array, low, high), pictures.shown_width(array.shape[1], room))
+        tiles[told] = pictures.enlarged(coloured(array, low, high), pictures.shown_width(array.shape[1], room))
     sheet = pictures.contact_sheet(tiles, len(tiles))
     heatmaps.emit_scaled(sheet, sheet.shape[1], low, high, unit, "", alt)

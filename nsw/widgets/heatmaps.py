@@ -4,43 +4,17 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
 
 from nsw.errors import InputError
+from nsw.renderers.heat_colours import cividis, coloured
 from nsw.widgets import pictures
 from nsw.widgets.frontend import emit
 
 _BAR, _GAP, _TEXT = 16, 12, 110  # bar width, gap, room for its numbers, CSS pixels
 ROOM = pictures.NOTEBOOK_WIDTH - _BAR - _GAP - _TEXT  # what is left for the map
-
-
-@cache
-def cividis() -> np.ndarray:
-    """Return the 256 colours of the cividis scale, uint8 [256, 3]: dark blue is low, yellow is high."""
-    from plotly.colors import sequential, unlabel_rgb
-
-    anchors = np.array([_rgb(colour, unlabel_rgb) for colour in sequential.Cividis], dtype=np.float64)
-    at = np.linspace(0, len(anchors) - 1, 256)
-    return np.stack([np.interp(at, np.arange(len(anchors)), anchors[:, i]) for i in range(3)], -1).round().astype(np.uint8)
-
-
-def _rgb(colour: str, unlabel) -> tuple[float, ...]:
-    if colour.startswith("#"):
-        return tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return unlabel(colour)
-
-
-def coloured(values: Any, low: float, high: float) -> np.ndarray:
-    """Return a map [H, W] as uint8 colours [H, W, 3]; values outside [low, high] take its ends, NaN is grey."""
-    values = values.detach().cpu() if hasattr(values, "detach") else values
-    values = np.asarray(values, dtype=np.float64)
-    unit = np.clip((np.nan_to_num(values, nan=low) - low) / max(high - low, 1e-300), 0, 1)
-    out = cividis()[(unit * 255 + 0.5).astype(np.int64)]
-    out[np.isnan(values)] = 160
-    return out
 
 
 def heat(map2d: Any, alt: str, unit: str = "", title: str = "", low: float | None = None, high: float | None = None) -> None:

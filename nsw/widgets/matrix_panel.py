@@ -53,7 +53,7 @@ def heat_sheet(
     """Return the heat map [H, W, 3] with names in its first row and column, and numbers in its entries."""
     from PIL import Image, ImageDraw, ImageFont
 
-    from nsw.widgets.heatmaps import coloured
+    from nsw.renderers.heat_colours import coloured
 
     rows, columns = list(values), list(next(iter(values.values())))
     numbers = np.array([[values[r][c] for c in columns] for r in rows], dtype=np.float64)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from nsw.widgets.heatmaps import coloured
+from nsw.renderers.heat_colours import coloured
 
 SHARP = 2  # pixels of the painting per unit of the still
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from nsw.errors import InputError
@@ -73,7 +73,7 @@ def sliders(draw: Callable[..., Any], alt: str, caption: str | None = None, pick
     argument `coarse`, it is called with coarse=True while values keep coming and once with coarse=False at rest.
 
     Args:
-        draw: returns a picture (anything `pictures.to_array` takes) or a plotly figure.
+        draw: returns a picture (anything `pictures.to_array` takes), {title: picture} to see side by side, or a plotly figure.
         alt: what the picture shows.
         pick: a picture to click; the pixel sets the sliders `row` and `column`, whose ranges may then be left out. Where
             ranges name `to_row` and `to_column` too, dragging sets both corners of a box, and a click all four to a point.
@@ -86,12 +86,17 @@ def sliders(draw: Callable[..., Any], alt: str, caption: str | None = None, pick
         ranges = {name: (0, n - 1, n // 2) for name, n in sides} | ranges
     controls = {name: control(name, spec) for name, spec in ranges.items()}
     takes_coarse = "coarse" in inspect.signature(draw).parameters and "coarse" not in ranges
-    first = draw(**{name: c.value for name, c in controls.items()}, **({"coarse": False} if takes_coarse else {}))
+    first = side_by_side(draw(**{name: c.value for name, c in controls.items()}, **({"coarse": False} if takes_coarse else {})))
     panel = _Panel(draw, controls, first, alt, takes_coarse) if live() else None
     if panel and pick is not None:
         corners = [controls[name] for name in ("row", "column", "to_row", "to_column") if name in controls]
         panel.box.children = (_picker(pick, *corners), *panel.box.children)
     emit_still(first, alt, caption or _values_text(controls), panel.box if panel else None)
+
+
+def side_by_side(drawn: Any) -> Any:
+    """Return pictures {title: picture} as one with their titles, and anything else as it is."""
+    return pictures.titled(drawn) if isinstance(drawn, Mapping) else drawn
 
 
 def _values_text(controls: dict[str, Any]) -> str:
@@ -137,7 +142,7 @@ class _Panel:
         import html
 
         try:
-            drawn = self.draw(**values, **({"coarse": coarse} if self.takes_coarse else {}))
+            drawn = side_by_side(self.draw(**values, **({"coarse": coarse} if self.takes_coarse else {})))
             if self.is_figure:
                 set_figure(self.view, drawn, self.alt)
             else:

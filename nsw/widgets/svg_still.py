@@ -288,7 +288,7 @@ def _map_panel(
     traces: list[dict], x_layout: dict, y_layout: dict, left: float, right: float, bottom: float, top: float
 ) -> list[str]:
     """Return a heatmap or image trace as one embedded picture, row 0 at the top when its y axis is reversed."""
-    from nsw.widgets.heatmaps import coloured
+    from nsw.renderers.heat_colours import coloured
     from nsw.widgets.pictures import data_url, png_bytes
 
     trace = next(t for t in traces if t["type"] in ("heatmap", "image"))

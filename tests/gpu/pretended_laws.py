@@ -118,8 +118,8 @@ def check_libraries() -> None:
 
 def check_colours() -> None:
     """Assert that charts and heat maps take numbers from the card, as they take them from the CPU."""
+    from nsw.renderers.heat_colours import coloured
     from nsw.widgets.charts import css
-    from nsw.widgets.heatmaps import coloured
 
     assert css(card[None, :3] / 4) == css(host[None, :3] / 4) and (coloured(card[None], 0, 3) == coloured(host[None], 0, 3)).all()
 

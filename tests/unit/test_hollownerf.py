@@ -301,7 +301,8 @@ def test_film_survives_its_checkpoint(trained):
     film.take(model)
     again.load_state_dict(film.state_dict())
     assert len(again) == 2 and torch.equal(again[1], look.saliencies(model))
-    assert look.slices(film[0]).shape == (9, 19, 3)
+    cuts = film.slices(0, 0.5, 1.0)
+    assert list(cuts) == ["from above", "from the side"] and {cut.shape for cut in cuts.values()} == {(9, 9, 3)}
     assert sum(look.histogram(film[0]).values()) == pytest.approx(1.0)
 
 
@@ -390,8 +391,7 @@ def test_fields_are_emptied_and_told_and_cut_by_name(trained, scene):
     assert torch.equal(told.logits[..., 0] > 0, beside)
     pair = cutting.cut_pair({"one": model, "other": told}, view, scene.near, beside, 0.5, "z", "true shell")
     alone = cutting.cut_by_name(model, beside, scene.near, 0.5, "z", "true shell").render_view(view.resized(96, 96)).rgb[0]
-    shown = torch.from_numpy(pair[: 3 * 96 : 3, : 3 * 96 : 3].copy()) / 255
-    torch.testing.assert_close(shown, alone.clamp(0, 1), atol=0.003, rtol=0)
+    assert list(pair) == ["one", "other"] and torch.equal(pair["one"], alone)
     rows = packing.count_rows(field, model, packing.pack(field), {"a": 1.0, "b": 2.0, "c": 3.0})
     assert [row["numbers"] for row in rows][0] >= rows[2]["numbers"] and rows[1]["PSNR (dB)"] == 2.0
 

@@ -21,6 +21,7 @@ from nsw.methods import s3im_trials as trials
 from nsw.methods.tensorf import Plan
 from nsw.models.dense_grid import DenseGrid, DenseGridSettings
 from nsw.scenes.scene import Scene
+from nsw.widgets import group_figure, refit_dial
 
 ONCE = partial(s3im.loss_s3im, repeats=1)
 
@@ -330,9 +331,8 @@ def test_the_theatre_shows_truth_prediction_and_their_likeness():
     first, second = (list(look.theatre(rgb, truth, shuffle).values()) for shuffle in (1, 2))
     assert not torch.equal(first[1], second[1]) and float(first[2].mean()) < 0.99
     torch.testing.assert_close(first[0].mean(), second[0].mean())
-    assert look.theatre_picture(rgb, truth, 1).shape[2] == 3
-    assert "SSIM 1.00" in look.group_chart(truth[:16]).layout.title.text
-    assert "brightness 1.00" in look.group_chart(truth[:16], scale=0.2).layout.title.text
+    assert "SSIM 1.00" in group_figure(truth[:16]).layout.title.text
+    assert "brightness 1.00" in group_figure(truth[:16], scale=0.2).layout.title.text
 
 
 def test_weights_and_warming():
@@ -377,7 +377,7 @@ def test_sliders_draw_a_refit_beside_that_of_squared_error():
     scene = _scene()
     stage = dvgo_stages.Stage(n_voxels=8**3, n_steps=10, n_rays=64, alpha_init=0.05, lr=0.3, threshold=1e-4)
     frame = scene.frames("test")[:1]
-    draw = look.refit_dial(scene, stage, scene.views(frame), scene.pixels(frame)[0])
+    draw = refit_dial(scene, stage, scene.views(frame), scene.pixels(frame)[0])
     curves = {weight: {t.name: t for t in draw(weight, 2, 3).data if t.type == "scatter"} for weight in (0.0, 1.0)}
     assert list(curves[0.0]["with S3IM"].y) == list(
         curves[0.0]["squared error alone"].y

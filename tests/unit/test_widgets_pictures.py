@@ -12,8 +12,9 @@ import torch
 from PIL import Image, ImageFont
 
 from nsw import InputError, widgets
+from nsw.renderers import heat_colours
 from nsw.renderers.render import Render
-from nsw.widgets import charts, frontend, heatmaps, pictures, svg_still
+from nsw.widgets import charts, frontend, pictures, svg_still
 
 
 @pytest.fixture
@@ -108,10 +109,10 @@ def test_images_make_one_sheet_with_titles(shown):
 
 
 def test_heat_maps_are_monotone_in_lightness_and_mark_missing_values(shown):
-    luma = heatmaps.cividis().astype(float) @ [0.2126, 0.7152, 0.0722]
+    luma = heat_colours.cividis().astype(float) @ [0.2126, 0.7152, 0.0722]
     assert (np.diff(luma) > -1.0).all() and luma[-1] - luma[0] > 150
     values = torch.tensor([[0.0, 1.0], [2.0, float("nan")]])
-    assert heatmaps.coloured(values, 0, 2)[1, 1].tolist() == [160, 160, 160]
+    assert heat_colours.coloured(values, 0, 2)[1, 1].tolist() == [160, 160, 160]
     widgets.heat(values, alt="a map", unit="dB", title="Error")
     text = shown[0][0]["text/html"]
     assert "2 dB" in text and "1 dB" in text and "0 dB" in text and "Error" in text
@@ -303,7 +304,7 @@ def test_maps_side_by_side_share_a_scale_and_say_their_means(shown, monkeypatch)
         {"low": torch.full((4, 4), 2.0), "high": torch.full((4, 4), 8.0), "none": nothing}, alt="two maps and none", unit="m"
     )
     assert list(sheets) == ["low: mean 2 m", "high: mean 8 m", "none"]
-    ends = heatmaps.cividis()
+    ends = heat_colours.cividis()
     assert (sheets["high: mean 8 m"] == ends[-1]).all() and (sheets["low: mean 2 m"][0, 0] == ends[64]).all()
     assert (sheets["none"] == 160).all() and shown[0][0]["text/plain"] == "two maps and none" and "8 m" in shown[0][0]["text/html"]
 
