@@ -44,7 +44,6 @@ def add_noise(
     size: float,
     gate_at: float = 0.005,
     generator: torch.Generator | None = None,
-    shape: Callable[[Tensor, Tensor], Float[Tensor, "N 3 3"]] = covariance,
 ) -> None:
     r"""Move every centre at random, within its splat's own shape, the less the more opaque it is.
 
@@ -54,12 +53,11 @@ def add_noise(
 
     Args:
         size: lambda, the current learning rate of the means times `Sampling.noise_lr`.
-        shape: quaternions and scales to the matrix that stands before eta; Sigma in the paper.
     """
     means = params["means"]
     eta = torch.randn(means.shape, generator=generator, device=means.device, dtype=means.dtype)
     eta = eta * noise_gate(params["opacities"].sigmoid(), gate_at)[:, None] * size
-    means += torch.einsum("nij,nj->ni", shape(params["quats"], params["scales"].exp()), eta)
+    means += torch.einsum("nij,nj->ni", covariance(params["quats"], params["scales"].exp()), eta)
 
 
 @cache

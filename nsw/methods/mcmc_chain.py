@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nsw.kernels.projection_reference import covariance
 from nsw.methods import gaussian_splatting as gs
 from nsw.methods.mcmc import add, add_noise, loss_opacity, loss_scale, relocate, shared
 from nsw.models.gaussians import Gaussians
@@ -87,7 +86,6 @@ class Chain(gs.Training):
     Args:
         sampling: the chain's settings.
         rule: see `mcmc.share`.
-        shape: see `mcmc.add_noise`.
         Others as in `gaussian_splatting.Training`.
     """
 
@@ -100,10 +98,9 @@ class Chain(gs.Training):
         rates: gs.LearningRates | None = None,
         seed: int = 0,
         rule: Callable = shared,
-        shape: Callable = covariance,
     ):
         super().__init__(gaussians, scene_scale, n_steps, rates, seed=seed)
-        self.sampling, self.rule, self.shape = sampling, rule, shape
+        self.sampling, self.rule = sampling, rule
         self.deaths: list[tuple[int, float]] = []  # step of every round, and the share of splats that were dead then
 
     def penalty(self, step: int) -> Float[Tensor, ""]:
@@ -120,7 +117,7 @@ class Chain(gs.Training):
         moved = self.refine(step, generator) if sampling.due(step) else None
         lr_means = self.optimizers["means"].param_groups[0]["lr"]
         if sampling.noise_lr:
-            add_noise(params, lr_means * sampling.noise_lr, sampling.gate_at, generator, self.shape)
+            add_noise(params, lr_means * sampling.noise_lr, sampling.gate_at, generator)
         return moved
 
     def state_dict(self) -> dict:
