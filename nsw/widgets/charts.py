@@ -32,17 +32,23 @@ def css(colours: Any) -> list[str]:
 
 
 def figure(data: Sequence[Any] = (), **layout: Any):
-    """Return a plotly figure with the house layout; `layout` overrides it."""
+    """Return a plotly figure with the house layout; `layout` overrides it.
+
+    The title stands at the top, the legend over the axes; the figure is taller where there are both, so that they do not touch.
+    """
     import plotly.graph_objects as go
 
+    title = layout.pop("title", None)
+    both = bool(title and layout.get("showlegend"))
     axis = dict(showline=True, linecolor="#444", ticks="outside", gridcolor="#e3e3e3", zerolinecolor="#bbb", automargin=True)
     house = dict(
         width=WIDTH,
-        height=HEIGHT,
+        height=HEIGHT + 30 * both,
+        title=dict(text=title, yref="container", y=1, yanchor="top", pad=dict(t=14)),
         paper_bgcolor="white",
         plot_bgcolor="white",
         font=dict(family="Arial, Helvetica, sans-serif", size=14, color="#222"),
-        margin=dict(l=70, r=20, t=50 if layout.get("title") else 20, b=60),
+        margin=dict(l=70, r=20, t=50 + 30 * both if title else 20, b=60),
         colorway=list(COLOURS),
         colorscale=dict(sequential="Cividis"),
         legend=dict(orientation="h", yanchor="bottom", y=1.0, xanchor="left", x=0),

@@ -214,6 +214,18 @@ def test_names_of_bars_are_never_numbers(shown):
     assert shown[0][0]["application/vnd.plotly.v1+json"]["layout"]["xaxis"]["type"] == "category"
 
 
+def test_a_legend_stands_clear_of_the_title():
+    """In a browser a row of the legend takes 29 pixels over the axes, a title 20 below its padding."""
+    one, two = [dict(type="bar", x=["a"], y=[1.0], name="one")], [dict(type="bar", x=["a"], y=[n], name=f"no {n}") for n in (1, 2)]
+    plain, named = charts.figure(one, title="words", showlegend=False), charts.figure(two, title="words", showlegend=True)
+    top, title = named.layout.margin.t, named.layout.title
+    assert title.text == "words" and (title.y, title.yanchor) == (1, "top") and title.pad.t + 20 + 29 < top
+    assert named.layout.height - top == plain.layout.height - plain.layout.margin.t == charts.HEIGHT - 50
+    still = svg_still.svg(named, "two bars")
+    (word,), (first, second) = (re.findall(rf'y="(\d+)[^>]*>{words}<', still) for words in ("words", r"no \d"))
+    assert first == second and int(word) + 30 < int(first) < top
+
+
 @pytest.mark.parametrize("stacked", [False, True])
 def test_numbers_on_bars_have_no_exponent(monkeypatch, stacked):
     shown = []
