@@ -13,6 +13,8 @@ from nsw.kernels.masked_adam import MaskedAdam, adam_update
 from nsw.methods import dvgo, dvgo_stages
 from nsw.methods.instant_ngp import meets
 from nsw.models.dense_grid import DenseGrid, DenseGridSettings
+from nsw.models.mlp import NerfMLP, NerfSettings
+from nsw.renderers import volume
 from nsw.scenes import load
 from nsw.scenes.bundled import data_dir
 
@@ -266,6 +268,23 @@ def test_the_mask_of_a_short_coarse_stage_recalls_the_true_surface():
     surface = rays.origins + (depth[depth > 0] / rays.z_per_t)[:, None] * rays.directions
     assert float(fine.is_occupied(surface).float().mean()) >= 0.99
     assert float(fine.occupied.float().mean()) < 0.95
+
+
+def test_a_field_trained_for_a_time_tells_how_much_of_it_is_spent(monkeypatch):
+    """Thirty seconds, three a step: ten steps, each begun when a tenth more of the time is spent."""
+    scene, passed, told, at = load("toybox", size=16), [0.0], [], []
+
+    def slow(*args, **how):
+        at.append(len(told))
+        passed[0] += 3.0
+        return volume.render_rays(*args, **how)
+
+    monkeypatch.setattr(dvgo_stages, "clock", lambda: passed[0])
+    monkeypatch.setattr(dvgo_stages, "render_rays", slow)
+    percents = (told.append(percent) or percent for percent in range(100))
+    field = NerfMLP(NerfSettings(depth=2, width=8, skip=1, levels_position=2, levels_direction=1, box=scene.box))
+    assert dvgo_stages.fit_field(field, scene, 30.0, torch.Generator().manual_seed(0), 8, 4, percents=percents) == 10
+    assert at == list(range(1, 100, 10)) and told == list(range(100))
 
 
 def test_looking_at_activations():
