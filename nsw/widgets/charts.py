@@ -39,16 +39,16 @@ def figure(data: Sequence[Any] = (), **layout: Any):
     import plotly.graph_objects as go
 
     title = layout.pop("title", None)
-    both = bool(title and layout.get("showlegend"))
+    room = 11 + 19 * _legend_rows(data, layout.get("width", WIDTH) - 90) if title and layout.get("showlegend") else 0
     axis = dict(showline=True, linecolor="#444", ticks="outside", gridcolor="#e3e3e3", zerolinecolor="#bbb", automargin=True)
     house = dict(
         width=WIDTH,
-        height=HEIGHT + 30 * both,
+        height=HEIGHT + room,
         title=dict(text=title, yref="container", y=1, yanchor="top", pad=dict(t=14)),
         paper_bgcolor="white",
         plot_bgcolor="white",
         font=dict(family="Arial, Helvetica, sans-serif", size=14, color="#222"),
-        margin=dict(l=70, r=20, t=50 + 30 * both if title else 20, b=60),
+        margin=dict(l=70, r=20, t=50 + room if title else 20, b=60),
         colorway=list(COLOURS),
         colorscale=dict(sequential="Cividis"),
         legend=dict(orientation="h", yanchor="bottom", y=1.0, xanchor="left", x=0),
@@ -57,6 +57,17 @@ def figure(data: Sequence[Any] = (), **layout: Any):
     )
     # An empty template keeps the default one, which is ten times larger than a small chart, out of the notebook file.
     return go.Figure(list(data), layout=go.Layout(template="none", **house)).update_layout(**layout)
+
+
+def _legend_rows(data: Sequence[Any], width: float) -> int:
+    """Return in how many rows plotly writes the names of traces: in columns as wide as the longest, where one row is too short.
+
+    >>> _legend_rows([dict(name="a"), dict(name="b"), dict(x=[1])], 200), _legend_rows([dict(name="a long name")] * 5, 300)
+    (1, 3)
+    """
+    entries = [trace if isinstance(trace, Mapping) else trace.to_plotly_json() for trace in data]
+    lengths = [45 + 7.5 * len(trace["name"]) for trace in entries if trace.get("name") and trace.get("showlegend", True)]
+    return 1 if sum(lengths) <= width else math.ceil(len(lengths) / max(1, width // max(lengths)))
 
 
 def _numbers(values: Any) -> list:
