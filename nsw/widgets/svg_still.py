@@ -164,6 +164,7 @@ def _panel(
             parts += _scatter_marks(x_axis(x), y_axis(y), trace, colour)
         else:
             parts.append(f'<text x="{left + 8}" y="{top + 18 * (i + 1)}">({trace["type"]} trace: see the live figure)</text>')
+    parts.sort(key=lambda mark: mark.startswith("<text"))  # a number is not hidden by the next series' bar
     has_range = x_layout.get("range") or y_layout.get("range")
     return frame + (_clipped(parts, left, right, bottom, top) if has_range else parts)
 
@@ -280,7 +281,9 @@ def _bar_marks(
             f'<rect x="{left:.1f}" y="{min(end, start):.1f}" width="{bar:.1f}" height="{abs(end - start):.1f}" fill="{colour}"/>'
         )
         at = end - 5 if end <= start else end + 15
-        parts.append(f'<text x="{left + bar / 2:.1f}" y="{at:.1f}" text-anchor="middle" font-size="12">{_plain(str(text))}</text>')
+        size = min(12.0, max(8.0, bar / (0.55 * max(len(str(text)), 1))))  # no wider than its bar, and readable
+        place = f'x="{left + bar / 2:.1f}" y="{at:.1f}" text-anchor="middle" font-size="{size:.3g}"'
+        parts.append(f"<text {place}>{_plain(str(text))}</text>")
     return parts
 
 

@@ -226,6 +226,13 @@ def test_a_legend_stands_clear_of_the_title():
     assert first == second and int(word) + 30 < int(first) < top
 
 
+def test_numbers_on_narrow_bars_are_small_and_over_the_next_bar():
+    series = (dict(type="bar", x=list(names), y=[0.5] * len(names), text=["0.123"] * len(names)) for names in ("a", "abcdefgh"))
+    wide, narrow = (svg_still.svg(charts.figure([one] * 4), "bars") for one in series)
+    size = {shown: float(re.search(r'font-size="([\d.]+)">0.123', shown)[1]) for shown in (wide, narrow)}
+    assert size[wide] == 12 > size[narrow] >= 8 and narrow.rindex("<rect") < narrow.index("0.123")
+
+
 @pytest.mark.parametrize("stacked", [False, True])
 def test_numbers_on_bars_have_no_exponent(monkeypatch, stacked):
     shown = []
