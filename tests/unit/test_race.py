@@ -1,11 +1,13 @@
-"""Races: equal seconds in turns, equal rays whatever the speed, and what is read off their traces."""
+"""Races: equal seconds in turns, equal rays whatever the speed, seconds of a pacer's steps, and what is read off their traces."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import pytest
 
+from nsw.errors import InputError
 from nsw.runs import race as racing
 from nsw.runs.race import lead, race, seconds_to
 
@@ -58,3 +60,48 @@ def test_a_race_tells_its_progress_unless_asked_not_to(capsys):
     for progress in (True, False):
         race({"one": (lambda share: [0], lambda: 0.0)}, budget=200, cost=len, progress=progress)
         assert ("equal budgets, % 100/100" in capsys.readouterr().out) is progress
+
+
+def paced_race(monkeypatch, slowness=lambda now: 1.0) -> tuple[dict, dict[str, list[float]]]:
+    """Ten steps of a pacer, dearer from the sixth on, beside a quick one and a slow one; slowness(seconds) is the machine's."""
+    clock, shares = [0.0], {"quick": [], "pacer": [], "slow": []}
+    monkeypatch.setattr(racing, "now", lambda: clock[0])
+
+    def runner(name: str, seconds: Callable[[int], float]):
+        def step(share: float) -> None:
+            clock[0] += seconds(len(shares[name])) * slowness(clock[0])
+            shares[name].append(share)
+
+        return step, lambda: float(len(shares[name]))
+
+    costs = {"quick": lambda k: 0.5, "pacer": lambda k: 1.0 if k < 5 else 3.0, "slow": lambda k: 4.0}
+    return race({name: runner(name, cost) for name, cost in costs.items()}, 10, at=(5,), pacer="pacer", progress=False), shares
+
+
+def test_a_pacer_takes_its_steps_and_the_others_get_the_seconds_that_it_took(monkeypatch):
+    traces, shares = paced_race(monkeypatch)
+    assert shares["pacer"] == [k / 10 for k in range(10)]
+    assert traces["pacer"] == [(5.0, 5.0), (20.0, 10.0)]
+    assert traces["quick"][-1] == (20.0, 40.0) and traces["slow"][-1] == (20.0, 5.0)
+    for name in ("quick", "slow"):
+        assert shares[name][0] == 0.0 and shares[name] == sorted(shares[name]) and 0.5 < shares[name][-1] < 1.0
+        assert len(traces[name]) == 2
+
+
+@pytest.mark.parametrize("slowness", [lambda now: 7.0, lambda now: 1.0 + 9.0 * (int(now / 3) % 2)], ids=["slow", "busy by turns"])
+def test_a_slow_or_busy_machine_takes_no_step_from_a_race_with_a_pacer(monkeypatch, slowness):
+    """Evenly slow: everybody's steps are the same. By turns: the pacer's are, and the others get its seconds, up to a step."""
+    calm, (traces, shares) = paced_race(monkeypatch)[1], paced_race(monkeypatch, slowness)
+    assert shares["pacer"] == calm["pacer"]
+    for name, dearest in (("quick", 0.5), ("slow", 4.0)):
+        assert 0 <= traces[name][-1][0] - traces["pacer"][-1][0] < 10 * dearest
+        assert shares[name] == sorted(shares[name])
+    if slowness(0) == slowness(3):
+        assert {name: len(taken) for name, taken in shares.items()} == {name: len(taken) for name, taken in calm.items()}
+
+
+def test_who_does_not_take_part_cannot_set_the_pace():
+    one = {"one": (lambda share: [0], lambda: 0.0)}
+    for how in (dict(pacer="two"), dict(pacer="one", cost=len)):
+        with pytest.raises(InputError, match="expected one of one"):
+            race(one, 3, progress=False, **how)
