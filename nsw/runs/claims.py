@@ -21,7 +21,7 @@ class ClaimError(AssertionError):
     """A claim of the notebook does not hold in this run, or cannot be certified."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Claim:
     """One row of the claim table.
 
@@ -58,6 +58,12 @@ class Claim:
     baseline_values: tuple[float, ...] = ()
     gain_values: tuple[float, ...] = ()
     recorded: dict[str, float] | None = field(default=None)
+
+    def __repr__(self) -> str:
+        baseline = "" if self.baseline is None else f"baseline {self.baseline:.4g}, "
+        paper = f"; paper: {self.paper_value} ({self.dataset}; {self.hardware})" if self.paper_value else ""
+        numbers = f"{baseline}ours {self.ours:.4g} {self.unit}; measured {self.measured}, asked {self.asked}"
+        return f"{self.verdict}: {self.title}: {numbers}{paper}"
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -242,9 +248,4 @@ class Claims:
         if not self.rows:
             return "no claims yet"
         lines = [f"Not certified while {', '.join(self.edited)} is edited."] if self.edited else []
-        for row in self.rows:
-            baseline = "" if row.baseline is None else f"baseline {row.baseline:.4g}, "
-            paper = f"; paper: {row.paper_value} ({row.dataset}; {row.hardware})" if row.paper_value else ""
-            numbers = f"{baseline}ours {row.ours:.4g} {row.unit}; measured {row.measured}, asked {row.asked}"
-            lines.append(f"{row.verdict}: {row.title}: {numbers}{paper}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *map(repr, self.rows)])
