@@ -74,12 +74,11 @@ def told_the_shell(
     steps_across: int = 128,
     **sizes: float,
 ) -> HollowGrid:
-    """Return a hollow grid whose saliency is the true shell from the start, see `hollownerf_inspect.oracle`.
-
-    Its table and networks begin with torch's own random numbers, not with the seed's.
-    """
+    """Return a hollow grid whose saliency is the true shell from the start, see `hollownerf_inspect.oracle`."""
     device = pixels.alpha.device
-    model = oracle(new_model(scene, steps_across, **sizes), beside).to(device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = oracle(new_model(scene, steps_across, **sizes), beside).to(device)
     return fit(model, pixels, plan, pruning, torch.Generator(device).manual_seed(seed), scene.near)
 
 
