@@ -105,7 +105,7 @@ def assemble(
     Args:
         frames: in the order of the scene.
         size: width to area-average to; None, or more than is stored, keeps the stored size.
-        background: "white", "black" or "none"; only kept when a picture has transparency. Opaque pictures before a plain
+        background: "white" or "none"; only kept when a picture has transparency. Opaque pictures before a plain
             backdrop have that, "plain".
     """
     uprights, targets, canvas = _plan(frames, source, size)

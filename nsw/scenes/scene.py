@@ -44,8 +44,8 @@ class Scene:
         albedo: [N, H, W, 3] uint8 sRGB.
         ids: [N, H, W] int16 instance ids, -1 where nothing was hit; `id_names[i]` names instance i.
         extra_splits: further named camera paths with pictures, for example "walk" of the bundled room.
-        background: picture background meant by the data set: "white" or "black"; without alpha "plain", for one backdrop that
-            all photographs show (its colour is `behind`), or "none".
+        background: what pictures stand before: "white" with alpha, else "plain" for one backdrop that all of them show, or "none".
+            Its colour is the cameras', see `behind`.
         source: where it was read from.
         digest: SHA-256 over pictures and cameras, for provenance.
         notes: sentences about what the reader decided, for example which views it held out.
@@ -82,7 +82,7 @@ class Scene:
     @property
     def behind(self) -> float | Float[Tensor, "3"]:
         """What stands behind the scene, in [0, 1]: the colour of a plain backdrop, else a grey level, white unless said."""
-        return 0.0 if self.background == "black" else self.cameras.background
+        return self.cameras.background
 
     @property
     def box(self) -> tuple[float, ...]:
