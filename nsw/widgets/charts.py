@@ -39,7 +39,8 @@ def figure(data: Sequence[Any] = (), **layout: Any):
     import plotly.graph_objects as go
 
     title = layout.pop("title", None)
-    room = 11 + 19 * _legend_rows(data, layout.get("width", WIDTH) - 90) if title and layout.get("showlegend") else 0
+    rows = _legend_rows(data, layout.get("width", WIDTH) - 90, layout.get("showlegend"))
+    room = 11 + 19 * rows if title and rows else 0
     axis = dict(showline=True, linecolor="#444", ticks="outside", gridcolor="#e3e3e3", zerolinecolor="#bbb", automargin=True)
     house = dict(
         width=WIDTH,
@@ -59,14 +60,19 @@ def figure(data: Sequence[Any] = (), **layout: Any):
     return go.Figure(list(data), layout=go.Layout(template="none", **house)).update_layout(**layout)
 
 
-def _legend_rows(data: Sequence[Any], width: float) -> int:
+def _legend_rows(data: Sequence[Any], width: float, shown: bool | None = None) -> int:
     """Return in how many rows plotly writes the names of traces: in columns as wide as the longest, where one row is too short.
+
+    Args:
+        shown: what the layout says of the legend; by default one of several names is shown.
 
     >>> _legend_rows([dict(name="a"), dict(name="b"), dict(x=[1])], 200), _legend_rows([dict(name="a long name")] * 5, 300)
     (1, 3)
     """
     entries = [trace if isinstance(trace, Mapping) else trace.to_plotly_json() for trace in data]
     lengths = [45 + 7.5 * len(trace["name"]) for trace in entries if trace.get("name") and trace.get("showlegend", True)]
+    if not lengths or not (len(lengths) > 1 if shown is None else shown):
+        return 0
     return 1 if sum(lengths) <= width else math.ceil(len(lengths) / max(1, width // max(lengths)))
 
 
