@@ -47,7 +47,7 @@ FEW = {
     "07": dict(image_size=400, steps=80, quick_steps=20, test_views=1),
     "08": dict(steps=100, quick_steps=30, host_steps=30),
     "09": dict(steps=80, quick_steps=20, teacher_steps=80),
-    "10": dict(image_size=400, teacher_steps=600, steps=30, matrix_steps=20, ablation_steps=20, seconds=3, test_views=1),
+    "10": dict(image_size=400, teacher_steps=600, steps=30, matrix_steps=20, ablation_steps=20, race_steps=60, test_views=1),
     "11": dict(image_size=400, teacher_steps=600, steps=48, poses=12, epoch=12, seeds=2, test_views=1),
     "20": dict(n_steps=500, start=100, every=50, **FILM),
     "21": dict(n_steps=200, baseline_steps=200, baseline_reset=0, refine_every=50, **FILM),

@@ -30,7 +30,7 @@ FEW = {
     "07": dict(steps=40, quick_steps=20, test_views=2),
     "08": dict(steps=20, quick_steps=10, host_steps=10),
     "09": dict(steps=30, quick_steps=12, teacher_steps=40),
-    "10": dict(ablation_steps=8, seconds=1, test_views=1),
+    "10": dict(ablation_steps=8, race_steps=20, test_views=1),
     "11": dict(teacher_steps=100, steps=60, poses=12, epoch=12, test_views=1),
     "20": dict(n_steps=240, start=60, every=30, look_every=20, orbit_frames=3),
     "21": dict(n_steps=75, baseline_steps=75, orbit_frames=3),
