@@ -19,6 +19,7 @@ from nsw.kernels.occupancy import ray_aabb_intersect
 from nsw.kernels.packed_rays import packed_weights
 from nsw.methods.occupied_cells import known_cells as known_cells
 from nsw.methods.occupied_cells import recall as recall
+from nsw.methods.occupied_cells import run_rows as run_rows
 from nsw.methods.occupied_cells import true_cells as true_cells
 from nsw.models.hash_grid import HashGrid
 from nsw.renderers.parts import all_rays, assemble

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,7 +14,7 @@ from nsw.kernels.hash_encoding import hash_levels, hash_rows
 from nsw.losses import loss_mse
 from nsw.methods import instant_ngp as ngp
 from nsw.methods.instant_ngp_fit import Plan, fit, new_model
-from nsw.methods.instant_ngp_pull import Pull, pull_of, sharing
+from nsw.methods.instant_ngp_pull import Pull, pull_of
 from nsw.models.hash_grid import HashGrid
 from nsw.renderers.parts import rays_of_some
 from nsw.renderers.volume import march_cells
@@ -73,39 +72,6 @@ def pull_on(model: HashGrid, pixels: ngp.Pixels, level: int, near: float, n_rays
     return pull_of(model.levels, level, unit.clamp(0, 1), length)
 
 
-def microscope(model: HashGrid, pull: Pull, rank: int = 0, bits: int | None = None, n_context: int = 1500):
-    """Return a 3D chart of all vertices that share one entry, coloured and sized by how strongly each pulls at it.
-
-    Args:
-        pull: of `pull_on`, at the level to look at.
-        rank: 0 takes the entry with the largest total gradient that several vertices pull at, 1 the next, and so on.
-        bits: hash the same vertices into a table of 2^bits entries a level; the model's own size by default.
-        n_context: vertices of other entries shown in grey, those that are pulled most: the scene's surface.
-    """
-    from nsw.widgets.charts import figure
-
-    s, level = model.settings, pull.level
-    bits = s.log2_entries if bits is None else bits
-    levels = hash_levels(s.n_levels, s.n_min, s.n_max, bits)
-    pull = pull.hashed_into(levels)
-    row = pull.shared_row(rank)
-    mine, own = sharing(levels, level, row), pull.rows == row
-    place = lambda v: v @ torch.tensor([levels.n_vertices[level] ** k for k in (2, 1, 0)])  # noqa: E731
-    share = torch.zeros(len(mine))
-    share[torch.searchsorted(place(mine), place(pull.vertices[own]))] = pull.mass[own] / pull.mass[own].sum()
-    shown = share.argsort(descending=True)[:n_context].sort().values  # of a fine level's billions, many thousands share an entry
-    n_mine, mine, share = len(mine), mine[shown], share[shown]
-    x, y, z = vertex_positions(model, level, mine).T.tolist()
-    a, b, c = vertex_positions(model, level, pull.vertices[pull.mass.argsort(descending=True)[:n_context]]).T.tolist()
-    text = [f"{float(s):.0%} of the gradient" for s in share]
-    grey = dict(type="scatter3d", x=a, y=b, z=c, mode="markers", name="the surface", marker=dict(size=2, color="#bbbbbb"))
-    marker = dict(size=(5 + 12 * share).tolist(), color=share.tolist(), colorscale="Cividis", cmin=0, cmax=1, showscale=True)
-    marker["colorbar"] = dict(title="share of the gradient")
-    entry = dict(type="scatter3d", x=x, y=y, z=z, mode="markers", name=f"entry {row}", marker=marker, text=text)
-    title = f"2^{bits} entries, {pull.colliding:.0%} of pulled vertices collide; strongest of these {n_mine}: {share.max():.0%}"
-    return figure([grey, entry], title=title, height=460)
-
-
 def pull_columns(model: HashGrid, pull: Pull, surface: Bool[Tensor, "n n n"] | None) -> dict[str, str]:
     """Return a table's columns on a pull: collisions, the strongest vertex's share, the surface's share where it is known."""
     row = {"in collision": f"{pull.colliding:.0%}", "gradient of the strongest": f"{pull.strongest:.0%}"}
@@ -127,18 +93,6 @@ def table_of_levels(model: HashGrid, pulls: list[Pull], surface: Bool[Tensor, "n
         first, end = model.levels.first_rows[pull.level : pull.level + 2]
         row = {"level": pull.level, "vertices": model.levels.n_vertices[pull.level] ** 3, "entries": end - first}
         rows.append(row | pull_columns(model, pull, surface))
-    return rows
-
-
-def run_rows(
-    fields: Mapping[str, HashGrid], score: Callable[[HashGrid], float], truth: Bool[Tensor, "n n n"] | None
-) -> list[dict[str, object]]:
-    """Return a row for each quick run: PSNR in dB, the share of the cells that are on, and of the true cells where known."""
-    rows = []
-    for name, field in fields.items():
-        on = field.occupancy.binaries[0].cpu()
-        row = {"quick run": name, "PSNR (dB)": score(field), "cells on": f"{float(on.float().mean()):.0%}"}
-        rows.append(row | ({} if truth is None else {"recall": ngp.recall(on, truth)}))
     return rows
 
 

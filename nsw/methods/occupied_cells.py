@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from nsw.errors import InputError
 from nsw.renderers.parts import rays_of_some
@@ -50,3 +52,20 @@ def recall(found: Bool[Tensor, "*n"], truth: Bool[Tensor, "*n"]) -> float:
     0.5
     """
     return float((found & truth).sum() / truth.sum().clamp_min(1))
+
+
+def run_rows(
+    fields: Mapping[str, nn.Module], score: Callable[[nn.Module], float], truth: Bool[Tensor, "n n n"] | None = None
+) -> list[dict[str, float | str]]:
+    """Return a row for each quick run: its score in dB, megabytes, the share of cells that are on, and of the true ones.
+
+    Args:
+        fields: each with an `occupancy`.
+        truth: of `true_cells`; None where that is not known.
+    """
+    rows = []
+    for name, field in fields.items():
+        on, n_bytes = field.occupancy.binaries[0].cpu(), sum(p.numel() * p.element_size() for p in field.parameters())
+        row = {"quick run": name, "PSNR (dB)": score(field), "MB": n_bytes / 1e6, "cells on": f"{float(on.float().mean()):.0%}"}
+        rows.append(row | ({} if truth is None else {"recall": recall(on, truth)}))
+    return rows

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from nsw.metrics import psnr
-from nsw.models.dense_grid import lattice
 from nsw.models.vm_grid import VMGrid
 from nsw.scenes.scene import Scene
 
@@ -46,24 +44,6 @@ def component(model: VMGrid, mode: int, rank: int = 0) -> tuple[Float[Tensor, "a
 def gallery(model: VMGrid, n: int = 3) -> dict[str, Tensor]:
     """Return the strongest planes of each mode as pictures: zero is grey."""
     return {f"{MODES[m]}, {k + 1}": upright(unit_range(component(model, m, k)[0])) for k in range(n) for m in range(3)}
-
-
-def outer_product(model: VMGrid, mode: int, rank: int = 0, n_points: int = 2500):
-    """Return a 3D chart of one component: plane times line where its product is largest, positive and negative."""
-    import plotly.graph_objects as go
-
-    from nsw.widgets.charts import COLOURS, figure
-
-    plane, line = component(model, mode, rank)
-    axes = ("xyz", "xzy", "yzx")[mode]
-    product = torch.einsum("ab,c->abc", plane, line).permute(*(axes.index(a) for a in "xyz"))
-    strongest = product.abs().flatten().argsort(descending=True)[:n_points]
-    points, values = lattice(model.aabb, model.shape).reshape(-1, 3)[strongest].cpu(), product.flatten()[strongest].cpu()
-    data = []
-    for name, chosen, colour in (("positive", values > 0, COLOURS[4]), ("negative", values < 0, COLOURS[0])):
-        x, y, z = points[chosen].T.tolist()
-        data.append(go.Scatter3d(x=x, y=y, z=z, mode="markers", name=name, marker=dict(size=2.5, color=colour, opacity=0.7)))
-    return figure(data, height=460, scene=dict(aspectmode="data"))
 
 
 @dataclass(frozen=True)
@@ -110,34 +90,6 @@ def mask_film(masks: Sequence[SeenMask]) -> dict[str, list[Tensor]]:
     """Return the pictures of all masks from above and from the front, in the frame of the first one's box."""
     views = {"from above": (0, 1), "from the front": (0, 2)}
     return {name: [mask_picture(mask, masks[0].aabb, axes) for mask in masks] for name, axes in views.items()}
-
-
-def rank_dial(
-    truncated: Callable[[int], VMGrid],
-    picture: Callable[[VMGrid], Float[Tensor, "H W 3"]],
-    photograph: Float[Tensor, "H W 3"],
-    ranks: Sequence[int],
-) -> Callable[[int], object]:
-    """Return the function of a slider: the picture of the chosen rank beside PSNR over rank, its own as a dot and in the title.
-
-    Args:
-        truncated: the model with so many components a mode.
-        picture: of a model, the view that `photograph` shows.
-        ranks: where the curve is measured, once.
-    """
-    from nsw.widgets import pictured
-
-    measure = lambda shown: psnr(shown.cpu()[None], photograph.cpu()[None])  # noqa: E731
-    heights = [measure(picture(truncated(rank))) for rank in ranks]
-
-    def draw(rank: int):
-        shown = picture(truncated(rank))
-        here = measure(shown)
-        title = f"{rank} component{'s' * (rank > 1)} a mode: {here:.2f} dB in this view"
-        curve = {"strongest components, not trained again": (ranks, heights)}
-        return pictured(shown, curve, "components a mode", "PSNR of this view (dB)", title, here=(rank, here))
-
-    return draw
 
 
 def turned_scene(scene: Scene, degrees: float) -> Scene:

@@ -60,6 +60,11 @@ _HOME = {
     "group_figure": "group_chart",
     "refit_dial": "refit_panel",
     "thermostat_figure": "thermostat_chart",
+    "size_figure": "size_chart",
+    "product_figure": "product_cloud",
+    "rank_dial": "rank_panel",
+    "cells_figure": "cells_chart",
+    "microscope": "entry_microscope",
 }
 
 __all__ = sorted(_HOME)

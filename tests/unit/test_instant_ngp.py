@@ -9,6 +9,7 @@ from functools import partial
 import pytest
 import torch
 
+from nsw import widgets
 from nsw.cameras import Rays, camera_rays, orbit
 from nsw.errors import InputError
 from nsw.kernels.hash_encoding import hash_levels, hash_rows
@@ -17,7 +18,7 @@ from nsw.methods import instant_ngp_cells as cells_look
 from nsw.methods import instant_ngp_fit as fitting
 from nsw.methods import instant_ngp_inspect as look
 from nsw.methods import occupied_cells
-from nsw.methods.instant_ngp_pull import pull_of
+from nsw.methods.instant_ngp_pull import pull_of, sharing
 from nsw.models.hash_grid import HashGrid, HashGridSettings
 from nsw.renderers import parts, volume
 from nsw.renderers.volume import render_rays
@@ -165,7 +166,7 @@ def test_one_level_has_as_many_parameters(trained):
 
 def test_vertices_that_share_a_row_do():
     levels = hash_levels(2, 4, 24, 6)
-    together = look.sharing(levels, 1, levels.first_rows[1] + 5)
+    together = sharing(levels, 1, levels.first_rows[1] + 5)
     assert len(together) > 100 and set(hash_rows(together, levels, 1).tolist()) == {levels.first_rows[1] + 5}
 
 
@@ -177,7 +178,7 @@ def test_sharing_finds_what_a_walk_over_all_vertices_finds(level, bits):
     vertices = torch.cartesian_prod(*[torch.arange(levels.n_vertices[level])] * 3)
     rows = hash_rows(vertices, levels, level)
     for row in range(levels.first_rows[level], levels.first_rows[level + 1]):
-        assert torch.equal(look.sharing(levels, level, row), vertices[rows == row])
+        assert torch.equal(sharing(levels, level, row), vertices[rows == row])
 
 
 def test_pulled_vertices_have_the_mass_that_all_vertices_would_get():
@@ -260,7 +261,7 @@ def test_levels_can_be_switched_off(scene, trained):
 def test_the_microscope_is_a_chart_with_shares_that_add_up(scene, trained):
     pixels, model = trained
     pulls = [look.pull_on(model, pixels, level, scene.near) for level in range(6)]
-    chart = look.microscope(model, pulls[5], n_context=50)
+    chart = widgets.microscope(model, pulls[5], n_context=50)
     spec = json.loads(chart.to_json())
     assert [trace["type"] for trace in spec["data"]] == ["scatter3d"] * 2
     assert sum(chart.data[1].marker.color) == pytest.approx(1.0, abs=1e-4)
@@ -280,7 +281,7 @@ def test_a_larger_table_under_the_microscope_has_fewer_collisions_and_one_that_i
     colliding = [table.colliding for table in tables.values()]
     assert colliding == sorted(colliding, reverse=True) and colliding[0] == 1.0 and colliding[-1] == 0.0
     for bits in tables:
-        chart = look.microscope(model, pull, rank=2, bits=bits)
+        chart = widgets.microscope(model, pull, rank=2, bits=bits)
         assert f"2^{bits} entries" in chart.layout.title.text and sum(chart.data[1].marker.color) == pytest.approx(1.0, abs=1e-4)
     assert len(chart.data[1].x) == 1  # the level is stored
 
@@ -311,7 +312,7 @@ def test_snapshots_of_the_cells_outlive_a_restart_and_are_drawn(trained):
     assert bool(film.grids[0].all()) and torch.equal(film.grids[100], model.occupancy.binaries[0])
     marched = ([0, 50, 99], [40.0, 20.0, 10.0])
     for truth, recalled in ((None, False), (film.grids[100], True)):
-        chart = cells_look.chart(again, 1, truth, marched)
+        chart = widgets.cells_figure(again, 1, truth, marched)
         assert "Step 100" in chart.layout.title.text and "10.0 samples" in chart.layout.title.text
         assert ("recall 1.000" in chart.layout.title.text) == recalled and "<image" in svg(chart, "two pictures and a curve")
 
@@ -333,8 +334,8 @@ def test_entries_of_a_race_take_steps_and_are_scored(trained, scene):
         step(0.0)
         assert 0 < score() < 40
     assert torch.any(table != grid.table) and any(torch.any(a != b) for a, b in zip(weights, network.parameters(), strict=True))
-    (row,) = look.run_rows({"everything": model}, lambda field: 20.0, None)
-    assert set(row) == {"quick run", "PSNR (dB)", "cells on"}
+    (row,) = ngp.run_rows({"everything": model}, lambda field: 20.0)
+    assert set(row) == {"quick run", "PSNR (dB)", "MB", "cells on"}
     truth = ngp.known_cells(scene, model.aabb, 24)
-    assert look.run_rows({"everything": model}, lambda field: 20.0, truth)[0]["recall"] > 0.5
+    assert ngp.run_rows({"everything": model}, lambda field: 20.0, truth)[0]["recall"] > 0.5
     assert ngp.known_cells(dataclasses.replace(scene, depth=None), model.aabb, 24) is None

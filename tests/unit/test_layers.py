@@ -15,13 +15,9 @@ STILL_DRAW = {
     f"methods/{name}.py"
     for name in (
         "citygaussian_v2_charts",
-        "instant_ngp_cells",
-        "instant_ngp_inspect",
         "nerdf_charts",
         "pvd_al_inspect",
         "pvd_charts",
-        "tensorf_charts",
-        "tensorf_inspect",
     )
 }
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import nsw.scenes
+from nsw import widgets
 from nsw.cameras import camera_rays, orbit
 from nsw.kernels import masked_adam
 from nsw.losses import loss_size, loss_tv
@@ -16,6 +17,7 @@ from nsw.methods import tensorf, tensorf_fit
 from nsw.methods import tensorf_charts as charts
 from nsw.methods import tensorf_inspect as look
 from nsw.methods.instant_ngp_fit import score_hash
+from nsw.methods.occupied_cells import run_rows
 from nsw.models.factors import CPSizes, VMSizes, VoxelSizes
 from nsw.models.vm_grid import VMGrid, VMGridSettings
 
@@ -208,7 +210,7 @@ def test_the_strongest_component_is_the_block():
     assert float(plane.max()) == 30.0 and float(line.max()) == 1.0
     pictures = look.gallery(model, 2)
     assert len(pictures) == 6 and all(float(p.min()) >= 0 and float(p.max()) <= 1 for p in pictures.values())
-    found = look.outer_product(model, 0, n_points=27)
+    found = widgets.product_figure(model, 0, n_points=27)
     assert sorted(set(found.data[0].z)) == pytest.approx([0.0, 0.25, 0.5]) and len(found.data[0].x) == 27 and not found.data[1].x
 
 
@@ -234,7 +236,7 @@ def test_masks_are_drawn_in_the_frame_of_the_first_box():
 def test_the_rank_slider_measures_what_it_shows():
     shades = {1: 0.2, 2: 0.4, 3: 0.45}
     photograph = torch.full((4, 6, 3), 0.5)
-    draw = look.rank_dial(lambda rank: rank, lambda rank: torch.full((4, 6, 3), shades[rank]), photograph, (1, 3))
+    draw = widgets.rank_dial(lambda rank: rank, lambda rank: torch.full((4, 6, 3), shades[rank]), photograph, (1, 3))
     chart = draw(2)
     assert chart.layout.title.text == "2 components a mode: 20.00 dB in this view"
     (curve, dot) = [trace for trace in chart.data if trace.type == "scatter"]
@@ -277,7 +279,7 @@ def test_rows_and_curves_of_the_notebook_say_what_was_measured():
     model = _with_block()
     (row,) = charts.rank_rows({2: model}, lambda field: 20.0, lambda field: field)
     assert row == {"components a mode": 2, "MB": model.n_bytes / 1e6, "PSNR (dB)": 20.0, "trained on": 20.0}
-    curve, dot = charts.quality_over_size({"VM": 0.5}, {"VM": 21.0}, [row, row | {"MB": 1.0}]).data
+    curve, dot = widgets.size_figure({"VM": 0.5}, {"VM": 21.0}, [row, row | {"MB": 1.0}]).data
     assert (list(curve.x), list(curve.y)) == ([row["MB"], 1.0], [20.0, 20.0]) and (dot.name, dot.x, dot.y) == (
         "VM",
         (0.5,),
@@ -285,12 +287,12 @@ def test_rows_and_curves_of_the_notebook_say_what_was_measured():
     )
     (raced,) = charts.race_rows({"VM": [(1.0, 18.0), (2.0, 19.0)]}, {"VM": model}, 1000)
     assert (raced["seconds"], raced["PSNR (dB)"], raced["rays"]) == (2.0, 19.0, "1,000")
-    (run,) = charts.run_rows({"everything": model}, lambda field: 20.0)
+    (run,) = run_rows({"everything": model}, lambda field: 20.0)
     assert run["cells on"].endswith("%") and run["MB"] == row["MB"]
     assert len(charts.height_lines(model, 2)["component 2"][1]) == model.shape[2]
 
 
 def test_blocks_stand_beside_what_is_learned_of_them():
     cut, turned = charts.cut_through(2), charts.turned_blocks(45, 1)
-    assert cut.shape[1] == turned.shape[1] and cut.shape[2] == 3
-    assert len({tuple(p) for p in cut.reshape(-1, 3).tolist()}) > 20
+    assert [list(shown)[0] for shown in (cut, turned)] == ["the blocks"] * 2 and list(cut)[1].startswith("2 products")
+    assert all(0 <= float(p.min()) <= float(p.max()) <= 1 and p.shape == (32, 32) for p in (*cut.values(), *turned.values()))
