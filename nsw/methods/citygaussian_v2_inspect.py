@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -209,3 +209,8 @@ def judge(
     if truth is not None:
         shape = surface_f1(mesh_of_city(draw, scene, truth, voxel), truth, voxel)
     return Judged(metrics.psnr(rgb, target), *parts, depth, *shape, len(model))
+
+
+def gradients(pulls: Mapping[str, Pulls]) -> dict[str, Float[Tensor, "H W"]]:
+    """Return each term's gradient in the picture, in [0, 1]: nine tenths of its pixels are at a half or below."""
+    return {f"gradient of {name.upper()}": (p.picture / (2 * p.picture.quantile(0.9))).clamp(0, 1) for name, p in pulls.items()}

@@ -101,7 +101,7 @@ def slab_fit(
     n: int = 400,
 ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"], Float[Tensor, "n"]]:
     """Return positions in [0, 1], a slab of height one there, and the sum of a basis that is nearest to it; see
-    `nerdf_charts.slab_chart`."""
+    `ray_series.slab_chart`."""
     tau = (torch.arange(n, dtype=torch.float64) + 0.5) / n
     slab = ((tau >= place) & (tau < place + thickness)).double()
     columns = basis(margin + (1 - 2 * margin) * tau, terms).double()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -125,58 +126,39 @@ def error_picture(
 
 
 @torch.no_grad()
-def weights_of_ray(learner: ActiveLearner, cameras: Cameras, row: int, column: int, kept: float):
-    """Return a chart of both fields' weights along one ray, those that the point level keeps in full colour."""
-    from nsw.widgets.charts import COLOURS, figure
+def weights_of_ray(
+    learner: ActiveLearner, cameras: Cameras, row: int, column: int, kept: float
+) -> tuple[Float[Tensor, "S"], float, dict[str, tuple[Float[Tensor, "S"], Bool[Tensor, "S"]]]]:
+    """Return distances of the samples along a pixel's ray, their spacing, and each field's weights and which the point level keeps.
 
+    Args:
+        kept: see `pvd_al.important`.
+    """
     rays = pixel_ray(cameras, row, column)
     samples, truth, _ = pvd.ask(learner.teacher, rays, replace(learner.plan, threshold=0.0), torch.Generator(learner.errors.device))
-    ours = pvd.read(learner.student, samples.points, rays, samples.ray_indices)
-    data, union = [], torch.zeros_like(samples.ray_indices, dtype=torch.bool)
-    for k, ((name, reading), colour) in enumerate(zip({"teacher": truth, "student": ours}.items(), COLOURS, strict=False)):
+    found = {}
+    for name, reading in (("teacher", truth), ("student", pvd.read(learner.student, samples.points, rays, samples.ray_indices))):
         weights, _ = packed_weights(reading.log_density.exp() * learner.teacher.step, samples.ray_indices, 1)
-        chosen = important(weights, samples.ray_indices, samples.marched, kept, learner.levels.opacity)
-        union |= chosen
-        at = samples.t + (k - 0.5) * 0.4 * learner.teacher.step  # both beside the middle of the sample
-        look = dict(type="scatter", mode="lines")
-        left_out = dict(name="left out", line=dict(color="#bbbbbb", width=4), showlegend=k == 0)
-        data.append(look | _stems(at[~chosen], weights[~chosen]) | left_out)
-        data.append(look | _stems(at[chosen], weights[chosen]) | dict(name=f"{name}, kept", line=dict(color=colour, width=4)))
-    title = f"{int(union.sum())} of {len(union)} samples enter the point terms"
-    step, ends = learner.teacher.step, samples.t[[0, -1]].tolist() if len(samples.t) else [0.0, 1.0]
-    across = dict(title="distance along the ray", range=[ends[0] - step, ends[1] + step])
-    axes = dict(xaxis=across, yaxis=dict(title="weight"))
-    return figure(data, title=title, showlegend=True, margin=dict(l=70, r=20, t=90, b=60), **axes)
+        found[name] = weights, important(weights, samples.ray_indices, samples.marched, kept, learner.levels.opacity)
+    return samples.t, learner.teacher.step, found
 
 
-def _stems(x: Float[Tensor, "n"], height: Float[Tensor, "n"]) -> dict[str, list[float | None]]:
-    """Return upright lines from 0 to each height as one broken line."""
-    return {
-        "x": [value for at in x.tolist() for value in (at, at, None)],
-        "y": [value for top in height.tolist() for value in (0.0, top, None)],
-    }
-
-
-def pose_chart(students: Mapping[str, ActiveLearner], student: str, epoch: int, hard: float):
-    """Return the sky of poses as one student's errors of an epoch colour it, on one scale for all of the students."""
-    from nsw.widgets.active_learning import pose_sky
-
+def poses_at(students: Mapping[str, ActiveLearner], student: str, epoch: int) -> dict[str, Any]:
+    """Return what `active_learning.pose_sky` draws of one student's epoch: poses, their errors, a scale for all of the students."""
     errors = {name: learner.diary.errors[epoch].cpu() for name, learner in students.items()}
     every = torch.cat(list(errors.values()))
     learner, every = students[student], every[every.isfinite()]
     upward = learner.cameras.origins.cpu() - learner.teacher.aabb.mean(0).cpu()
-    return pose_sky(upward, errors[student], hard, (float(every.min()), float(every.max())))
+    return dict(upward=upward, errors=errors[student], scale=(float(every.min()), float(every.max())))
 
 
 @torch.no_grad()
-def pool_through_time(learner: ActiveLearner, cameras: Cameras) -> Callable[[int], Tensor]:
-    """Return a function from an epoch to the picture [H, W, 3] of a view on which that epoch's pool is marked.
+def pool_through_time(learner: ActiveLearner, cameras: Cameras) -> Callable[[int], tuple]:
+    """Return a function from an epoch to what `active_learning.marked` draws of it: a view, and where that epoch's pool is there.
 
-    A ray of the pool, whatever pose it is from, is marked where it meets the teacher's surface, if the view sees that; rays
-    that meet none are counted in the picture's title.
+    A ray of the pool, whatever pose it is from, is where it meets the teacher's surface, if the view sees that; besides are
+    returned the step, how many rays meet a surface, and how many there are.
     """
-    from nsw.widgets.active_learning import marked
-
     seen, diary, shape = render_view(learner.teacher.model, cameras), learner.diary, (cameras.height, cameras.width)
     steps, places, solid = diary.steps.cpu().tolist(), [], []
     for rays in diary.rays:
@@ -190,7 +172,7 @@ def pool_through_time(learner: ActiveLearner, cameras: Cameras) -> Callable[[int
         places.append(torch.stack([row[front], column[front]]).cpu())
         solid.append((int(opaque.sum()), len(rays)))
     picture = seen.rgb[0].clamp(0, 1).cpu()
-    return lambda epoch: marked(picture, places[epoch], steps[epoch], *solid[epoch])
+    return lambda epoch: (picture, places[epoch], steps[epoch], *solid[epoch])
 
 
 def _hits(learner: ActiveLearner, rays: Rays) -> tuple[Float[Tensor, "R 3"], Bool[Tensor, "R"]]:

@@ -62,6 +62,12 @@ class Plan:
     last_rate: float = 0.05
     warmup: float = 0.02
 
+    @property
+    def ends(self) -> dict[str, float]:
+        """After how many steps each stage ends, by what it compares."""
+        points = (self.stage1 + self.stage2) * self.n_steps
+        return {"1: features": self.stage1 * self.n_steps, "2: density and colour": points, "3: pictures too": self.n_steps}
+
 
 PAPER = Plan(
     n_steps=30_000,

@@ -65,6 +65,19 @@ _HOME = {
     "rank_dial": "rank_panel",
     "cells_figure": "cells_chart",
     "microscope": "entry_microscope",
+    "clip_figure": "clip_chart",
+    "fog_figure": "clip_chart",
+    "slab_chart": "ray_series",
+    "teacher_chart": "ray_series",
+    "ray_chart": "ray_series",
+    "show_prior": "city_charts",
+    "needle_figure": "city_charts",
+    "alignment_figure": "city_charts",
+    "atlas": "city_charts",
+    "show_importance": "city_charts",
+    "cost_table": "city_charts",
+    "pressed_pair": "city_charts",
+    "show_growth": "city_charts",
 }
 
 __all__ = sorted(_HOME)

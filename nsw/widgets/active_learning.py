@@ -1,4 +1,4 @@
-"""Charts of active learning: the sky of poses, a view with the pool's rays on it, curves of levels that are switched one by one."""
+"""Charts of active learning: the sky of poses, weights along a ray, the pool in a view, curves of levels switched one by one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nsw.renderers.heat_colours import coloured
@@ -50,6 +50,36 @@ def _dots(flat: Float[Tensor, "n 2"], name: str, colours: Sequence[str], size: i
     x, y = flat.T.tolist() if len(flat) else ([None], [None])
     colour = colours[0] if len(set(colours)) == 1 else list(colours)
     return dict(type="scatter", x=x, y=y, mode="markers", name=name, marker=dict(size=size, color=colour))
+
+
+def weight_stems(t: Float[Tensor, "S"], step: float, found: Mapping[str, tuple[Float[Tensor, "S"], Bool[Tensor, "S"]]]):
+    """Return a chart of two fields' weights along one ray, those that are kept in full colour.
+
+    Args:
+        t: distances along the ray; `step`, between two of them.
+        found: {field: (weights, which are kept)}.
+    """
+    data, union = [], torch.zeros_like(t, dtype=torch.bool)
+    for k, ((name, (weights, chosen)), colour) in enumerate(zip(found.items(), COLOURS, strict=False)):
+        union |= chosen
+        at = t + (k - 0.5) * 0.4 * step  # both beside the middle of the sample
+        look = dict(type="scatter", mode="lines")
+        left_out = dict(name="left out", line=dict(color="#bbbbbb", width=4), showlegend=k == 0)
+        data.append(look | _stems(at[~chosen], weights[~chosen]) | left_out)
+        data.append(look | _stems(at[chosen], weights[chosen]) | dict(name=f"{name}, kept", line=dict(color=colour, width=4)))
+    title = f"{int(union.sum())} of {len(union)} samples enter the point terms"
+    ends = t[[0, -1]].tolist() if len(t) else [0.0, 1.0]
+    across = dict(title="distance along the ray (world units)", range=[ends[0] - step, ends[1] + step])
+    axes = dict(xaxis=across, yaxis=dict(title="weight"))
+    return figure(data, title=title, showlegend=True, margin=dict(l=70, r=20, t=90, b=60), **axes)
+
+
+def _stems(x: Float[Tensor, "n"], height: Float[Tensor, "n"]) -> dict[str, list[float | None]]:
+    """Return upright lines from 0 to each height as one broken line."""
+    return {
+        "x": [value for at in x.tolist() for value in (at, at, None)],
+        "y": [value for top in height.tolist() for value in (0.0, top, None)],
+    }
 
 
 def marked(picture: Float[Tensor, "H W 3"], places: Int[Tensor, "2 n"], step: int, n_solid: int, n_rays: int):

@@ -11,7 +11,6 @@ import torch
 from nsw import InputError, scenes
 from nsw.methods import citygaussian_v2 as city
 from nsw.methods import citygaussian_v2_blocks as blocks
-from nsw.methods import citygaussian_v2_charts as charts
 from nsw.methods import citygaussian_v2_depth as depth_of
 from nsw.methods import citygaussian_v2_inspect as inspect
 from nsw.methods import citygaussian_v2_press as press
@@ -19,7 +18,9 @@ from nsw.methods.gaussian_splatting import starting_points
 from nsw.methods.gaussian_splatting_2d_inspect import true_mesh
 from nsw.models.depth_prior import CorruptedDepth
 from nsw.models.surfels import Surfels
+from nsw.runs.blocks import Cost
 from nsw.scenes.sfm_points import seen_in, sfm_points
+from nsw.widgets import city_charts as charts
 
 
 @pytest.fixture(scope="module")
@@ -172,9 +173,20 @@ def test_the_map_of_a_block_beyond_the_last_is_that_of_the_first(town):
 
 def test_nine_tenths_of_a_gradient_are_shown_at_a_half_or_darker(town):
     pulled = inspect.pulls(start(town), town.views("train")[0], town.pixels("train")[:1])
-    for picture in charts.gradients(pulled).values():
+    for picture in inspect.gradients(pulled).values():
         assert picture.shape == town.images.shape[1:3] and abs(float(picture.quantile(0.9)) - 0.5) < 1e-6
         assert float(picture.min()) >= 0 and float(picture.max()) <= 1
+
+
+def test_what_was_trained_is_shown_in_words_and_curves(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda bundle, **_: shown.append(bundle))
+    picture, told = torch.rand(4, 6, 3), [dict(own=n, context=1, held_mb=2.0) for n in (3, 4, 9)]
+    charts.show_prior("toy", picture, picture[..., 0], picture)
+    charts.show_importance(torch.linspace(1e-3, 1, 9))
+    charts.show_growth({"with": [1, 2], "without": [1, 4]})
+    charts.cost_table(told, [Cost(1.0, 100.0)] * 3)
+    assert len(shown) >= 4 and "7 discs" in str(shown[-2:]) and "single run" in str(shown[-2:])
 
 
 def test_a_pressed_file_is_shown_with_its_size(town, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import nsw
+from nsw import widgets
 from nsw.cameras import Cameras, Rays, camera_rays, check, intrinsics, look_at, orbit
 from nsw.methods import instant_ngp as ngp
 from nsw.methods import nerdf
@@ -85,6 +86,7 @@ def test_more_terms_are_nearer_to_a_slab(basis):
 
 
 def test_a_margin_keeps_the_far_end_from_the_near_end():
+    assert "where none should be" in widgets.slab_chart(24, 0.9, 0.2, 0.0).layout.title.text
     tau, _, wrapped = look.slab_fit(24, 0.9, 0.2, 0.0, fourier_basis)
     _, _, apart = look.slab_fit(24, 0.9, 0.2, 0.1, fourier_basis)
     assert float(wrapped[:8].max()) > 0.4 and float(apart[:8].max()) < 0.2
@@ -313,18 +315,18 @@ def test_changes_are_added_to_every_ray_s_weights():
 
 def test_a_chart_shows_the_ray_that_was_asked_for_and_its_changed_pixel(scene, teacher):
     student, camera = _student(box=tuple(teacher.aabb.flatten().tolist())), scene.views("test")[0]
-    grey = json.loads(charts.ray_chart(student, teacher, camera, scene.near, 12, 12).to_json())
+    grey = json.loads(widgets.ray_chart(student, teacher, camera, scene.near, 12, 12).to_json())
     assert [trace["type"] for trace in grey["data"]] == ["bar"] * 4 + ["scatter"] * 7
     assert "row 12, column 12" in grey["layout"]["title"]["text"]
     wall = [[50.0, 0, 0, 0, 0, 0], [30.0, 0, 0, 0, 0, 0], [-30.0, 0, 0, 0, 0, 0], [-30.0, 0, 0, 0, 0, 0]]
-    red = json.loads(charts.ray_chart(student, teacher, camera, scene.near, 12, 12, wall).to_json())
+    red = json.loads(widgets.ray_chart(student, teacher, camera, scene.near, 12, 12, wall).to_json())
     pixels = dict(zip(red["data"][-1]["y"], red["data"][-1]["marker"]["color"], strict=True))
     assert pixels["changed"] == "rgb(255,0,0)" and pixels["network"] == grey["data"][-1]["marker"]["color"][1]
     assert red["data"][0]["y"][0] == pytest.approx(grey["data"][0]["y"][0] + 50, abs=1e-4)
     beside = look.sway(camera, 1, 0.0)
     for away in (
-        charts.ray_chart(student, teacher, beside, scene.near, 0, 0),
-        charts.teacher_chart(teacher, beside, scene.near, 0, 0, 6, fourier_basis),
+        widgets.ray_chart(student, teacher, beside, scene.near, 0, 0),
+        widgets.teacher_chart(teacher, beside, scene.near, 0, 0, 6, fourier_basis),
     ):
         assert "misses the box" in away.layout.title.text and len(away.data) == 0
 
@@ -349,7 +351,7 @@ def test_a_ray_s_series_ends_at_its_pixel_and_sees_nothing_behind_the_surface():
 
 
 def test_the_chart_of_a_teacher_s_ray_marks_the_terms_that_were_asked_for(scene, teacher):
-    chart = charts.teacher_chart(teacher, scene.views("test")[0], scene.near, 12, 12, 7, fourier_basis, most=20)
+    chart = widgets.teacher_chart(teacher, scene.views("test")[0], scene.near, 12, 12, 7, fourier_basis, most=20)
     curve, mark = chart.data[3:5]
     assert len(curve.y) == 20 and mark.x == (7,) and mark.y[0] == curve.y[6]
     assert f"7 terms: pixel off by {curve.y[6]:.3f}" in chart.layout.title.text

@@ -17,6 +17,7 @@ from nsw.methods import pvd_al_trials as trials
 from nsw.methods import pvd_students as students
 from nsw.methods.pvd_poses import turned
 from nsw.models.dense_grid import DenseGrid, DenseGridSettings
+from nsw.widgets import active_learning
 
 PLAN = pvd.Plan(n_steps=30, n_samples=512, n_cells=12, n_poses=20, size=16, steps_across=24)
 
@@ -211,10 +212,22 @@ def test_pixels_are_watched_as_they_are_rendered(teacher, scene):
 
 def test_marks_stand_where_the_pools_rays_meet_the_ball(teacher):
     mine = lessons.trained(learner(teacher, al.Levels(ray=True, capacity=1)))
-    at = look.pool_through_time(mine, orbit(1, 4.0, 10.0, width=32, height=32))
+    shown = look.pool_through_time(mine, orbit(1, 4.0, 10.0, width=32, height=32))
+    at = lambda epoch: active_learning.marked(*shown(epoch))  # noqa: E731
     assert "empty" in at(0).layout.title.text and "of 60 rays meet" in at(len(mine.diary.steps) - 1).layout.title.text
     points, opaque = look._hits(mine, mine.pool.draw(60, seeded())[1])
     assert float((points[opaque].norm(dim=1) - 0.6).abs().max()) < 0.15
+
+
+def test_weights_of_a_ray_stand_beside_each_other_and_say_how_many_are_kept(teacher):
+    t, step, found = look.weights_of_ray(learner(teacher, al.Levels()), orbit(1, 4.0, 0.0, width=9, height=9), 4, 4, 0.3)
+    weights, kept = found["teacher"]
+    assert list(found) == ["teacher", "student"] and len(t) == len(weights) and int(kept.sum()) == -(-3 * len(t) // 10)
+    chart = active_learning.weight_stems(t, step, found)
+    assert f"of {len(t)} samples" in chart.layout.title.text and [trace.name for trace in chart.data][1] == "teacher, kept"
+    assert max(y for y in chart.data[1].y if y is not None) == pytest.approx(float(weights.max()))
+    nothing = {"teacher": (weights[:0], kept[:0])}
+    assert "0 of 0" in active_learning.weight_stems(t[:0], step, nothing).layout.title.text
 
 
 def test_pose_charts_are_on_one_scale(teacher):
@@ -222,7 +235,7 @@ def test_pose_charts_are_on_one_scale(teacher):
         "blind": lessons.trained(learner(teacher, al.Levels())),
         "active": lessons.trained(learner(teacher, al.Levels(pose=True))),
     }
-    charts = [look.pose_chart(students, name, 1, 0.25) for name in students]
+    charts = [active_learning.pose_sky(hard=0.25, **look.poses_at(students, name, 1)) for name in students]
     assert charts[0].data[3].name == charts[1].data[3].name and "5 of 20" in charts[0].layout.title.text
 
 

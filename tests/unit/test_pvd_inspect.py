@@ -14,12 +14,12 @@ from nsw.cameras import camera_rays, orbit
 from nsw.methods import instant_ngp as ngp
 from nsw.methods import instant_ngp_fit as fitting
 from nsw.methods import pvd
-from nsw.methods import pvd_charts as charts
 from nsw.methods import pvd_inspect as look
 from nsw.methods import pvd_matrix as crossing
 from nsw.methods import pvd_students as students
 from nsw.models.dense_grid import DenseGrid, DenseGridSettings
 from nsw.renderers import render_view
+from nsw.widgets import clip_figure, fog_figure, staged
 from nsw.widgets.svg_still import svg
 
 PLAN = pvd.Plan(n_steps=4, n_samples=256, n_cells=12, n_poses=4, size=16)
@@ -73,15 +73,20 @@ def test_two_fields_along_one_ray():
     t, s = curves["ball"]
     solid = s > 0
     assert float(t[solid].min()) == pytest.approx(3.4, abs=0.1) and float(t[solid].max()) == pytest.approx(4.6, abs=0.1)
-    assert "clip, floor" in svg(charts.ray_chart(curves, PLAN.clip), "one ray")
-    assert svg(
-        charts.ray_chart(look.along_ray({"ball": teacher.model}, teacher, camera, 0, 0), PLAN.clip), "a ray that meets nothing"
-    )
+    assert "clip, floor" in svg(clip_figure(curves, PLAN.clip), "one ray")
+    assert svg(clip_figure(look.along_ray({"ball": teacher.model}, teacher, camera, 0, 0), PLAN.clip), "a ray that meets nothing")
+
+
+def test_stages_end_where_their_shares_of_the_steps_do():
+    ends = pvd.Plan(n_steps=200, stage1=0.1, stage2=0.3).ends
+    assert list(ends.values()) == pytest.approx([20.0, 80.0, 200])
+    assert staged({"a": ([0, 199], [1.0, 2.0])}, ends, "step", "gap", log_y=True).data[0].name == "1: features"
 
 
 def test_a_floor_is_fog_only_outside_of_the_shared_cells():
     teacher = pvd.teach(ball(), None, PLAN, torch.Generator().manual_seed(0))
     camera = orbit(1, 4.0, 0.0, width=9, height=9)
+    assert "in the whole box" in fog_figure({"ball": teacher.model}, teacher, camera, 4, 4, PLAN.clip).layout.title.text
     clear, fog = look.floored(teacher.model, teacher, camera, -3.0).values()
     plain = render_view(teacher.model, camera).rgb[0]
     assert float((clear - plain).abs()[4, 4].max()) < 0.02

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
@@ -12,12 +11,13 @@ from torch import Tensor
 
 from nsw.cameras import Cameras
 from nsw.methods import citygaussian_v2_blocks as blocks
-from nsw.methods.citygaussian_v2_inspect import PALETTE, Pulls
+from nsw.methods.citygaussian_v2_inspect import PALETTE
 from nsw.models.depth_prior import align_inverse_depth
 from nsw.models.surfels import Surfels
-
-if TYPE_CHECKING:
-    from nsw.runs.blocks import Cost
+from nsw.runs.blocks import Cost
+from nsw.widgets.charts import COLOURS, css, figure, lines, some_of
+from nsw.widgets.pictures import images
+from nsw.widgets.tables import table
 
 WHY = {
     0: ("not needed", "x-thin", "#bbbbbb"),
@@ -36,8 +36,6 @@ def block_map(surfels: Surfels, cameras: Cameras, boxes: Float[Tensor, "B 2 2"],
     Args:
         why: for every camera, one row of `citygaussian_v2_blocks.reasons`.
     """
-    from nsw.widgets.charts import figure
-
     ground, eyes = surfels.means.detach()[:, :2].cpu(), cameras.origins[:, :2].cpu()
     reach = torch.cat([torch.quantile(ground[:100_000], torch.tensor([0.01, 0.99]), dim=0), eyes])
     low, high = float(reach.min()) - 0.2, float(reach.max()) + 0.2
@@ -77,8 +75,6 @@ def _outline(box: Float[Tensor, "2 2"]) -> tuple[list[float], list[float]]:
 
 def _block_colours(ground: Float[Tensor, "n 2"], boxes: Float[Tensor, "B 2 2"], strength: float = 1.0) -> list[str]:
     """Return the colour of the block that each place stands in, mixed with white."""
-    from nsw.widgets.charts import css
-
     block = blocks.inside(ground, boxes).int().argmax(0)
     return css(1 - strength * (1 - PALETTE[block % len(PALETTE)]))
 
@@ -90,8 +86,6 @@ def needle_figure(ratios: Mapping[str, Float[Tensor, "n"]], threshold: float, lo
         ratios: log10 of axis ratios; what is below `low` counts there.
         threshold: log10 of the ratio up to which a disc is neither cloned nor split.
     """
-    from nsw.widgets.charts import COLOURS, figure
-
     edges, traces, top = torch.linspace(low, 0, n + 1), [], 0.0
     for colour, (name, values) in zip(COLOURS, ratios.items(), strict=False):
         counts, spared = torch.histc(values.clamp(low, 0), n, low, 0), int((values <= threshold).sum())
@@ -105,7 +99,7 @@ def needle_figure(ratios: Mapping[str, Float[Tensor, "n"]], threshold: float, lo
 
 def alignment_figure(guess: Float[Tensor, "H W"], pixels: Float[Tensor, "P 2"], known: Float[Tensor, "P"]):
     """Return estimated against known inverse depth at sparse points as a plotly figure, with the robust line through them."""
-    from nsw.widgets.charts import figure, some_of
+    from nsw.widgets.charts import figure
 
     fitted = align_inverse_depth(guess, pixels, known).flatten()
     ends = [int(guess.argmin()), int(guess.argmax())]
@@ -119,23 +113,14 @@ def alignment_figure(guess: Float[Tensor, "H W"], pixels: Float[Tensor, "P 2"], 
 
 def show_prior(name: str, picture: Float[Tensor, "H W 3"], guess: Float[Tensor, "H W"], another: Float[Tensor, "H W 3"]) -> None:
     """Show a picture, its estimated inverse depth from dark (the smallest) to bright, and a picture of the test views."""
-    from nsw.widgets import images
-
     bright = (guess - guess.min()) / (guess.max() - guess.min())
     shown = {"from above": picture, "estimated, no units": bright, "a test view": another}
     alt = "a block city from above, its estimated inverse depth, and a test view"
     images(shown, alt=alt, caption=f"Depth prior: {name}")
 
 
-def gradients(pulls: Mapping[str, Pulls]) -> dict[str, Float[Tensor, "H W"]]:
-    """Return each term's gradient in the picture, in [0, 1]: nine tenths of its pixels are at a half or below."""
-    return {f"gradient of {name.upper()}": (p.picture / (2 * p.picture.quantile(0.9))).clamp(0, 1) for name, p in pulls.items()}
-
-
 def show_importance(ranked: Float[Tensor, "N"]) -> None:
     """Show importance of discs in ascending order, on a logarithmic axis."""
-    from nsw.widgets import lines
-
     curve = {"importance": (torch.linspace(0, 1, len(ranked)), ranked)}
     alt = "importance of discs in ascending order: a tenth matters hardly at all"
     lines(curve, x="share of the discs", y="importance", alt=alt, log_y=True)
@@ -143,8 +128,6 @@ def show_importance(ranked: Float[Tensor, "N"]) -> None:
 
 def show_growth(counts: Mapping[str, Sequence[int]]) -> None:
     """Show how many discs several trainings have, step by step."""
-    from nsw.widgets import lines
-
     curves = {name: (range(len(n)), n) for name, n in counts.items()}
     lines(curves, x="step", y="discs", alt="without the filter the number of discs grows much faster")
 
@@ -156,8 +139,6 @@ def cost_table(took: Sequence[Mapping], costs: Sequence[Cost]) -> None:
         took: the second returns of `citygaussian_v2_blocks.load_block`.
         costs: of the same files, `nsw.runs.blocks.costs`.
     """
-    from nsw.widgets import table
-
     names = [*(f"block {i}" for i in range(len(took) - 1)), "single run"]
     rows = [{"part": name, "process peak (MB)": c.peak_mb} | about for name, c, about in zip(names, costs, took, strict=True)]
     merged = f"Merged: {sum(about['own'] for about in took[:-1])} discs, those of all blocks."
@@ -167,7 +148,5 @@ def cost_table(took: Sequence[Mapping], costs: Sequence[Cost]) -> None:
 
 def pressed_pair(file: Path, pressed: Float[Tensor, "H W 3"], tinted: Float[Tensor, "H W 3"]):
     """Return the city as its file draws it beside the one tinted by block as a plotly figure; the title is the file's size."""
-    from nsw.widgets import figure
-
     both = (255 * torch.cat([pressed, tinted], dim=1).clamp(0, 1)).byte()
     return figure([dict(type="image", z=both.tolist())], title=f"{file.stat().st_size / 1000:.0f} kB")
