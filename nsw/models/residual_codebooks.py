@@ -23,7 +23,8 @@ def assign(x: Float[Tensor, "N D"], codewords: Float[Tensor, "L K D"]) -> Int[Te
     """
     left, chosen = x, []
     for stage in codewords:
-        nearness = torch.addmm(-0.5 * stage.square().sum(dim=1), left, stage.T)  # |r - z|^2 = |r|^2 - 2 (r z - |z|^2 / 2)
+        # The nearest has the largest r z - |z|^2 / 2, since |r - z|^2 = |r|^2 - 2 (r z - |z|^2 / 2).
+        nearness = torch.addmm(-0.5 * stage.square().sum(dim=1), left, stage.T)
         chosen.append(nearness.argmax(dim=1))
         left = left - stage[chosen[-1]]
     return torch.stack(chosen, dim=1)
