@@ -50,7 +50,7 @@ def block_map(surfels: Surfels, cameras: Cameras, boxes: Float[Tensor, "B 2 2"],
         traces.append(_dots(eyes[why == reason], dict(symbol=symbol, size=13, color=colour), words))
     traces.append(_dots(eyes, dict(size=6, color=_block_colours(eyes, boxes)), "") | dict(showlegend=False))
     axes = dict(xaxis_title="x (world units)", yaxis_title="y (world units)")
-    return figure(traces, width=560, height=600, showlegend=True, **axes)
+    return figure(traces, title=f"Whose pictures block {block} needs", width=560, height=670, showlegend=True, **axes)
 
 
 def atlas(surfels: Surfels, cameras: Cameras, boxes: Float[Tensor, "B 2 2"], block: int, threshold: float):
@@ -94,7 +94,7 @@ def needle_figure(ratios: Mapping[str, Float[Tensor, "n"]], threshold: float, lo
         top = max(top, float(counts.max()))
     limit = dict(type="scatter", mode="lines", x=[threshold] * 2, y=[0, top], name="threshold", line=dict(color="#000000"))
     axes = dict(xaxis_title="log10 of the axis ratio", yaxis_title="discs")
-    return figure([*traces, limit], barmode="overlay", showlegend=True, **axes)
+    return figure([*traces, limit], title="How round discs are", barmode="overlay", showlegend=True, **axes)
 
 
 def alignment_figure(guess: Float[Tensor, "H W"], pixels: Float[Tensor, "P 2"], known: Float[Tensor, "P"]):
@@ -108,7 +108,7 @@ def alignment_figure(guess: Float[Tensor, "H W"], pixels: Float[Tensor, "P 2"], 
     line = dict(type="scatter", mode="lines", x=guess.flatten()[ends].tolist(), y=fitted[ends].tolist(), name="median and MAD")
     points = _dots(some_of(torch.stack([at, known], -1)), dict(size=6), "sparse points")
     axes = dict(xaxis_title="estimated, no units", yaxis_title="inverse depth of the point (1 / world unit)")
-    return figure([points, line], showlegend=True, **axes)
+    return figure([points, line], title="The line that gives an estimate its units", showlegend=True, **axes)
 
 
 def show_prior(name: str, picture: Float[Tensor, "H W 3"], guess: Float[Tensor, "H W"], another: Float[Tensor, "H W 3"]) -> None:
@@ -123,13 +123,19 @@ def show_importance(ranked: Float[Tensor, "N"]) -> None:
     """Show importance of discs in ascending order, on a logarithmic axis."""
     curve = {"importance": (torch.linspace(0, 1, len(ranked)), ranked)}
     alt = "importance of discs in ascending order: a tenth matters hardly at all"
-    lines(curve, x="share of the discs", y="importance", alt=alt, log_y=True)
+    lines(curve, x="share of the discs", y="importance", title="Importance of the discs", alt=alt, log_y=True)
 
 
 def show_growth(counts: Mapping[str, Sequence[int]]) -> None:
     """Show how many discs several trainings have, step by step."""
     curves = {name: (range(len(n)), n) for name, n in counts.items()}
-    lines(curves, x="step", y="discs", alt="without the filter the number of discs grows much faster")
+    lines(
+        curves,
+        x="step",
+        y="discs",
+        title="Growth with and without the filter",
+        alt="without the filter the number of discs grows much faster",
+    )
 
 
 def cost_table(took: Sequence[Mapping], costs: Sequence[Cost]) -> None:
