@@ -13,13 +13,15 @@ from torch.nn.functional import softplus
 from nsw.models.teacher import resized
 from nsw.models.unet import UNet
 
+MIDDLE = 4.0  # what training calls the median inverse depth of a picture, in mean distances from it: all is positive then
+
 
 @dataclass(frozen=True)
 class ToyDepthSettings:
     """Widths of the network's levels; `side` is the shorter side, in pixels, to which it brings every picture, as in training."""
 
-    side: int = 64
-    widths: tuple[int, ...] = (24, 40, 64, 96)
+    side: int = 96
+    widths: tuple[int, ...] = (24, 40, 64, 96, 128)
     name: str = "ToyDepth (bundled, trained on path-traced toys and small cities)"
 
 
@@ -31,6 +33,7 @@ class ToyDepth(UNet):
         super().__init__(5, s.widths)
         self.settings, self.name = s, s.name
         self.head = nn.Conv2d(s.widths[0], 1, 1)
+        nn.init.constant_(self.head.bias, MIDDLE)
 
     def forward(self, pictures: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n H W"]:
         """Return positive maps of the pictures' size."""

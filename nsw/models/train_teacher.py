@@ -77,22 +77,32 @@ def read_pictures(files: list[Path]) -> Pictures:
     return Pictures(torch.cat(rgba), torch.cat(ids), words)
 
 
-def augmented(rgba: Float[Tensor, "4 H W"], ids: Tensor, size: int, g: torch.Generator) -> tuple[Float[Tensor, "3 s s"], Tensor]:
-    """Return a picture, cut out, mirrored, tinted, sometimes blurred, over white or a random colour, and its map [H, W]."""
+def augmented(
+    rgba: Float[Tensor, "4 H W"], ids: Tensor, size: int, g: torch.Generator, square: bool = True, least: float = 0.6
+) -> tuple[Float[Tensor, "3 h w"], Tensor]:
+    """Return a picture, cut out, mirrored, tinted, sometimes blurred, over white or a random colour, and its map [h, w].
+
+    Args:
+        size: of the shorter side afterwards, pixels.
+        square: cut squares; otherwise the picture keeps its shape.
+        least: smallest share of a side that is kept.
+    """
     uniform = lambda low, high: float(low + (high - low) * torch.rand((), generator=g))  # noqa: E731
-    cut = round(min(ids.shape) * uniform(0.6, 1.0))
-    top, left = (int(uniform(0, side - cut + 1)) for side in ids.shape)
-    rgba, ids = rgba[:, top : top + cut, left : left + cut], ids[top : top + cut, left : left + cut]
+    share, shorter = uniform(least, 1.0), min(ids.shape)
+    sides = (shorter, shorter) if square else ids.shape
+    cut, shape = [round(side * share) for side in sides], [round(size * side / shorter) for side in sides]
+    top, left = (int(uniform(0, side - n + 1)) for side, n in zip(ids.shape, cut, strict=True))
+    rgba, ids = (x[..., top : top + cut[0], left : left + cut[1]] for x in (rgba, ids))
     tint = torch.tensor([uniform(0.85, 1.15) for _ in range(3)])[:, None, None]
     behind = torch.rand(3, 1, 1, generator=g) if uniform(0, 1) < 0.4 else torch.ones(3, 1, 1)
     picture = (rgba[:3] * tint) * rgba[3:] + behind * (1 - rgba[3:])
-    picture = interpolate(picture[None], size=(size, size), mode="bilinear", antialias=True)
+    picture = interpolate(picture[None], size=shape, mode="bilinear", antialias=True)
     if uniform(0, 1) < 0.4:  # a picture made of splats is softer than a photograph
-        small = round(size * uniform(0.45, 0.8))
-        picture = interpolate(picture, size=(small, small), mode="bilinear", antialias=True)
-        picture = interpolate(picture, size=(size, size), mode="bicubic", align_corners=False)
-    places = ((torch.arange(size) + 0.5) * cut / size).long()
-    picture, ids = picture[0].clamp(0, 1), ids[places][:, places]
+        factor = uniform(0.45, 0.8)
+        picture = interpolate(picture, size=[round(side * factor) for side in shape], mode="bilinear", antialias=True)
+        picture = interpolate(picture, size=shape, mode="bicubic", align_corners=False)
+    rows, columns = (((torch.arange(side) + 0.5) * n / side).long() for side, n in zip(shape, cut, strict=True))
+    picture, ids = picture[0].clamp(0, 1), ids[rows][:, columns]
     return (picture.flip(-1), ids.flip(-1)) if uniform(0, 1) < 0.5 else (picture, ids)
 
 

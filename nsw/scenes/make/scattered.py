@@ -56,12 +56,12 @@ def make_pictures(folder: Path, seeds: range, size: int = 80, views: int = 4, sp
     return files
 
 
-def trace(description: Description, file: Path, spp: int, seed: int) -> None:
+def trace(description: Description, file: Path, spp: int, seed: int, denoise: bool = False) -> None:
     """Path-trace all views of a description into one .npz: pictures `rgba` [V, H, W, 4] uint8, `ids` [V, H, W] int16, `depth`
     [V, H, W] float32 (camera z, 0: nothing hit), and the names and classes of the ids."""
     from nsw.scenes.make.render import Studio
 
-    studio = Studio(description, spp, seed, variant="scalar_rgb", denoise=False)  # compiling each scene anew takes longer
+    studio = Studio(description, spp, seed, variant="scalar_rgb", denoise=denoise)  # compiling each scene anew takes longer
     maps = [studio.view(i) for i in range(len(description.cameras))]
     rgba, depth = (np.stack([view.rgba for view in maps]) * 255).round().astype(np.uint8), np.stack([view.depth for view in maps])
     names, classes, ids = np.array(description.id_names), np.array(description.id_classes), np.stack([view.ids for view in maps])
