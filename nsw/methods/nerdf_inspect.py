@@ -124,15 +124,21 @@ def loss_released(out: SeriesRender, lesson: nerdf.Lesson, background: float | T
     return others + weight * nerdf.loss_profile((out.coefficients[:, 0] @ bumps.T).relu(), lesson.densities, lesson.alpha)
 
 
-def loss_drawn(out: SeriesRender, lesson: nerdf.Lesson, background: float | Tensor, weight: float = 0.5) -> Float[Tensor, ""]:
+def loss_drawn(generator: torch.Generator) -> Callable[[SeriesRender, nerdf.Lesson, float | Tensor, float], Float[Tensor, ""]]:
     """Return the loss before backgrounds that are drawn, one a ray, where `nerdf.loss_opacity` has their mean in closed form.
 
+    The rays that it is given stand before some background, which is taken away again.
+
     Args:
-        out: the student's rays over `background`, which is taken away again.
+        generator: of the backgrounds, on the rays' device.
     """
-    behind = torch.rand_like(out.rgb)
-    shown = out.rgb + (1 - out.alpha)[:, None] * (behind - background)
-    return loss_mse(shown, lesson.over(behind)) + weight * nerdf.loss_visible(out, lesson)
+
+    def loss(out: SeriesRender, lesson: nerdf.Lesson, background: float | Tensor, weight: float = 0.5) -> Float[Tensor, ""]:
+        behind = torch.rand(out.rgb.shape, generator=generator, device=out.rgb.device)
+        shown = out.rgb + (1 - out.alpha)[:, None] * (behind - background)
+        return loss_mse(shown, lesson.over(behind)) + weight * nerdf.loss_visible(out, lesson)
+
+    return loss
 
 
 @torch.no_grad()

@@ -236,7 +236,7 @@ def test_the_released_constraint_acts_on_another_function():
     lesson = nerdf.Lesson(out.rgb.detach() + out.alpha.detach()[:, None] - 1, out.alpha.detach(), out.densities.detach())
     agreed = [float(loss(out, lesson, 1.0).detach()) for loss in (fitting.loss_whole, look.loss_paper, look.loss_released)]
     assert agreed[0] < 1e-9 and agreed[1] < 1e-9 and agreed[2] > 1e-4
-    assert float(look.loss_drawn(out, lesson, 1.0).detach()) < 1e-9
+    assert float(look.loss_drawn(seeded())(out, lesson, 1.0).detach()) < 1e-9
 
 
 # ---- training and instruments -----------------------------------------------------------------------------------------------
