@@ -239,6 +239,15 @@ def test_the_released_constraint_acts_on_another_function():
     assert float(look.loss_drawn(seeded())(out, lesson, 1.0).detach()) < 1e-9
 
 
+def test_backgrounds_are_drawn_by_their_own_generator_alone():
+    out = whole_rays.render_rays(_student(), _rays())
+    lesson = nerdf.Lesson(0.5 * out.rgb.detach(), 0.5 * out.alpha.detach(), out.densities.detach())
+    state, loss = torch.get_rng_state(), look.loss_drawn(seeded())
+    first, second = (float(loss(out, lesson, 1.0).detach()) for _ in range(2))
+    assert first != second and float(look.loss_drawn(seeded())(out, lesson, 1.0).detach()) == first
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 # ---- training and instruments -----------------------------------------------------------------------------------------------
 
 
