@@ -5,8 +5,9 @@ Lee et al., ECCV 2024, sections 3.2 to 3.4; how blur changes splats is in `deblu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import torch
@@ -19,6 +20,7 @@ from nsw.methods import gaussian_splatting as gs
 from nsw.methods.deblurring_3dgs import Blur, blurred_view, copies, extra_points, spared
 from nsw.methods.density_control import Refined, prune, regroup
 from nsw.models.gaussians import Gaussians, neighbour_distance
+from nsw.models.state import load_state, save_state
 from nsw.scenes.scene import Scene
 
 ADDED = 3  # value of rows["origin"] of the points that are added once
@@ -171,3 +173,32 @@ def fit(training: Deblurring, scene: Scene, steps: Iterable[int], seed: int = 0)
         loss_photometric(training.picture(camera, step, behind, degree), target).backward()
         training.step(step)
     return training
+
+
+def fitted_apart(
+    trainings: Mapping[str, tuple[Deblurring, Scene]], run_all: Callable[[Callable, list], Sequence[Path]], seed: int = 0
+) -> dict[str, Deblurring]:
+    """Train plain splats that do not depend on each other in processes of their own, and return the trainings as if trained here.
+
+    For pictures so small that Python takes most of the time of a step: threads would wait for each other.
+
+    Args:
+        trainings: by name, each without a network, and with the scene whose pictures it learns.
+        run_all: calls a function (input, path) in other processes for each of some inputs, and returns the files, as
+            `nsw.runs.blocks.run_blocks` does.
+    """
+    work = []
+    for training, scene in trainings.values():
+        splats, rest = training.gaussians, dict(control=training.control, rates=training.rates, seed=training.seed)
+        steps, device = training.n_steps, str(splats.means.device)
+        work.append({"splats": splats, "scene": scene, "steps": steps, "seed": seed, "device": device, "rest": rest})
+    for (training, _), path in zip(trainings.values(), run_all(fit_block, work), strict=True):
+        training.load_state_dict(load_state(Path(path), "training"))
+    return {name: training for name, (training, _) in trainings.items()}
+
+
+def fit_block(given: dict, path: Path | str) -> None:
+    """Train plain splats and write the training to a file: what `fitted_apart` lets other processes do."""
+    scene, n_steps = given["scene"], given["steps"]
+    training = Deblurring(given["splats"].to(given["device"]), scene.scale, n_steps, scene.views("train"), **given["rest"])
+    save_state(Path(path), fit(training, scene, range(n_steps), given["seed"]).state_dict(), "training")

@@ -15,6 +15,7 @@ from nsw.methods import deblurring_3dgs_charts, deblurring_3dgs_fit, deblurring_
 from nsw.methods.density_control import accumulate, new_rows
 from nsw.models.blur_mlp import BlurMLP, BlurMLPSettings
 from nsw.models.gaussians import NAMES, Gaussians
+from nsw.models.io import pack, unpack
 from nsw.models.learned_exposures import LearnedExposures
 from nsw.renderers.splats import render_view
 from nsw.scenes import exposures
@@ -231,6 +232,26 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(moments):
         assert torch.equal(whole.gaussians.params[name], second.gaussians.params[name])
     for a, b in zip(whole.network.parameters(), second.network.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_training_sent_away_ends_as_one_that_stayed(tmp_path):
+    scene, _ = a_training()
+    control = density_control.DensityControl(start=1, stop=9, every=3, max_splats=60, reset_every=0)
+    make = lambda: deblurring_3dgs_fit.Deblurring(  # noqa: E731
+        a_model(), scene.scale, 6, scene.views("train"), control=control, seed=2
+    )
+
+    def run_all(work, inputs):
+        for i, given in enumerate(inputs):
+            work(unpack(pack(given), ""), tmp_path / f"{i}.safetensors")
+        return sorted(tmp_path.glob("*.safetensors"))
+
+    stays, goes = make(), make()
+    back = deblurring_3dgs_fit.fitted_apart({"it": (goes, scene)}, run_all, seed=1)["it"]
+    deblurring_3dgs_fit.fit(stays, scene, range(6), 1)
+    assert back is goes and back.seconds > 0 and len(back.rows["origin"]) == len(back.gaussians)
+    for name in NAMES:
+        assert torch.equal(stays.gaussians.params[name], back.gaussians.params[name])
 
 
 def test_the_network_is_not_in_the_test_picture():
