@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -239,6 +239,27 @@ def left_out(wait: bool = False) -> Iterator[None]:
         yield
     finally:
         leave_out(ticks() - began)
+
+
+def until_spent(seconds: float, percents: Iterable[object] = ()) -> Iterator[float]:
+    """Yield how many seconds have gone by on `clock`, until so many have: the loop of a training whose budget is a time.
+
+    Args:
+        percents: gone on with by an item for every hundredth of the time, and to its end, such as `nsw.track(range(100), ...)`;
+            what that takes is left out.
+
+    >>> next(until_spent(60.0)) < 60.0, list(until_spent(0.0))
+    (True, [])
+    """
+    bar, shown, began = iter(percents), 0, clock()
+    while (spent := clock() - began) < seconds:
+        with left_out():
+            while shown <= 100 * spent / seconds:
+                next(bar, None)
+                shown += 1
+        yield spent
+    for _ in bar:
+        pass
 
 
 def _batched(predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,6 @@ from nsw.models.compact_gaussians import KEEP_ABOVE, CompactGaussians
 from nsw.models.gaussians import NAMES, Gaussians, GaussiansSettings
 from nsw.models.morton import interleave
 from nsw.models.parts import part_of
-from nsw.models.residual_codebooks import assign, total
 from nsw.models.sh import sh_basis
 from nsw.renderers.splat_probe import recoloured
 
@@ -68,15 +67,6 @@ def morton_way(n: int) -> tuple[list[int], list[int]]:
     cells = torch.cartesian_prod(torch.arange(n), torch.arange(n), torch.zeros(1, dtype=torch.long))
     x, y = cells[interleave(cells, (n - 1).bit_length()).argsort()][:, :2].T.tolist()
     return x, y
-
-
-def code_traces(scales: Float[Tensor, "N 3"], codewords: Float[Tensor, "L K 3"], stages: int) -> list[dict[str, object]]:
-    """Return what plotly draws of the first two scales of some splats, and of what the first `stages` of their codes say."""
-    scales = scales[:: max(len(scales) // 5000, 1)]  # no browser draws each of a million dots
-    said = total(assign(scales, codewords), codewords, stages)
-    clouds = {"splats": scales, f"after {stages}": said}
-    axes = {name: dict(x=xyz[:, 0].tolist(), y=xyz[:, 1].tolist()) for name, xyz in clouds.items()}
-    return [dict(type="scatter", mode="markers", name=name, **axis) for name, axis in axes.items()]
 
 
 class MaskHistory:

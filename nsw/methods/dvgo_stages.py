@@ -13,7 +13,7 @@ from nsw.cameras import Rays, camera_rays, row_numbers, rows_at
 from nsw.losses import ExtraLoss, loss_entropy, loss_mse
 from nsw.methods import dvgo
 from nsw.methods.instant_ngp import next_batch, worth_asking
-from nsw.metrics import clock
+from nsw.metrics import clock, until_spent
 from nsw.models.dense_grid import DenseGrid, DenseGridSettings, post_activation
 from nsw.models.rebuilding import rebuild
 from nsw.renderers.volume import render_rays
@@ -220,25 +220,24 @@ def coarse_stage(
 
 def fit_field(
     field: torch.nn.Module, scene: Scene, seconds: float, generator: torch.Generator, n_rays: int, n_samples: int, lr: float = 5e-3,
-    percents: Iterable[int] = range(100),
+    percents: Iterable[object] = (),
 ) -> int:  # fmt: skip
     """Train any field by stratified sampling for a time, the learning rate falling tenfold, and return the steps that it took.
 
     The baseline of the paper's comparison: the same pictures and the same seconds, another representation.
 
     Args:
-        percents: `range(100)` of the time, perhaps through what shows how far it is.
+        percents: see `metrics.until_spent`.
     """
     bank = ray_bank(scene, device=generator.device, aabb=scene.aabb)
     optimizer = torch.optim.Adam(field.parameters(), lr=lr)
-    began, step = clock(), 0
-    for percent in percents:
-        while (spent := clock() - began) < seconds * (percent + 1) / 100:
-            optimizer.param_groups[0]["lr"] = lr * 0.1 ** (spent / seconds)
-            rays, colours = bank.draw(n_rays, generator)
-            loss = loss_mse(render_rays(field, rays, n_samples=n_samples, jitter=generator).rgb, colours)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            step += 1
+    step = 0
+    for spent in until_spent(seconds, percents):
+        optimizer.param_groups[0]["lr"] = lr * 0.1 ** (spent / seconds)
+        rays, colours = bank.draw(n_rays, generator)
+        loss = loss_mse(render_rays(field, rays, n_samples=n_samples, jitter=generator).rgb, colours)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        step += 1
     return step

@@ -19,7 +19,7 @@ from nsw.cameras import Cameras, Rays, camera_rays
 from nsw.losses import loss_l1, loss_mse
 from nsw.methods import instant_ngp as ngp
 from nsw.methods.instant_ngp_fit import Plan
-from nsw.metrics import clock, left_out
+from nsw.metrics import until_spent
 from nsw.models.feature_grid import FeatureGrid, FeatureGridSettings
 from nsw.models.teacher import resized
 from nsw.renderers.volume import sum_on_rays
@@ -93,7 +93,7 @@ def lessons_of(scene: Scene, maps: Float[Tensor, "n M h w"], model: FeatureGrid)
 
 def fit_for(
     model: FeatureGrid, lessons: Lessons, seconds: float, near: float, generator: torch.Generator, plan: Plan | None = None,
-    weight: float = 1.0, per_cent: Iterable[object] = (),
+    weight: float = 1.0, percents: Iterable[object] = (),
 ) -> int:  # fmt: skip
     r"""Train for so many seconds, colour and feature together, and return the number of steps.
 
@@ -102,18 +102,16 @@ def fit_for(
     Args:
         plan: of sampling and rates; None takes small batches, which suit some hundred steps.
         weight: lambda. Features move table and networks, densities only through them.
-        per_cent: gone on with by an item for every hundredth of the seconds, such as `nsw.track(range(100), ...)`.
+        percents: see `metrics.until_spent`.
     """
     plan = plan or Plan(n_samples=4096)
     optimizer = ngp.make_optimizer(model, plan.lr, plan.lr_network, plan.eps)
     heads = [*model.feature_net.parameters(), *model.decoder.parameters()]
     optimizer.add_param_group(dict(params=heads, lr=plan.lr_network, skip_zero=False, start=plan.lr_network))
     n_rays, step = max(plan.n_samples // 32, 64), 0
-    bar, shown = iter(per_cent), 0
     with torch.no_grad():  # kernels are compiled before the clock starts
         seen(copy.deepcopy(model), lessons.pixels.rays[:64], near)
-    began = clock()
-    while (spent := clock() - began) < seconds:
+    for spent in until_spent(seconds, percents):
         ngp.update_occupancy(model, step, plan.update_every, plan.decay)
         ngp.set_rate(optimizer, spent / seconds, plan.warmup, plan.last_rate)
         index = torch.randint(len(lessons.features), (n_rays,), generator=generator, device=generator.device)
@@ -123,26 +121,20 @@ def fit_for(
         (loss_mse(out.rgb, batch.over(behind)) + weight * loss_l1(model.decoder(features), wanted)).backward()
         optimizer.step()
         n_rays, step = ngp.next_batch(n_rays, out.n_marched, plan.n_samples), step + 1
-        with left_out():
-            while shown < 100 * spent / seconds:
-                next(bar, None)
-                shown += 1
-    for _ in bar:  # it ends
-        pass
     return step
 
 
 def trained_for(
     scene: Scene, maps: Float[Tensor, "n M h w"], n_features: int, sizes: tuple[int, int, int, float], seconds: float,
-    seed: int = 0, per_cent: Iterable[object] = (),
+    seed: int = 0, percents: Iterable[object] = (),
 ) -> tuple[FeatureGrid, int]:  # fmt: skip
     """Return a new field that was trained for so many seconds where the maps are, and its number of batches of rays.
 
     Args:
         sizes: levels of the hash grid, log2 of its entries, cells of the finest level along a side, weight of features.
-        per_cent: as of `fit_for`.
+        percents: see `metrics.until_spent`.
     """
     n_levels, log2_entries, n_max, weight = sizes
     model = new_field(scene, n_features, maps.shape[1], seed, n_levels=n_levels, log2_entries=log2_entries, n_max=n_max)
     lessons, generator = lessons_of(scene, maps, model.to(maps.device)), torch.Generator(maps.device).manual_seed(seed)
-    return model, fit_for(model, lessons, seconds, scene.near, generator, weight=weight, per_cent=per_cent)
+    return model, fit_for(model, lessons, seconds, scene.near, generator, weight=weight, percents=percents)

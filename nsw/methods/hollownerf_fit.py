@@ -54,32 +54,20 @@ def retrained(
     pruning: hollow.Pruning,
     seed: int = 0,
     steps_across: int = 128,
+    told: Bool[Tensor, "T T T"] | None = None,
     **sizes: float,
 ) -> HollowGrid:
-    """Return a hollow grid of these sizes, trained from the start."""
+    """Return a hollow grid of these sizes, trained from the start.
+
+    Args:
+        told: vertices beside the true surface, and the saliency is these throughout, see `hollownerf_inspect.oracle`.
+    """
     device = pixels.alpha.device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = new_model(scene, steps_across, **sizes).to(device)
+        model = new_model(scene, steps_across, **sizes)
+        model = (model if told is None else oracle(model, told)).to(device)
         return fit(model, pixels, plan, pruning, torch.Generator(device).manual_seed(seed), scene.near)
-
-
-def told_the_shell(
-    scene: Scene,
-    pixels: ngp.Pixels,
-    plan: Plan,
-    pruning: hollow.Pruning,
-    beside: Bool[Tensor, "T T T"],
-    seed: int = 0,
-    steps_across: int = 128,
-    **sizes: float,
-) -> HollowGrid:
-    """Return a hollow grid whose saliency is the true shell from the start, see `hollownerf_inspect.oracle`."""
-    device = pixels.alpha.device
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = oracle(new_model(scene, steps_across, **sizes), beside).to(device)
-    return fit(model, pixels, plan, pruning, torch.Generator(device).manual_seed(seed), scene.near)
 
 
 def squeezed(

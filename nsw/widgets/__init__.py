@@ -78,6 +78,9 @@ _HOME = {
     "cost_table": "city_charts",
     "pressed_pair": "city_charts",
     "show_growth": "city_charts",
+    "lens_figure": "blur_charts",
+    "cloud_figure": "blur_charts",
+    "codes_figure": "code_chart",
 }
 
 __all__ = sorted(_HOME)

@@ -99,8 +99,6 @@ def needle_figure(ratios: Mapping[str, Float[Tensor, "n"]], threshold: float, lo
 
 def alignment_figure(guess: Float[Tensor, "H W"], pixels: Float[Tensor, "P 2"], known: Float[Tensor, "P"]):
     """Return estimated against known inverse depth at sparse points as a plotly figure, with the robust line through them."""
-    from nsw.widgets.charts import figure
-
     fitted = align_inverse_depth(guess, pixels, known).flatten()
     ends = [int(guess.argmin()), int(guess.argmax())]
     column, row = pixels.long().unbind(-1)

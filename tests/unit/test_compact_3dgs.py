@@ -17,6 +17,7 @@ from nsw.models.gaussians import NAMES, Gaussians
 from nsw.models.neural_colour import NeuralColour, NeuralColourSettings, contract, network_sizes
 from nsw.models.sh import sh_basis
 from nsw.renderers import render_view
+from nsw.widgets import codes_figure
 
 BOX = torch.tensor([[-1.0, -1, -1], [1, 1, 1]])
 COLOUR = NeuralColourSettings(n_levels=3, log2_entries=8, n_min=4, n_max=16, width=16)
@@ -289,9 +290,9 @@ def test_histograms_of_masks_are_kept_by_step():
 def test_all_stages_of_a_code_are_drawn_where_they_say():
     scales = a_model(sh_degree=0).own_scales.detach()
     words = codebooks.ResidualCodebooks(3, 8, 3).fit(scales, 0).codewords.detach()
-    own, said = inspect.code_traces(scales, words, 3)
-    assert own["x"] == scales[:, 0].tolist()
-    assert said["y"] == codebooks.total(codebooks.assign(scales, words), words)[:, 1].tolist()
+    own, said = codes_figure(scales, words, 3).data
+    assert list(own.x) == scales[:, 0].tolist()
+    assert list(said.y) == codebooks.total(codebooks.assign(scales, words), words)[:, 1].tolist()
 
 
 def test_a_heavier_mask_leaves_fewer_splats_in_a_refit():

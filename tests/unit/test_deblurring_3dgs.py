@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nsw import scenes
+from nsw import scenes, widgets
 from nsw.cameras import orbit, project
 from nsw.methods import deblurring_3dgs as deblur
 from nsw.methods import deblurring_3dgs_charts, deblurring_3dgs_fit, deblurring_3dgs_inspect, density_control
@@ -197,7 +197,7 @@ def test_points_are_added_once_faint_and_in_step():
     for name, optimizer in training.optimizers.items():
         assert optimizer.param_groups[0]["params"] == [training.gaussians.params[name]]
     assert len(training.old_places) == before and len(training.new_places) == int(new.sum())
-    old, added, left = deblurring_3dgs_charts.cloud_figure(training)["data"]
+    old, added, left = widgets.cloud_figure(training).data
     assert (len(old["x"]), len(added["y"]), len(left["x"])) == (before, int(new.sum()), int(new.sum()))
     _, resumed = a_training(cloud=cloud)
     resumed.load_state_dict(training.state_dict())
@@ -411,7 +411,7 @@ def test_the_aperture_of_true_lenses_is_recovered():
     training.blur = deblur.Blur(scale_weight=0.0, turn=False)
     with torch.no_grad():
         training.gaussians.opacities.fill_(2.0)
-    dots, line = deblurring_3dgs_charts.lens_figure({"truth": training}, scene)["data"]
+    dots, line = widgets.lens_figure({"truth": training}, scene).data
     assert len(dots["x"]) == 8 * len(scene.splits["train"]) and line["name"] == "true: aperture 0.40"
     assert float(dots["name"].split()[-1]) == pytest.approx(0.4, abs=0.02)
     assert torch.tensor(dots["y"]).sub(torch.tensor(dots["x"])).abs().median() < 0.1

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from nsw import metrics
 from nsw.cameras import Cameras, Rays, camera_rays, intrinsics, look_at, orbit
 from nsw.errors import InputError
 from nsw.kernels.masked_adam import MaskedAdam, adam_update
@@ -279,7 +280,7 @@ def test_a_field_trained_for_a_time_tells_how_much_of_it_is_spent(monkeypatch):
         passed[0] += 3.0
         return volume.render_rays(*args, **how)
 
-    monkeypatch.setattr(dvgo_stages, "clock", lambda: passed[0])
+    monkeypatch.setattr(metrics, "clock", lambda: passed[0])
     monkeypatch.setattr(dvgo_stages, "render_rays", slow)
     percents = (told.append(percent) or percent for percent in range(100))
     field = NerfMLP(NerfSettings(depth=2, width=8, skip=1, levels_position=2, levels_direction=1, box=scene.box))

@@ -71,7 +71,7 @@ def test_a_picture_has_the_size_asked_for_and_training_learns_a_constant_map(toy
     view = toys.views("test")[:1]
     before = fields.picture(model, view, toys.near, (6, 8))[1]
     told = iter(range(100))
-    n_steps = fields.fit_for(model, lessons, 1.0, toys.near, generator, Plan(n_samples=1024), weight=1.0, per_cent=told)
+    n_steps = fields.fit_for(model, lessons, 1.0, toys.near, generator, Plan(n_samples=1024), weight=1.0, percents=told)
     rgb, after = fields.picture(model, view, toys.near, (6, 8))
     assert not list(told), "the bar ends"
     assert n_steps > 1 and tuple(rgb.shape) == (1, *toys.images.shape[1:3], 3) and tuple(after.shape) == (1, 6, 6, 8)

@@ -387,7 +387,7 @@ def test_fields_are_emptied_and_told_and_cut_by_name(trained, scene):
     curves = charts.size_curves({"hollow": found, "none": {}})
     assert curves == {"hollow": ((found[9][0],), (20.0,))}
     beside, _, _ = look.known_vertices(scene, model.aabb, 9)
-    told = fitting.told_the_shell(scene, pixels, dataclasses.replace(PLAN, n_steps=2), PRUNING, beside, steps_across=16, **SIZES)
+    told = fitting.retrained(scene, pixels, dataclasses.replace(PLAN, n_steps=2), PRUNING, steps_across=16, told=beside, **SIZES)
     assert torch.equal(told.logits[..., 0] > 0, beside)
     pair = cutting.cut_pair({"one": model, "other": told}, view, scene.near, beside, 0.5, "z", "true shell")
     alone = cutting.cut_by_name(model, beside, scene.near, 0.5, "z", "true shell").render_view(view.resized(96, 96)).rgb[0]
