@@ -49,5 +49,5 @@ def cloud_figure(training: Deblurring):
         dots = dict(mode="markers", marker=dict(color=colour, size=size, symbol=symbol))
         x, y, _ = some_of(xyz).T.tolist()
         data.append(dict(type="scatter", name=f"{len(xyz)} {name}", x=x, y=y, **dots))
-    axes = dict(xaxis_title="x (world units)", yaxis_title="y (world units)")
+    axes = dict(xaxis_title="x (world units)", yaxis_title="y (world units)", legend_itemsizing="constant")
     return figure(data, title=f"Points added after step {training.cloud.add_at}", height=480, **axes)
